@@ -1,0 +1,7 @@
+"""``python -m bert_infer`` is ``bert-infer``."""
+
+import sys
+
+from bert_infer.cli import main
+
+sys.exit(main(sys.argv[1:], "python -m bert_infer"))

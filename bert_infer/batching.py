@@ -1,0 +1,176 @@
+"""The ``batching`` group: how sequences become batches.
+
+A policy is one pure function of the lengths, ``plan``; ``lay_out`` turns what it planned into arrays.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from bert_infer.errors import InputError, OptionError
+from bert_infer.records import PaddedBatch, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from bert_infer.records import Tokens
+
+
+class Group(NamedTuple):
+    """Sequences that share a forward pass, ``int64 [rows]``, and the width they are padded to."""
+
+    sequences: NDArray[np.int64]
+    width: int
+
+
+class Batching(ABC):
+    """A policy."""
+
+    name: str
+    layout: ClassVar[type] = PaddedBatch
+    uses_batch: ClassVar[bool] = True
+
+    @abstractmethod
+    def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
+        """Yield groups that hold every sequence once.
+
+        Args:
+            lengths: ``int64 [sequences]``, real tokens of each.
+            batch: sequences in a group, at most.
+            limit: the widest group that the model takes.
+        """
+
+    def check(self, longest_allowed: int) -> None:
+        """Refuse settings that cannot hold a sequence of ``longest_allowed`` tokens.
+
+        Raises:
+            OptionError: naming the key to change.
+        """
+
+    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
+        """Refuse settings that cannot hold these sequences.
+
+        Raises:
+            InputError: naming the smallest value that works.
+        """
+
+
+@dataclass(frozen=True)
+class Padded(Batching):
+    """Input order, one width for the whole input."""
+
+    name = "padded"
+
+    def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
+        """Yield ``batch`` sequences at a time, as wide as the longest of all."""
+        del limit
+        width = int(lengths.max())
+        for start in range(0, len(lengths), batch):
+            yield Group(np.arange(start, min(start + batch, len(lengths))), width)
+
+
+@dataclass(frozen=True)
+class ByLength(Batching):
+    """Sorted by length, widths from a short list of bucket edges."""
+
+    edges: list[int]
+    window: int
+
+    name = "by_length"
+
+    def __post_init__(self) -> None:
+        _check_window(self.window)
+        edges = tuple(self.edges)
+        if not edges or edges[0] < 1 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+            raise OptionError("edges", list(edges), "increasing whole numbers from 1")
+        object.__setattr__(self, "edges", edges)
+
+    def check(self, longest_allowed: int) -> None:
+        """Refuse edges that end below the longest sequence there may be."""
+        if self.edges[-1] < longest_allowed:
+            raise OptionError(
+                "batching.edges", list(self.edges), f"a last edge of at least {longest_allowed} here",
+                f"Add {longest_allowed} to the edges, or set max_length={self.edges[-1]}.",
+            )
+
+    def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
+        """Yield ``batch`` sequences at a time, as wide as the first edge that holds them."""
+        for order in _longest_first(lengths, self.window):
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                edge = self.edges[int(np.searchsorted(self.edges, lengths[rows[0]]))]
+                yield Group(rows, min(edge, limit))
+
+
+@dataclass(frozen=True)
+class TokenBudget(Batching):
+    """Sorted by length, as many sequences as fit."""
+
+    max_tokens: int
+    window: int
+
+    name = "token_budget"
+    uses_batch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_window(self.window)
+        if self.max_tokens < 1:
+            raise OptionError("max_tokens", self.max_tokens, "a whole number from 1")
+
+    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
+        """Refuse a budget that the longest sequence does not fit."""
+        if self.max_tokens < lengths.max():
+            raise InputError(
+                f"batching.max_tokens={self.max_tokens} is less than the longest sequence, "
+                f"{lengths.max()} tokens.",
+                f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
+            )
+
+    def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
+        """Yield sequences of like length, ``max_tokens`` slots at most, as wide as the longest."""
+        del batch, limit
+        for order in _longest_first(lengths, self.window):
+            start = 0
+            while start < len(order):
+                width = int(lengths[order[start]])
+                rows = order[start : start + self.max_tokens // width]
+                yield Group(rows, width)
+                start += len(rows)
+
+
+def _check_window(window: int) -> None:
+    if window < 1:
+        raise OptionError("window", window, "a whole number from 1")
+
+
+def _longest_first(lengths: NDArray[np.int64], window: int) -> Iterator[NDArray[np.int64]]:
+    """Yield each window's sequences, longest first: the largest batch, and any failure, comes early."""
+    for start in range(0, len(lengths), window):
+        yield start + np.argsort(-lengths[start : start + window], kind="stable")
+
+
+def shapes(groups: Iterator[Group], lengths: NDArray[np.int64]) -> dict[Shape, Group]:
+    """Return the distinct shapes that ``groups`` make, each with the first group that makes it."""
+    first: dict[Shape, Group] = {}
+    for group in groups:
+        slots = len(group.sequences) * group.width
+        has_padding = slots > int(lengths[group.sequences].sum())
+        first.setdefault(Shape(len(group.sequences), group.width, has_padding), group)
+    return first
+
+
+def lay_out(group: Group, tokens: Tokens, pad_token_id: int) -> PaddedBatch:
+    """Return the batch that ``group`` describes."""
+    batch = PaddedBatch(
+        group.sequences,
+        tokens.lengths[group.sequences],
+        np.full((len(group.sequences), group.width), pad_token_id, np.int32),
+    )
+    batch.token_ids[batch.mask] = np.concatenate([tokens[s] for s in group.sequences])
+    return batch

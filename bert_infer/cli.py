@@ -1,0 +1,202 @@
+"""The command line: from arguments to runs, messages and an exit code.
+
+Exit codes: 0 all went well, 1 a run failed, 2 the request was refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import RefusedError, RunDirectoryError
+from bert_infer.options import CONF, help_text
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Sequence
+
+    from omegaconf import DictConfig
+
+    from bert_infer.metrics import Record
+    from bert_infer.runner import Runner
+
+_REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
+_LOG = logging.getLogger(__name__)
+
+
+def entry_point() -> None:
+    """Run the installed command ``bert-infer``."""
+    sys.exit(main(sys.argv[1:], "bert-infer"))
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """Do what ``arguments`` ask and return the exit code."""
+    if set(arguments) & {"--help", "-h"}:
+        sys.stdout.write(help_text(program) + "\n")
+        return 0
+    from bert_infer.console import show_error
+
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return _run(arguments)
+    except RefusedError as error:
+        if wants_traceback:
+            raise
+        show_error(str(error))
+        return _REFUSED
+    except KeyboardInterrupt:
+        if wants_traceback:
+            raise
+        show_error("Interrupted.")
+        return _INTERRUPTED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Check every run that is asked for, then hand over to Hydra, which calls ``_execute`` for each."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    from bert_infer.compose import expand_short_forms
+
+    asked = get_args_parser().parse_args(list(arguments))
+    overrides = expand_short_forms(asked.overrides)
+    if not (asked.cfg or asked.info or asked.hydra_help or asked.shell_completion):
+        _check(asked, overrides)
+
+    codes = [0]
+
+    @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
+    def job(config: DictConfig) -> None:
+        codes.append(_execute(config))
+
+    flags = [argument for argument in arguments if argument not in asked.overrides]
+    with _arguments([*flags, *overrides]), _hydra_errors_raised():
+        try:
+            job()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
+            ) from error
+    return max(codes)
+
+
+def _check(asked: Namespace, overrides: list[str]) -> None:
+    """Compose and prepare every run, so that a mistake in any ends the command before the first.
+
+    Raises:
+        RefusedError: the first mistake.
+    """
+    from bert_infer.compose import check_overrides, config_from, runner_from, sweep
+
+    searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
+    check_overrides(overrides, bundled_only=not searchpath)
+    runs = sweep(overrides) if asked.multirun else [overrides]
+    if not asked.multirun:
+        _check_single(overrides)
+    for run in runs:
+        runner_from(config_from(run, searchpath)).prepare()
+
+
+def _check_single(overrides: list[str]) -> None:
+    from bert_infer.compose import sweep
+
+    if len(sweep(overrides)) > 1:
+        raise RefusedError(
+            f"{' '.join(overrides)} asks for several runs.", "Add --multirun (or -m) to make a sweep."
+        )
+
+
+def _execute(config: DictConfig) -> int:
+    """Make one run in the directory that Hydra made for it; return its exit code."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from bert_infer import console, files
+    from bert_infer.compose import runner_from
+
+    hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
+    is_sweep = hydra_config.mode is RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    if (directory / "metrics.json").exists():
+        raise RunDirectoryError(f"{directory} holds a run already.", "Choose another hydra.run.dir.")
+    if is_sweep:
+        console.show_heading(f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}")
+    runner = runner_from(config)
+    record = runner.new_record(overrides)
+    try:
+        prepared = runner.prepare()
+        sinks = runner.output.sinks(prepared.tokens)
+        with console.progress_bar() as progress:
+            outputs = runner.execute(record, prepared, sinks, progress)
+        with record.phases("write"):
+            for sink in sinks:
+                sink.write(directory)
+    except KeyboardInterrupt:
+        record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
+        _write(directory, record, runner)
+        raise
+    except RefusedError as error:
+        if not is_sweep:
+            files.discard(directory)
+            raise
+        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
+    except Exception as error:
+        _LOG.exception("The run failed.")
+        record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
+    _write(directory, record, runner)
+    if record.error:
+        console.show_error("The run failed. {type}: {message}\n  {remedy}".format(**record.error))
+        console.show_directory(directory)
+        return _FAILED
+    console.show_outputs(outputs)
+    console.show_metrics(record.metrics())
+    console.show_directory(directory)
+    return 0
+
+
+def _write(directory: Path, record: Record, runner: Runner) -> None:
+    """Write what is known of a run, whatever became of it."""
+    from bert_infer import environment, files
+
+    described = environment.describe(runner.device.resolve())
+    record.run["environment_hash"] = environment.digest(described)
+    files.write_json(directory / "environment.json", described)
+    files.write_forwards(directory / "forwards.csv", record.forwards)
+    # Last: a directory with metrics.json is complete.
+    files.write_json(directory / "metrics.json", record.metrics())
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
+        return "Lower batch or max_length, or choose a smaller dtype or model."
+    return "The traceback is in run.log, in the run's directory."
+
+
+@contextmanager
+def _arguments(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra, which reads sys.argv, see ``arguments``."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _hydra_errors_raised() -> Iterator[None]:
+    """Make Hydra raise what goes wrong instead of printing it and leaving with exit code 1."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before

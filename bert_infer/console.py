@@ -1,0 +1,129 @@
+"""What a run shows on the console."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from bert_infer.records import Outputs
+
+_OUT = Console(highlight=False, soft_wrap=True)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_error(message: str) -> None:
+    """Print one message to standard error, as it is."""
+    _ERR.print(Text(message))
+
+
+def show_heading(text: str) -> None:
+    """Print a line that begins one of a sweep's runs."""
+    _OUT.print(Text(text, "bold"))
+
+
+def show_outputs(outputs: Outputs) -> None:
+    """Print the shape, type and first and last values of what the last forward computed."""
+    _show_tensor("Final hidden states", outputs.hidden_states)
+    _show_tensor("Pooled output", outputs.pooled)
+
+
+def show_metrics(metrics: dict[str, Any]) -> None:
+    """Print the metrics as a table, then the warnings."""
+    choice, workload, latency = metrics["choice"], metrics["workload"], metrics["latency_ms"]
+    throughput, compute, memory = metrics["throughput"], metrics["compute"], metrics["memory"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    model = f"{choice['model']} ({choice['weights']} weights)"
+    how = " ".join(
+        f"{key}={choice[key]}" for key in ("dtype", "batching", "device", "engine", "graph")
+    )
+    length = workload["length"]
+    rows = {
+        "model": model,
+        "choice": how,
+        "workload": f"{workload['texts']} texts as {workload['sequences']} sequences in "
+        f"{workload['forwards_per_pass']} forwards, {choice['iterations']} iterations",
+        "tokens": f"{workload['real_tokens']} real, {workload['padded_tokens']} padded "
+        f"({workload['padding_waste']:.1%} waste), length {length['min']} to {length['max']}",
+        "latency": f"{_number(latency['p50'])} ms a forward (median of {latency['samples']}; "
+        f"min {_number(latency['min'])}, max {_number(latency['max'])})",
+        "throughput": f"{_number(throughput['sequences_per_s'])} sequences/s, "
+        f"{_number(throughput['real_tokens_per_s'])} real tokens/s",
+        "compute": f"{_number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s",
+        "memory": f"{_number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB host peak, "
+        f"{_number(_scaled(memory['peak_device_bytes'], 2**-20))} MiB device peak",
+        "phases": ", ".join(
+            f"{name} {seconds:.2f} s"
+            for name, seconds in metrics["phases_s"].items()
+            if seconds is not None
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    _OUT.print(table)
+    for warning in metrics["warnings"]:
+        _OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
+
+
+def show_directory(directory: object) -> None:
+    """Print where the run's files are."""
+    _OUT.print(Text(str(directory)))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function to call with the forwards done and in all; it draws on a terminal only.
+
+    Drawn on call and at most twice a second, never by a thread that would take time from a
+    measured forward.
+    """
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield lambda _done, _total: None
+        return
+    bar = Progress(
+        TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=_ERR, transient=True, auto_refresh=False,
+    )
+    task = bar.add_task("measuring")
+    drawn = 0.0
+    with bar:
+
+        def update(done: int, total: int) -> None:
+            nonlocal drawn
+            bar.update(task, completed=done, total=total)
+            if (now := bar.get_time()) - drawn > 0.5:  # noqa: PLR2004  seconds
+                drawn = now
+                bar.refresh()
+
+        yield update
+
+
+def _show_tensor(title: str, tensor: torch.Tensor) -> None:
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    _OUT.print(Text.assemble((title, "bold"), f"  {list(tensor.shape)}  {str(tensor.dtype)[6:]}"))
+    _OUT.print(Text(f"  first  {_ends(rows[0])}\n  last   {_ends(rows[-1])}"))
+
+
+def _ends(row: torch.Tensor) -> str:
+    values = [f"{value:+.4f}" for value in (*row[:3].tolist(), *row[-3:].tolist())]
+    return f"[{', '.join(values[:3])}, ..., {', '.join(values[3:])}]"
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004

@@ -1,0 +1,66 @@
+"""Hugging Face transformers' BertModel: the reference engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bert_infer.engines import Encode, Engine
+from bert_infer.records import PaddedBatch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
+    from bert_infer.models import Architecture
+    from bert_infer.records import Weights
+
+
+@dataclass(frozen=True)
+class Transformers(Engine):
+    """BertModel with scaled_dot_product_attention."""
+
+    name = "transformers"
+    imports: ClassVar[tuple[str, ...]] = ("torch", "transformers.models.bert.modeling_bert")
+    layouts: ClassVar[tuple[type, ...]] = (PaddedBatch,)
+
+    def load(
+        self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
+    ) -> Encode:
+        """Build the model around the weights, without a second copy of them."""
+        from transformers.models.bert.configuration_bert import BertConfig
+        from transformers.models.bert.modeling_bert import BertModel
+        from transformers.utils import logging
+
+        tensors = {
+            name: weights.tensors.pop(name).to(device.torch_device(), dtype.weights())
+            for name in list(weights.tensors)
+        }
+        logging.disable_progress_bar()  # the console is the Runner's
+        bert = BertModel.from_pretrained(
+            None,
+            config=BertConfig.from_dict(dict(architecture.config)),
+            state_dict=tensors,
+            dtype=dtype.weights(),
+            attn_implementation="sdpa",
+        )
+        bert = bert.to(device.torch_device()).eval()
+
+        def encode(
+            token_ids: torch.Tensor, mask: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            # A mask of 4 dimensions is used as it is; of one of 2, transformers looks at the
+            # values, which waits for the device and goes wrong in a captured graph.
+            outputs = bert(input_ids=token_ids, attention_mask=mask)
+            return outputs.last_hidden_state, outputs.pooler_output
+
+        return encode
+
+    def inputs(self, batch: PaddedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
+        """Return ``token_ids [rows, width]`` and, where it matters, ``mask [rows, 1, 1, width]``."""
+        if keep_mask or batch.shape.has_padding:
+            return batch.token_ids, batch.mask[:, None, None, :]
+        return (batch.token_ids,)

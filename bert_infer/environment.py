@@ -1,0 +1,109 @@
+"""The machine and the software that a run had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bert_infer.devices import Device
+
+_PACKAGES = (
+    "bert-infer", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub",
+    "hydra-core", "omegaconf", "numpy", "pyarrow",
+)
+_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
+
+
+def describe(device: Device) -> dict[str, Any]:
+    """Return the content of environment.json; what cannot be read is None."""
+    import torch
+
+    return {
+        "software": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "os": platform.platform(),
+        "cpu": _cpu(),
+        "threads": {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()},
+        "variables": {name: os.environ.get(name) for name in _VARIABLES},
+        "device": {"kind": device.name} | device.describe(),
+        "git_commit": _git_commit(),
+    }
+
+
+def digest(content: object) -> str:
+    """Return the SHA-256 of ``content`` as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def reset_peak_host_memory() -> None:
+    """Start counting ``peak_host_bytes`` anew, where the kernel allows (Linux, proc(5), clear_refs)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    except OSError:
+        return
+
+
+def peak_host_bytes() -> int | None:
+    """Return the most memory this process held at once since the reset."""
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    fields: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "model": fields.get("model name") or platform.processor() or None,
+        "flags": sorted(fields.get("flags", fields.get("Features", "")).split()),
+        "cores": os.cpu_count(),
+        "cores_allowed": len(affinity(0)) if affinity else None,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "memory_bytes": _physical_memory(),
+    }
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the checkout's commit, "-dirty" when it has changes; None for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,68 @@
+"""Every error this package raises on purpose.
+
+    BertInferError              something ended a run; carries a message and a remedy
+    └── RefusedError            nothing was computed: the request itself cannot be met
+        ├── OptionError         a key has a value it cannot take
+        ├── InputError          the input's content cannot be read
+        ├── WeightsError        the weights do not exist or do not fit the model
+        └── RunDirectoryError   the run's files cannot be written
+
+A ``RefusedError`` ends the command with exit code 2 and its message, any other error in a run with
+exit code 1 and a record of it.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class BertInferError(Exception):
+    """A run ended. ``remedy`` says what to do about it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class RefusedError(BertInferError):
+    """The request cannot be met; nothing was computed or written."""
+
+
+class OptionError(RefusedError):
+    """``key`` was given a value that it does not take."""
+
+    def __init__(self, key: str, given: object, allowed: str, remedy: str = "") -> None:
+        super().__init__(f"{key}={given} is refused: {key} takes {allowed}.", remedy)
+        self.key = key
+        self.given = given
+        self.allowed = allowed
+
+    def within(self, group: str) -> OptionError:
+        """Return the same error with its key written as ``group.key``."""
+        return OptionError(f"{group}.{self.key}", self.given, self.allowed, self.remedy)
+
+
+class InputError(RefusedError):
+    """The input's content cannot be read."""
+
+
+class WeightsError(RefusedError):
+    """The weights do not exist or do not fit the model."""
+
+
+class RunDirectoryError(RefusedError):
+    """The run's files cannot be written."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return a "Did you mean" sentence for the closest of ``allowed``, or nothing."""
+    close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,67 @@
+"""A run's directory: files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from bert_infer.records import Forward
+
+_HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it replaces ``path`` once it is complete."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON holds
+    """Write ``content``; a number that JSON lacks is an error."""
+    with whole(path) as beside:
+        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
+    """Write one row a measured forward; ``start_s`` counts from the first one's start.
+
+    ``wall_ms`` is what throughput counts: laying out, copies and the forward of ``duration_ms``.
+    """
+    forwards = list(forwards)
+    with whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["pass", "batch_index", "sequences", "real_tokens", "padded_tokens",
+             "start_s", "duration_ms", "wall_ms"]
+        )
+        rows.writerows(
+            [f.pass_index, f.batch_index, f.sequences, f.real_tokens, f.padded_tokens,
+             f.start_s - forwards[0].start_s, f.duration_s * 1e3, f.wall_s * 1e3]
+            for f in forwards
+        )
+
+
+def discard(directory: Path) -> None:
+    """Remove what Hydra wrote for a run that was then refused, and directories left empty.
+
+    Nothing else is touched, so a directory that was there before stays as it was.
+    """
+    for path in (*(directory / ".hydra" / name for name in _HYDRA_FILES), directory / "run.log"):
+        path.unlink(missing_ok=True)
+    for folder in (directory / ".hydra", directory, directory.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return

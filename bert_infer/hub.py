@@ -1,0 +1,82 @@
+"""A model's files from the Hugging Face hub: its cache first, then the network, briefly."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from functools import cache
+from pathlib import Path
+
+from bert_infer.records import ModelFiles
+
+PATIENCE_S = 4.0
+"""How long an unreachable hub is waited for. Its own client would retry for about a minute."""
+
+_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.safetensors"]
+
+
+@cache
+def cached(name: str, revision: str | None) -> ModelFiles | None:
+    """Return what the local hub cache has of ``name``."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # not a possible hub name
+        return None
+    return _from_hub(Path(config).parent, name) if isinstance(config, str) else None
+
+
+@cache
+def download(name: str, revision: str | None) -> ModelFiles | None:
+    """Fetch ``name`` into the cache; None if the hub lacks it or cannot be reached.
+
+    Asked once a process, so the runs of a sweep share the answer.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE or not _offers(constants.ENDPOINT, name, revision or "main"):
+        return None
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=_FILES)
+        if not (Path(folder) / "model.safetensors").exists():
+            # Only then: most models offer the same gigabyte in both forms.
+            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model.bin"])
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None
+    return _from_hub(Path(folder), name)
+
+
+def _from_hub(folder: Path, name: str) -> ModelFiles:
+    # The cache names a snapshot's directory by its commit.
+    return ModelFiles(folder, {"source": "hub", "name": name, "revision": folder.name})
+
+
+def _offers(endpoint: str, name: str, revision: str) -> bool:
+    """Ask for the model's config.json, for ``PATIENCE_S`` at most.
+
+    In a thread: looking a host's name up has no time limit of its own.
+    """
+    answers: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(_head(f"{endpoint}/{name}/resolve/{revision}/config.json")),
+        daemon=True,
+    )
+    thread.start()
+    thread.join(PATIENCE_S)
+    return answers == [True]
+
+
+def _head(url: str) -> bool:
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310  the hub's endpoint
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310  likewise
+            return True
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,79 @@
+"""What can be chosen, read from ``conf/``: the groups, their options, a line about each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONF = next(
+    directory
+    # In a wheel conf/ lies in the package, in a checkout beside it.
+    for directory in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")
+    if directory.is_dir()
+)
+
+PLANNED = {
+    "device": ("hpu",),
+    "dtype": ("int8", "fp8"),
+    "graph": ("cuda_graphs", "hpu_graphs"),
+    "batching": ("packed",),
+    "engine": ("fused", "onnxruntime", "openvino"),
+}
+"""Options that are promised and not there yet."""
+
+_CONFIG = (CONF / "config.yaml").read_text("utf-8")
+
+
+def groups() -> dict[str, str]:
+    """Return every group with its default, in the order that data takes."""
+    return dict(re.findall(r"^  - (\w+): (\S+)", _CONFIG, re.MULTILINE))
+
+
+def options(group: str) -> dict[str, str]:
+    """Return every option of ``group`` with its line, the default first."""
+    default = groups()[group]
+    paths = sorted((CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
+    return {path.stem: _summary(path) for path in paths}
+
+
+def values() -> dict[str, tuple[str, str]]:
+    """Return every top-level value with its default and its line."""
+    found = re.findall(r"^(\w+): +(\S+) +# (.*)$", _CONFIG, re.MULTILINE)
+    return {key: (default, line) for key, default, line in found}
+
+
+def help_text(program: str) -> str:
+    """Return what ``--help`` prints."""
+    lines = [
+        "Run BERT inference, measure it, and keep a record of the run.",
+        "",
+        f"  {program}                                    BERT-Large, fp32, batch 1",
+        f"  {program} dtype=bf16 batch=12                choose",
+        f"  {program} --multirun dtype=fp32,bf16 batch=1,12   every combination",
+        f'  {program} text="Good morning BERT!"          short for input.text=...',
+        f"  {program} input=lines input.path=texts.txt   your own texts",
+        "",
+        "Values, as KEY=VALUE:",
+        *(
+            f"  {f'{key}={default}':<20} {line}" for key, (default, line) in values().items()
+        ),
+    ]
+    for group in groups():
+        lines += ["", f"{group}=", *(f"  {name:<20} {line}" for name, line in options(group).items())]
+        if group in PLANNED:
+            lines += [f"  {name:<20} not yet" for name in PLANNED[group]]
+    lines += [
+        "",
+        "The first option of a group is its default. An option's own fields, say those of",
+        f"batching=by_length: {program} batching=by_length --cfg job --package batching",
+        "Hydra's own flags: --hydra-help",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(path: Path) -> str:
+    comments = (
+        line.removeprefix("# ") for line in path.read_text("utf-8").splitlines()
+        if line.startswith("# ") and not line.startswith("# @")
+    )
+    return next(comments, "")

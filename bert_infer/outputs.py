@@ -1,0 +1,151 @@
+"""The ``output`` group: what is kept of the last pass, in input order and without padding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bert_infer.files import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.records import Outputs, PaddedBatch, Tokens
+
+
+class Save(Enum):
+    """What is saved."""
+
+    none = "none"
+    hidden_states = "hidden_states"
+    pooled = "pooled"
+
+
+class Pooling(Enum):
+    """How a sequence's states become one vector."""
+
+    pooler = "pooler"
+    cls = "cls"
+    mean = "mean"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is kept besides the metrics."""
+
+    save: Save
+    pooling: Pooling
+
+    def sinks(self, tokens: Tokens) -> tuple[Sink, ...]:
+        """Return the sinks that were asked for."""
+        return _SINKS[self.save](tokens, self.pooling)
+
+
+class Sink(ABC):
+    """Takes the outputs of one pass, batch by batch, and writes them.
+
+    A repeated text is kept once.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._positions: NDArray[np.int64] = tokens.positions
+        self._texts: dict[int, torch.Tensor] = {}
+
+    def collect(self, batch: PaddedBatch, outputs: Outputs) -> None:
+        """Keep what is wanted of a batch's outputs."""
+        for row, sequence in enumerate(batch.sequences):
+            if sequence < len(self._positions):
+                self._texts[int(sequence)] = self._of(outputs, row, int(batch.lengths[row]))
+
+    @abstractmethod
+    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
+        """Return a copy of what is kept of one row."""
+
+    @property
+    def in_order(self) -> list[torch.Tensor]:
+        """What was kept, in input order."""
+        return [self._texts[text] for text in sorted(self._texts)]
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Write a file into ``directory``."""
+
+
+class HiddenStates(Sink):
+    """``hidden_states.safetensors``: one tensor ``[tokens, hidden]`` a text, named by its position."""
+
+    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
+        return outputs.hidden_states[row, :length].clone()
+
+    def write(self, directory: Path) -> None:
+        """Write the file."""
+        names = (str(position) for position in self._positions)
+        _write(directory / "hidden_states.safetensors", dict(zip(names, self.in_order, strict=True)))
+
+
+class Pooled(Sink):
+    """``pooled.safetensors``: ``pooled [texts, hidden]`` and the texts' ``positions [texts]``."""
+
+    def __init__(self, tokens: Tokens, pooling: Pooling) -> None:
+        super().__init__(tokens)
+        self._pool = _POOL[pooling]
+
+    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
+        return self._pool(outputs, row, length)
+
+    def stacked(self) -> torch.Tensor:
+        """Return ``[texts, hidden]``."""
+        import torch
+
+        return torch.stack(self.in_order)
+
+    def write(self, directory: Path) -> None:
+        """Write the file."""
+        import torch
+
+        positions = torch.from_numpy(np.array(self._positions))
+        _write(directory / "pooled.safetensors", {"pooled": self.stacked(), "positions": positions})
+
+
+def _pooler(outputs: Outputs, row: int, length: int) -> torch.Tensor:
+    del length
+    return outputs.pooled[row].clone()
+
+
+def _cls(outputs: Outputs, row: int, length: int) -> torch.Tensor:
+    del length
+    return outputs.hidden_states[row, 0].clone()
+
+
+def _mean(outputs: Outputs, row: int, length: int) -> torch.Tensor:
+    states = outputs.hidden_states[row, :length]
+    # In float32: a sum of 512 bfloat16 numbers would lose half of their few digits.
+    return states.float().mean(0).to(states.dtype)
+
+
+_POOL: dict[Pooling, Callable[[Outputs, int, int], torch.Tensor]] = {
+    Pooling.pooler: _pooler,
+    Pooling.cls: _cls,
+    Pooling.mean: _mean,
+}
+
+_SINKS: dict[Save, Callable[[Tokens, Pooling], tuple[Sink, ...]]] = {
+    Save.none: lambda _tokens, _pooling: (),
+    Save.hidden_states: lambda tokens, _: (HiddenStates(tokens),),
+    Save.pooled: lambda tokens, pooling: (Pooled(tokens, pooling),),
+}
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    with whole(path) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)

@@ -1,0 +1,197 @@
+"""The records that travel from one step of a run to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+
+class Text(NamedTuple):
+    """One input string and its position in the input, counted from 0, empty texts included."""
+
+    position: int
+    string: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The token ids of every sequence, laid end to end.
+
+    Attributes:
+        ids: ``int32 [real tokens]``.
+        offsets: ``int64 [sequences + 1]``; sequence i is ``ids[offsets[i]:offsets[i + 1]]``.
+        positions: ``int64 [texts]``, each text's position in the input.
+        truncated: texts that were longer than the maximum and lost their end.
+        skipped: empty texts, which have no tokens here.
+        sha256: hash of the ids and offsets.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    truncated: int
+    skipped: int
+    sha256: str
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Real tokens of each sequence, ``int64 [sequences]``."""
+        return np.diff(self.offsets)
+
+    @property
+    def texts(self) -> int:
+        """How many texts there are; a repeated text counts once."""
+        return len(self.positions)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, sequence: int) -> NDArray[np.int32]:
+        return self.ids[self.offsets[sequence] : self.offsets[sequence + 1]]
+
+    def repeat(self, times: int) -> Tokens:
+        """Return ``times`` copies of these sequences, still of the same texts."""
+        lengths = np.tile(self.lengths, times)
+        return Tokens(
+            ids=np.tile(self.ids, times),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            positions=self.positions,
+            truncated=self.truncated,
+            skipped=self.skipped,
+            sha256=self.sha256,
+        )
+
+
+class Shape(NamedTuple):
+    """What a compiled or captured forward depends on."""
+
+    rows: int
+    width: int
+    has_padding: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """Sequences as the rows of a rectangle, padded on the right.
+
+    Attributes:
+        sequences: ``int64 [rows]``, which sequences of the pass these are.
+        lengths: ``int64 [rows]``, real tokens of each.
+        token_ids: ``int32 [rows, width]``.
+    """
+
+    sequences: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that belong to a text."""
+        return int(self.lengths.sum())
+
+    @property
+    def padded_tokens(self) -> int:
+        """Slots computed, real or not."""
+        return self.token_ids.size
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape, padding or none included."""
+        return Shape(*self.token_ids.shape, self.padded_tokens > self.real_tokens)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """``bool [rows, width]``, true at real tokens."""
+        is_real: NDArray[np.bool_] = np.arange(self.token_ids.shape[1]) < self.lengths[:, None]
+        return is_real
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one forward pass computes.
+
+    Attributes:
+        hidden_states: ``[rows, width, hidden]``, the last layer's.
+        pooled: ``[rows, hidden]``, the pooler's.
+    """
+
+    hidden_states: torch.Tensor
+    pooled: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One measured forward pass; times in seconds by the measuring clock.
+
+    ``start_s`` is before its batch is laid out and copied to the device, ``forward_start_s`` and
+    ``forward_end_s`` bound the synchronised computation, ``end_s`` is after its outputs are in
+    host memory.
+    """
+
+    pass_index: int
+    batch_index: int
+    sequences: int
+    real_tokens: int
+    padded_tokens: int
+    start_s: float
+    forward_start_s: float
+    forward_end_s: float
+    end_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """The synchronised computation alone."""
+        return self.forward_end_s - self.forward_start_s
+
+    @property
+    def wall_s(self) -> float:
+        """Laying out, both copies and the computation."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A reason not to trust a figure, and what to do about it."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A BERT encoder's parameters by transformers' names, and where they came from.
+
+    ``kind`` is "pretrained", "checkpoint" or "random"; ``provenance`` is what a reader needs to
+    find the same ones again.
+    """
+
+    kind: str
+    tensors: dict[str, torch.Tensor]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A directory with a model's files, and where it came from.
+
+    ``provenance`` names the source: a local directory, an installed package, or the hub with its
+    commit.
+    """
+
+    directory: Path
+    provenance: Mapping[str, Any]
+
+    def find(self, *names: str) -> Path | None:
+        """Return the first of ``names`` that exists here."""
+        return next((p for n in names if (p := self.directory / n).is_file()), None)

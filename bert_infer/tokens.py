@@ -1,0 +1,146 @@
+"""Texts to tokens: WordPiece by the tokenizers library, into one ragged array."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_infer.errors import InputError, WeightsError
+from bert_infer.records import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import tokenizers
+    from numpy.typing import NDArray
+
+    from bert_infer.records import ModelFiles, Text
+
+BUNDLED_VOCABULARY = Path(__file__).parent / "data" / "vocab.txt"
+_CHUNK = 1024  # texts tokenised at once: enough for the library's threads, little memory
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer that truncates at ``max_length`` tokens, special tokens included."""
+
+    wordpiece: tokenizers.Tokenizer
+    max_length: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries in the vocabulary."""
+        return self.wordpiece.get_vocab_size()
+
+    def encode(self, texts: Iterable[Text]) -> Tokens:
+        """Tokenise ``texts``, leaving out the empty ones.
+
+        Raises:
+            InputError: there is no text at all.
+        """
+        remaining = iter(texts)
+        ids, lengths, positions = array("i"), array("q"), array("q")
+        truncated = skipped = 0
+        while chunk := list(islice(remaining, _CHUNK)):
+            kept = [text for text in chunk if text.string.strip()]
+            skipped += len(chunk) - len(kept)
+            for text, encoding in zip(
+                kept, self.wordpiece.encode_batch([t.string for t in kept]), strict=True
+            ):
+                ids.extend(encoding.ids)
+                lengths.append(len(encoding.ids))
+                positions.append(text.position)
+                truncated += bool(encoding.overflowing)
+        if not positions:
+            raise InputError(
+                "There is no text to process" + (f": all {skipped} are empty." if skipped else "."),
+                "Give at least one text that is not empty.",
+            )
+        return self.ragged(
+            np.frombuffer(ids, np.int32), np.frombuffer(lengths, np.int64),
+            np.frombuffer(positions, np.int64), truncated, skipped,
+        )
+
+    def ragged(
+        self,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        positions: NDArray[np.int64] | None = None,
+        truncated: int = 0,
+        skipped: int = 0,
+    ) -> Tokens:
+        """Return the sequences of ``lengths`` that ``ids`` holds end to end."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Tokens(
+            ids=ids,
+            offsets=offsets,
+            positions=np.arange(len(lengths)) if positions is None else positions,
+            truncated=truncated,
+            skipped=skipped,
+            sha256=hashlib.sha256(ids.tobytes() + offsets.tobytes()).hexdigest(),
+        )
+
+
+@cache
+def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenizer:
+    """Load the tokenizer among ``files``, or the bundled uncased vocabulary.
+
+    Raises:
+        WeightsError: there is none, and the model's vocabulary is not the bundled one's size.
+    """
+    import tokenizers
+
+    path = files.find("tokenizer.json", "vocab.txt") if files else None
+    if files and path and path.name == "tokenizer.json":
+        wordpiece = tokenizers.Tokenizer.from_file(str(path))
+        provenance: Mapping[str, Any] = files.provenance
+    elif files and path:
+        wordpiece = _wordpiece(path, lowercase=_lowercases(files))
+        provenance = files.provenance
+    elif vocab_size == len(_lines(BUNDLED_VOCABULARY)):
+        wordpiece = _wordpiece(BUNDLED_VOCABULARY, lowercase=True)
+        provenance = {"source": "bundled uncased vocabulary"}
+    else:
+        raise WeightsError(
+            f"The model has no tokenizer.json or vocab.txt, and its {vocab_size} vocabulary "
+            "entries are not the bundled vocabulary's.",
+            "Put the model's tokenizer files beside its weights.",
+        )
+    wordpiece.no_padding()
+    wordpiece.enable_truncation(max_length)
+    return Tokenizer(wordpiece, max_length, provenance)
+
+
+def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
+    """Build BERT's tokenizer from a vocabulary, one entry a line."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {entry: index for index, entry in enumerate(_lines(path))}
+    wordpiece = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    wordpiece.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    wordpiece.post_processor = processors.BertProcessing(
+        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+    )
+    wordpiece.decoder = decoders.WordPiece()
+    return wordpiece
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").rstrip("\n").split("\n")
+
+
+def _lowercases(files: ModelFiles) -> bool:
+    import json
+
+    config = files.find("tokenizer_config.json")
+    return bool(json.loads(config.read_text("utf-8")).get("do_lower_case", True)) if config else True

@@ -1,0 +1,224 @@
+"""A model's weights: read from a file, or made at random from the seed."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_infer.errors import WeightsError
+from bert_infer.models import WeightsPolicy
+from bert_infer.records import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+
+    from bert_infer.models import Architecture, Model
+
+_HEADS = ("cls.", "classifier.", "qa_outputs.")
+"""Prefixes of what transformers' BERT classes keep beside the encoder."""
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where weights will come from: the file at ``path``, or ``seed`` where there is no path."""
+
+    kind: str
+    path: Path | None
+    seed: int
+    provenance: Mapping[str, Any]
+
+
+def locate(model: Model, seed: int) -> WeightsSource:
+    """Settle which weights ``model`` means, without reading them.
+
+    Raises:
+        WeightsError: ``model.weights=pretrained`` and there are none.
+    """
+    if model.checkpoint is not None:
+        path = Path(model.checkpoint)
+        return WeightsSource("checkpoint", path, seed, {"source": "file", "path": str(path)})
+    if model.weights is not WeightsPolicy.random:
+        files = model.files()
+        found = files.find("model.safetensors", "pytorch_model.bin") if files else None
+        if files and found:
+            return WeightsSource("pretrained", found, seed, {**files.provenance, "file": found.name})
+        if model.weights is WeightsPolicy.pretrained:
+            raise WeightsError(
+                f"model.weights=pretrained: {model.name} has no weights on this machine, and the hub "
+                "does not offer them or cannot be reached.",
+                "Go online once, set model.checkpoint, or allow model.weights=random.",
+            )
+    return WeightsSource("random", None, seed, {"source": "random", "seed": seed})
+
+
+def load(source: WeightsSource, architecture: Architecture) -> Weights:
+    """Return the weights of ``source``.
+
+    Raises:
+        WeightsError: the file does not fit the model.
+    """
+    if source.path is None:
+        return Weights("random", make(architecture, source.seed), source.provenance)
+    # A hub commit identifies its files; any other file is known by its content.
+    known = "revision" in source.provenance
+    content = {} if known else {"sha256": sha256(source.path)}
+    return Weights(source.kind, read(source.path, architecture), {**source.provenance, **content})
+
+
+def make(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
+    """Return random weights, distributed as BERT's are before training.
+
+    Matrices are normal with the config's ``initializer_range``, LayerNorm is the identity, biases
+    are zero. Each parameter draws from a stream of its own, so threads do not change the result.
+    """
+    import torch
+
+    scale = np.float32(architecture.config.get("initializer_range", 0.02))
+    names = list(architecture.parameters)
+    streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
+
+    def draw(name: str) -> torch.Tensor:
+        shape = architecture.parameters[name]
+        if len(shape) == 1:
+            return torch.ones(shape) if name.endswith("LayerNorm.weight") else torch.zeros(shape)
+        # SFC64 is numpy's fastest generator; torch's own takes four times as long here.
+        values = np.random.Generator(np.random.SFC64(streams[name])).standard_normal(
+            shape, dtype=np.float32
+        )
+        values *= scale
+        return torch.from_numpy(values)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(draw, names), strict=True))
+
+
+def read(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
+    """Return a file's encoder weights by transformers' names; nothing in it is executed.
+
+    Raises:
+        WeightsError: not a weights file, or its keys or shapes are not the model's.
+    """
+    tensors = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    named = {_canonical(name): name for name in _encoder_names(tensors)}
+    check_fit(path, {new: tuple(tensors[old].shape) for new, old in named.items()}, architecture)
+    return {new: tensors[old] for new, old in named.items()}
+
+
+def check(source: WeightsSource, architecture: Architecture) -> None:
+    """Check a safetensors file by its header alone; other files are checked when they are read.
+
+    Raises:
+        WeightsError: as ``read``.
+    """
+    path = source.path
+    if path is None or not _is_safetensors(path):
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _unreadable(path, str(error)) from None
+    check_fit(path, {_canonical(n): shapes[n] for n in _encoder_names(shapes)}, architecture)
+
+
+def check_fit(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: Architecture
+) -> None:
+    """Compare a file's parameters with the model's.
+
+    Raises:
+        WeightsError: listing what is missing, unexpected or of another shape.
+    """
+    expected = architecture.parameters
+    problems = [
+        *_listed("missing", [name for name in expected if name not in shapes]),
+        *_listed("unexpected", [name for name in shapes if name not in expected]),
+        *_listed(
+            "of another shape",
+            [
+                f"{name} {list(shape)} instead of {list(expected[name])}"
+                for name, shape in shapes.items()
+                if name in expected and shape != expected[name]
+            ],
+        ),
+    ]
+    if problems:
+        raise WeightsError(
+            f"The weights in {path} do not fit the model:\n  " + "\n  ".join(problems),
+            "Choose the model group that the file was saved from.",
+        )
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    return [f"{len(names)} {what}:", *(f"  {name}" for name in names)] if names else []
+
+
+def _encoder_names(names: Iterable[str]) -> list[str]:
+    """Leave out the task heads that stand beside the encoder, and a buffer of old versions."""
+    names = list(names)
+    has_prefix = any(name.startswith("bert.") for name in names)
+    return [
+        name
+        for name in names
+        if not (has_prefix and name.startswith(_HEADS))
+        and not name.endswith("embeddings.position_ids")
+    ]
+
+
+def _canonical(name: str) -> str:
+    """Return the name that transformers uses now; TensorFlow's BERT called LayerNorm's two gamma and beta."""
+    return (
+        name.removeprefix("bert.")
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias")
+    )
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, str(error).splitlines()[0]) from None
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise _unreadable(path, "it holds something else than a state dict of tensors")
+    return content
+
+
+def _unreadable(path: Path, reason: str) -> WeightsError:
+    return WeightsError(
+        f"{path} is not a file of weights alone: {reason}.",
+        "Save the model's state_dict with safetensors or torch.save; nothing else is loaded.",
+    )
