@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str]) -> int:
     import hydra
     from hydra._internal.utils import get_args_parser
 
-    from bert_infer.compose import expand_short_forms
+    from bert_infer.composition import expand_short_forms
 
     asked = get_args_parser().parse_args(list(arguments))
     overrides = expand_short_forms(asked.overrides)
@@ -68,10 +68,14 @@ def _run(arguments: Sequence[str]) -> int:
         _check(asked, overrides)
 
     codes = [0]
+    refusals: list[RefusedError] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(_execute(config))
+        try:
+            codes.append(_execute(config))
+        except RefusedError as refusal:  # Hydra would print it in its own way
+            refusals.append(refusal)
 
     flags = [argument for argument in arguments if argument not in asked.overrides]
     with _arguments([*flags, *overrides]), _hydra_errors_raised():
@@ -81,6 +85,8 @@ def _run(arguments: Sequence[str]) -> int:
             raise RunDirectoryError(
                 f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
             ) from error
+    if refusals:
+        raise refusals[0]
     return max(codes)
 
 
@@ -90,7 +96,7 @@ def _check(asked: Namespace, overrides: list[str]) -> None:
     Raises:
         RefusedError: the first mistake.
     """
-    from bert_infer.compose import check_overrides, config_from, runner_from, sweep
+    from bert_infer.composition import check_overrides, config_from, runner_from, sweep
 
     searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
     check_overrides(overrides, bundled_only=not searchpath)
@@ -102,7 +108,7 @@ def _check(asked: Namespace, overrides: list[str]) -> None:
 
 
 def _check_single(overrides: list[str]) -> None:
-    from bert_infer.compose import sweep
+    from bert_infer.composition import sweep
 
     if len(sweep(overrides)) > 1:
         raise RefusedError(
@@ -116,7 +122,7 @@ def _execute(config: DictConfig) -> int:
     from hydra.types import RunMode
 
     from bert_infer import console, files
-    from bert_infer.compose import runner_from
+    from bert_infer.composition import runner_from
 
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -42,16 +41,12 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     """Print the metrics as a table, then the warnings."""
     choice, workload, latency = metrics["choice"], metrics["workload"], metrics["latency_ms"]
     throughput, compute, memory = metrics["throughput"], metrics["compute"], metrics["memory"]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
-    model = f"{choice['model']} ({choice['weights']} weights)"
     how = " ".join(
         f"{key}={choice[key]}" for key in ("dtype", "batching", "device", "engine", "graph")
     )
     length = workload["length"]
     rows = {
-        "model": model,
+        "model": f"{choice['model']}, {choice['weights']} weights",
         "choice": how,
         "workload": f"{workload['texts']} texts as {workload['sequences']} sequences in "
         f"{workload['forwards_per_pass']} forwards, {choice['iterations']} iterations",
@@ -71,8 +66,7 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         ),
     }
     for name, value in rows.items():
-        table.add_row(name, Text(value))
-    _OUT.print(table)
+        _OUT.print(Text.assemble((f"{name:<12}", "bold"), value))
     for warning in metrics["warnings"]:
         _OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
 

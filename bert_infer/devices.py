@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bert_infer.errors import OptionError
+from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Eager, Graph
 from bert_infer.records import Outputs
 
@@ -40,7 +40,7 @@ class Device(ABC):
         """Refuse a device that is not there.
 
         Raises:
-            OptionError: naming ``device``.
+            RefusedError: naming ``device``.
         """
 
     @contextmanager
@@ -164,16 +164,15 @@ class Cuda(Device):
     def check(self) -> None:
         """Refuse a machine without a driver, a build without CUDA, and an index without a card."""
         if not _has_cuda_driver():
-            raise OptionError(
-                "device", "cuda", "a device that is there; this machine has no NVIDIA driver",
+            raise RefusedError(
+                "device=cuda is refused: this machine has no NVIDIA driver.",
                 "Use device=cpu or device=auto.",
             )
         import torch
 
         if not torch.cuda.is_available():
-            build = f"torch {torch.__version__}"
-            raise OptionError(
-                "device", "cuda", f"a GPU that {build} can use; it finds none",
+            raise RefusedError(
+                f"device=cuda is refused: torch {torch.__version__} finds no GPU it can use.",
                 "Install a CUDA build of torch that fits the driver, or use device=cpu.",
             )
         if self.index >= torch.cuda.device_count():

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bert_infer.errors import OptionError
+from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,7 +25,7 @@ class Dtype(ABC):
         """Refuse a device without this format.
 
         Raises:
-            OptionError: naming ``dtype``.
+            RefusedError: naming ``dtype``.
         """
 
     @abstractmethod
@@ -59,9 +59,10 @@ class Tf32(Fp32):
     def check(self, device: Device) -> None:
         """Refuse a device without TensorFloat-32."""
         if not device.has_tf32:
-            raise OptionError(
-                "dtype", self.name, f"a format that device={device.name} has; TensorFloat-32 is "
-                "a mode of NVIDIA's tensor cores", "Use dtype=fp32 or dtype=bf16.",
+            raise RefusedError(
+                f"dtype=tf32 is refused on device={device.name}: TensorFloat-32 is a mode of "
+                "NVIDIA's tensor cores.",
+                "Use dtype=fp32 or dtype=bf16.",
             )
 
     def active(self, device: Device) -> AbstractContextManager[None]:

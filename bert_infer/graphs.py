@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bert_infer.errors import OptionError
+from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -42,7 +42,7 @@ class Graph(ABC):
         """Refuse a device or machine without this mode.
 
         Raises:
-            OptionError: naming ``graph``.
+            RefusedError: naming ``graph``.
         """
 
     @abstractmethod
@@ -93,8 +93,8 @@ class Compile(Graph):
             *([] if headers.is_file() else [f"Python's headers ({headers})"]),
         ]
         if missing:
-            raise OptionError(
-                "graph", self.name, f"a mode this machine can build; it lacks {' and '.join(missing)}",
+            raise RefusedError(
+                f"graph=compile is refused: this machine lacks {' and '.join(missing)}.",
                 "Install them (Debian: apt-get install g++ python3-dev), set CXX, or use graph=eager.",
             )
 

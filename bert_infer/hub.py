@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bert_infer.records import ModelFiles
 
-PATIENCE_S = 4.0
+PATIENCE_S = 3.0
 """How long an unreachable hub is waited for. Its own client would retry for about a minute."""
 
 _FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.safetensors"]

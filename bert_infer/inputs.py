@@ -127,7 +127,8 @@ class Table(TextInput):
         """Refuse a missing file, an unknown format and a column that the table lacks."""
         _check_file(self.path)
         if Path(self.path).suffix.lower() not in _TABLE_FORMATS:
-            raise OptionError("path", self.path, f"a file ending in {', '.join(_TABLE_FORMATS)}")
+            raise OptionError(
+                "input.path", self.path, f"a file ending in {', '.join(_TABLE_FORMATS)}")
         for batch in self._batches():
             self._check_column(batch.schema.names)
             return
@@ -156,7 +157,7 @@ class Table(TextInput):
     def _check_column(self, names: list[str]) -> None:
         if self.column not in names:
             raise OptionError(
-                "column", self.column, f"a column of {self.path}: {', '.join(names)}",
+                "input.column", self.column, f"a column of {self.path}: {', '.join(names)}",
                 nearest(self.column, names),
             )
 
@@ -168,19 +169,14 @@ def _read_jsonl(path: str) -> Iterator[Any]:
 
 
 def _read_csv(path: str) -> Iterator[Any]:
+    import pyarrow as pa
     from pyarrow import csv
 
     # Quoted cells may hold line ends; nothing is guessed to be a number, so 007 stays 007.
-    columns = csv.open_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)).schema.names
-    import pyarrow as pa
-
-    return iter(
-        csv.open_csv(
-            path,
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
-        )
-    )
+    parsing = csv.ParseOptions(newlines_in_values=True)
+    columns = csv.open_csv(path, parse_options=parsing).schema.names
+    strings = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
+    return iter(csv.open_csv(path, parse_options=parsing, convert_options=strings))
 
 
 def _read_parquet(path: str) -> Iterator[Any]:
@@ -255,10 +251,12 @@ _DRAW = {
 
 def _check_file(path: str) -> None:
     if Path(path).is_dir():
-        raise OptionError("path", path, "a file; this is a directory")
+        raise OptionError("input.path", path, "a file; this is a directory")
     if not Path(path).is_file():
-        raise OptionError("path", path, "an existing file", "Nothing is there; check the spelling.")
+        raise OptionError(
+            "input.path", path, "an existing file", "Nothing is there; check the spelling."
+        )
     try:
         Path(path).open("rb").close()
     except OSError as error:
-        raise OptionError("path", path, "a readable file", f"{error.strerror}.") from None
+        raise OptionError("input.path", path, "a readable file", f"{error.strerror}.") from None

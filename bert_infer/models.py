@@ -133,9 +133,9 @@ class Model:
             OptionError: naming ``model.checkpoint``.
         """
         if self.checkpoint is not None and not Path(self.checkpoint).is_file():
-            there = "a directory" if Path(self.checkpoint).is_dir() else "not there"
+            there = "this is a directory" if Path(self.checkpoint).is_dir() else "nothing is there"
             raise OptionError(
-                "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; this is {there}"
+                "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; {there}"
             )
 
     def local_files(self) -> ModelFiles | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,7 +190,7 @@ class ModelFiles:
     """
 
     directory: Path
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(compare=False)  # a mapping has no hash
 
     def find(self, *names: str) -> Path | None:
         """Return the first of ``names`` that exists here."""

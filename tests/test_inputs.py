@@ -1,0 +1,128 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from bert_infer import tokens
+from bert_infer.errors import InputError, OptionError, RefusedError
+from bert_infer.inputs import Lengths, Lines, Prompt, Synthetic, Table
+
+
+@pytest.fixture
+def tokenizer():
+    return tokens.load(None, 30522, 512)
+
+
+def strings(source):
+    return [text.string for text in source.texts()]
+
+
+def test_lines_keep_their_place_when_empty_ones_are_skipped(tmp_path, tokenizer):
+    path = tmp_path / "texts.txt"
+    path.write_bytes("\ufefffirst\r\n\n  \nfourth, naïve ☕\n".encode())
+    source = Lines(str(path))
+    assert strings(source) == ["first", "", "  ", "fourth, naïve ☕"]
+    read = source.tokens(tokenizer)
+    assert list(read.positions) == [0, 3]
+    assert read.skipped == 2
+
+
+def test_bytes_that_are_no_utf8_are_named_by_their_line(tmp_path, tokenizer):
+    path = tmp_path / "latin1.txt"
+    path.write_bytes(b"plain\ncaf\xe9\n")
+    with pytest.raises(InputError, match="line 2"):
+        Lines(str(path)).tokens(tokenizer)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_tables_give_their_column_as_text(tmp_path, ending):
+    path = tmp_path / f"table.{ending}"
+    rows = ["007", 'with "quotes", commas', "two\nlines", "", "☕"]
+    table = pa.table({"id": list(range(5)), "body": rows})
+    if ending == "parquet":
+        pa.parquet.write_table(table, path)
+    elif ending == "csv":
+        pa.csv.write_csv(table, path)
+    else:
+        path.write_text("\n".join(f'{{"id": 1, "body": {_json(row)}}}' for row in rows))
+    source = Table(str(path), "body")
+    source.check()
+    assert strings(source) == rows
+    with pytest.raises(OptionError, match=r"input.column=text .*id, body"):
+        Table(str(path), "text").check()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_file_that_is_no_table_is_refused(tmp_path, ending):
+    path = tmp_path / f"broken.{ending}"
+    path.write_bytes(b"\xff\xfe\x00{]\n,,\n\x00")
+    with pytest.raises(RefusedError):
+        Table(str(path), "text").check()
+
+
+@pytest.mark.parametrize("source", [Lines, Table])
+def test_paths_that_are_no_files_are_refused(tmp_path, source):
+    with pytest.raises(OptionError, match="existing file"):
+        source(str(tmp_path / "missing.csv")).check()
+    with pytest.raises(OptionError, match="directory"):
+        source(str(tmp_path)).check()
+
+
+def test_no_text_at_all_is_refused(tmp_path, tokenizer):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(InputError, match="no text to process"):
+        Lines(str(tmp_path / "empty.txt")).tokens(tokenizer)
+    with pytest.raises(InputError, match="all 2 are empty"):
+        Prompt(["", " "]).tokens(tokenizer)
+
+
+def test_only_a_single_prompt_is_repeated(tokenizer):
+    one = Prompt("Good morning BERT!")
+    filled = one.fill(one.tokens(tokenizer), 12)
+    assert len(filled) == 12
+    assert filled.texts == 1
+    assert all((filled[i] == filled[0]).all() for i in range(12))
+    two = Prompt(["a", "b"])
+    assert len(two.fill(two.tokens(tokenizer), 12)) == 2
+
+
+def test_prompts_that_are_no_strings_are_refused():
+    with pytest.raises(OptionError, match="list of strings"):
+        Prompt(["a", 3])
+
+
+@pytest.mark.parametrize("lengths", Lengths)
+def test_synthetic_lengths_follow_what_was_stated(lengths, tokenizer):
+    source = Synthetic(4000, lengths, mu=5.0, sigma=0.5, min=16, max=384, seed=3)
+    drawn = source.tokens(tokenizer)
+    assert len(drawn) == 4000
+    assert drawn.lengths.min() >= 16
+    assert drawn.lengths.max() <= 384
+    assert drawn.ids.min() >= 1
+    expected = {
+        Lengths.fixed: 384,
+        Lengths.uniform: (16 + 384) / 2,
+        Lengths.lognormal: np.exp(5.0),  # the median of a lognormal
+    }
+    assert np.median(drawn.lengths) == pytest.approx(expected[lengths], rel=0.05)
+    again = source.tokens(tokenizer)
+    assert (again.ids == drawn.ids).all()
+    other = Synthetic(4000, lengths, mu=5.0, sigma=0.5, min=16, max=384, seed=4)
+    assert other.tokens(tokenizer).sha256 != drawn.sha256
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("texts", 0), ("min", 0), ("min", 400), ("sigma", -1.0), ("sigma", float("nan")), ("seed", -1)],
+)
+def test_impossible_distributions_are_refused(key, value):
+    good = dict(texts=1, lengths=Lengths.fixed, mu=5.0, sigma=0.5, min=16, max=384, seed=0)
+    with pytest.raises(OptionError, match=key):
+        Synthetic(**(good | {key: value}))
+
+
+def _json(text):
+    import json
+
+    return json.dumps(text)

@@ -1,0 +1,129 @@
+"""Outputs equal transformers' BertModel, called directly, text by text and without padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
+
+from bert_infer import compose
+from bert_infer.models import Architecture
+from bert_infer.tokens import load
+from bert_infer.weights import make
+
+BATCHINGS = [
+    ["batching=padded", "batch=4"],
+    ["batching=by_length", "batch=4"],
+    ["batching=token_budget", "batching.max_tokens=1024"],
+]
+
+
+def directly(bert, texts):
+    """Hidden states and pooled output of each text, alone in its forward."""
+    tokenizer = load(None, 30522, 512).wordpiece
+    with torch.inference_mode():
+        for text in texts:
+            ids = torch.tensor([tokenizer.encode(text).ids])
+            outputs = bert(input_ids=ids)
+            yield outputs.last_hidden_state[0], outputs.pooler_output[0]
+
+
+@pytest.fixture(scope="module")
+def minilm_reference(minilm, prose):
+    return list(directly(BertModel.from_pretrained(minilm).eval(), prose))
+
+
+def largest_difference(result, reference):
+    assert len(result.hidden_states) == len(result.pooled) == len(reference)
+    return max(
+        max((mine - theirs).abs().max(), (pooled - their_pooled).abs().max()).item()
+        for mine, pooled, (theirs, their_pooled) in zip(
+            result.hidden_states, result.pooled, reference, strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
+@pytest.mark.parametrize("graph", ["eager", "compile"])
+def test_trained_minilm_in_fp32(batching, graph, prose, minilm_reference):
+    result = compose(["model=minilm", f"graph={graph}", *batching]).run(prose)
+    assert largest_difference(result, minilm_reference) <= 2e-5
+    assert result.record["choice"]["graph"] == graph
+    assert result.record["workload"]["length"]["max"] == 512
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "bf16_autocast", "fp16"])
+def test_trained_minilm_in_half_precision(dtype, prose, minilm_reference):
+    result = compose(["model=minilm", f"dtype={dtype}", "batch=4"]).run(prose)
+    for mine, (theirs, _) in zip(result.hidden_states, minilm_reference, strict=True):
+        cosines = torch.nn.functional.cosine_similarity(mine.float(), theirs, dim=-1)
+        assert cosines.min() >= 0.999
+
+
+@pytest.fixture(scope="module")
+def large_reference(prose):
+    config = BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    weights = make(Architecture(config.to_dict()), seed=0)
+    bert = BertModel.from_pretrained(None, config=config, state_dict=weights).eval()
+    return list(directly(bert, prose))
+
+
+@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
+def test_random_bert_large_in_fp32(batching, prose, large_reference):
+    result = compose(["model.weights=random", "warmup=0", *batching]).run(prose)
+    assert largest_difference(result, large_reference) <= 1e-4
+
+
+def test_random_bert_large_compiled(prose, large_reference):
+    choices = ["model.weights=random", "graph=compile", "warmup=0", *BATCHINGS[1]]
+    result = compose(choices).run(prose)
+    assert largest_difference(result, large_reference) <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_mean_pooled_minilm_equals_sentence_transformers(minilm, prose):
+    from sentence_transformers import SentenceTransformer
+
+    oracle = SentenceTransformer(str(minilm), device="cpu")
+    oracle.max_seq_length = 512
+    theirs = torch.from_numpy(oracle.encode(prose))
+    mine = compose(["model=minilm", "output.pooling=mean", *BATCHINGS[2]]).run(prose).pooled
+    mine = torch.nn.functional.normalize(mine, dim=-1)  # its last module does
+    assert (mine - theirs).abs().max() <= 1e-5
+
+
+def test_one_token_up_to_the_longest():
+    """Texts have two special tokens; synthetic ids go down to one."""
+    for length in (1, 2, 511, 512):
+        same = ["input=synthetic", "input.texts=3", "input.lengths=fixed", "input.min=1"]
+        result = compose(["model=minilm", "batch=3", *same, f"input.max={length}"]).run()
+        assert [tuple(h.shape) for h in result.hidden_states] == [(length, 384)] * 3
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
+def test_poolings(pooling, prose, minilm_reference):
+    result = compose(["model=minilm", f"output.pooling={pooling}", *BATCHINGS[1]]).run(prose)
+    for row, (states, pooled) in zip(result.pooled, minilm_reference, strict=True):
+        expected = {"pooler": pooled, "cls": states[0], "mean": states.mean(0)}[pooling]
+        assert (row - expected).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
+def test_saved_outputs_are_in_input_order_and_without_padding(
+    command, batching, prose, minilm_reference
+):
+    (command.directory / "texts.txt").write_text("\n".join(["", *prose]), "utf-8")
+    common = ["model=minilm", "input=lines", "input.path=texts.txt", *batching]
+    done = command("--multirun", *common, "output.save=hidden_states,pooled", "hydra.sweep.dir=.")
+    assert done.returncode == 0, done.stderr
+    states = load_file(command.directory / "0" / "hidden_states.safetensors")
+    for position, (theirs, _) in enumerate(minilm_reference, start=1):  # line 0 is empty
+        assert (states[str(position)] - theirs).abs().max() <= 2e-5
+    assert len(states) == len(prose)
+    saved = load_file(command.directory / "1" / "pooled.safetensors")
+    assert saved["positions"].tolist() == list(range(1, len(prose) + 1))
+    for row, (_, pooled) in zip(saved["pooled"], minilm_reference, strict=True):
+        assert (row - pooled).abs().max() <= 2e-5

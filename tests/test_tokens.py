@@ -1,0 +1,47 @@
+import pytest
+
+from bert_infer import tokens
+from bert_infer.errors import WeightsError
+from bert_infer.records import ModelFiles, Text
+
+ODD = ["Déjà vu!", "don't", "漢字 and kana かな", "x" * 300, "tab\there", "☕🙂", "A\u200bB", "[SEP] [MASK]"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_bundled_vocabulary_tokenises_as_transformers_does(prose):
+    from transformers import BertTokenizer
+
+    reference = BertTokenizer(str(tokens.BUNDLED_VOCABULARY), do_lower_case=True)
+    texts = [*prose, *ODD]
+    encoded = tokens.load(None, 30522, 512).encode(Text(i, t) for i, t in enumerate(texts))
+    for index, text in enumerate(texts):
+        assert list(encoded[index]) == reference(text, truncation=True, max_length=512)["input_ids"]
+
+
+def test_a_models_own_tokenizer_is_used_without_its_truncation_and_padding(minilm, prose):
+    files = ModelFiles(minilm, {"source": "directory"})
+    own = tokens.load(files, 30522, 512).encode(Text(i, t) for i, t in enumerate(prose))
+    bundled = tokens.load(None, 30522, 512).encode(Text(i, t) for i, t in enumerate(prose))
+    assert own.sha256 == bundled.sha256  # the same vocabulary; its file says 128 tokens, padded
+    assert own.lengths.max() == 512
+
+
+def test_truncation_is_counted_and_keeps_the_special_tokens(prose):
+    encoded = tokens.load(None, 30522, 16).encode(Text(i, t) for i, t in enumerate(prose))
+    whole = tokens.load(None, 30522, 512).encode(Text(i, t) for i, t in enumerate(prose))
+    assert encoded.truncated == (whole.lengths > 16).sum()
+    assert encoded.lengths.max() == 16
+    assert all((encoded[i][0], encoded[i][-1]) == (101, 102) for i in range(len(encoded)))
+
+
+def test_another_vocabulary_needs_its_own_files():
+    with pytest.raises(WeightsError, match="28996"):
+        tokens.load(None, 28996, 512)
+
+
+def test_a_cased_vocabulary_keeps_case(tmp_path):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 7, 512)
+    assert list(cased.encode([Text(0, "Paris paris")])[0]) == [2, 5, 6, 3]

@@ -1,0 +1,181 @@
+"""Checkpoints, caches and random weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bert_infer import compose, weights
+from bert_infer.errors import WeightsError
+
+TEXTS = ["Good morning BERT!"]
+
+
+@pytest.fixture(scope="module")
+def trained(minilm):
+    return load_file(minilm / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return compose(["model=minilm"]).run(TEXTS).pooled
+
+
+def pooled(checkpoint):
+    result = compose(["model=minilm", f"model.checkpoint={checkpoint}"]).run(TEXTS)
+    assert result.record["choice"]["weights"] == "checkpoint"
+    assert len(result.record["provenance"]["weights"]["sha256"]) == 64
+    return result.pooled
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_checkpoints_load_with_and_without_prefix(tmp_path, trained, expected, prefix, ending):
+    tensors = {prefix + name: tensor.clone() for name, tensor in trained.items()}
+    path = tmp_path / f"checkpoint.{ending}"
+    save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
+    assert torch.equal(pooled(path), expected)
+
+
+def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, trained, expected):
+    tensors = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        .replace("LayerNorm.bias", "LayerNorm.beta"): tensor.clone()
+        for name, tensor in trained.items()
+    } | {"cls.predictions.bias": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(4)}
+    save_file(tensors, tmp_path / "original.safetensors")
+    assert torch.equal(pooled(tmp_path / "original.safetensors"), expected)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_keys_and_shapes_that_do_not_fit_are_listed(tmp_path, trained, ending):
+    tensors = {name: tensor.clone() for name, tensor in trained.items()}
+    del tensors["pooler.dense.bias"]
+    tensors["surprise.weight"] = torch.zeros(2)
+    tensors["embeddings.LayerNorm.bias"] = torch.zeros(7)
+    path = tmp_path / f"wrong.{ending}"
+    save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
+    with pytest.raises(WeightsError) as refused:
+        compose(["model=minilm", f"model.checkpoint={path}"]).run(TEXTS)
+    for part in ("pooler.dense.bias", "surprise.weight", r"embeddings.LayerNorm.bias [7] instead of [384]"):
+        assert part in str(refused.value)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_is_not_executed(command):
+    torch.save({"weight": Bomb(command.directory / "executed")}, command.directory / "bomb.pt")
+    done = command("model=minilm", "model.checkpoint=bomb.pt")
+    assert done.returncode == 2
+    assert "objects that are no tensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p.name for p in command.directory.iterdir()} <= {"bomb.pt", "multirun_outputs"}
+    assert command.runs() == []
+    assert not list(command.directory.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", ["garbage.safetensors", "garbage.pt"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(WeightsError, match="weights alone"):
+        compose(["model=minilm", f"model.checkpoint={tmp_path / name}"]).run(TEXTS)
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    architecture = compose(["model=tiny"]).model.architecture()
+    first, again, other = (weights.make(architecture, seed) for seed in (0, 0, 1))
+    name = "encoder.layer.1.output.dense.weight"
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first[name], other[name])
+    assert first[name].std().item() == pytest.approx(0.02, rel=0.05)
+    assert {key: tuple(tensor.shape) for key, tensor in first.items()} == architecture.parameters
+
+
+def test_parameters_are_exactly_those_of_bert_model():
+    from transformers import BertConfig, BertModel
+
+    architecture = compose(["model=tiny"]).model.architecture()
+    with torch.device("meta"):
+        bert = BertModel(BertConfig.from_dict(dict(architecture.config)))
+    assert architecture.parameters == {k: tuple(v.shape) for k, v in bert.state_dict().items()}
+
+
+def test_a_local_directory_is_a_model(tmp_path, minilm, expected):
+    shutil.copytree(minilm, tmp_path / "mine")
+    result = compose(["model=minilm", "model.package=null", f"model.name={tmp_path / 'mine'}"]).run(TEXTS)
+    assert torch.equal(result.pooled, expected)
+    assert result.record["provenance"]["weights"]["source"] == "directory"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [('"model_type": "roberta"', "roberta"), ('"hidden_size": 100', "num_attention_heads"), ("{", "JSON")],
+)
+def test_a_config_that_is_no_bert_is_refused(tmp_path, minilm, change, says):
+    key = change.split(":")[0]
+    text = (minilm / "config.json").read_text()
+    line = next((row for row in text.splitlines() if key in row), text)
+    (tmp_path / "config.json").write_text(text.replace(line, change + ","))
+    with pytest.raises(WeightsError, match=says):
+        compose([f"model.name={tmp_path}"]).run(TEXTS)
+
+
+def hub_cache(home, minilm, commit="0123456789abcdef0123456789abcdef01234567"):
+    """Lay out a hub cache as huggingface_hub does."""
+    repository = home / "hub" / "models--somebody--small-bert"
+    shutil.copytree(minilm, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return commit
+
+
+def test_the_hub_cache_is_used_offline_and_its_commit_recorded(command, minilm):
+    commit = hub_cache(command.directory / "home", minilm)
+    done = command(
+        "model=minilm", "model.package=null", "model.name=somebody/small-bert",
+        "model.weights=pretrained", env={"HF_HOME": str(command.directory / "home")},
+    )
+    assert done.returncode == 0, done.stderr
+    (metrics,) = command.metrics()
+    assert metrics["choice"]["weights"] == "pretrained"
+    assert metrics["provenance"]["weights"]["revision"] == commit
+
+
+def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
+    """A server that takes connections and never answers is the slowest way to be unreachable."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            "HF_HUB_OFFLINE": "0", "HF_HOME": str(command.directory / "home"),
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        script = (
+            "import time; from bert_infer.composition import compose; start = time.monotonic(); "
+            "[compose(['model=bert-base-uncased', f'batch={b}']).prepare() for b in (1, 2, 3)]; "
+            "print(time.monotonic() - start)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, **environment},
+            capture_output=True, text=True, check=True,
+        )
+    # Not a benchmark: the bound is the command line's contract.
+    assert 1 < float(done.stdout) < 5
+
+
+def test_pretrained_never_falls_back(command):
+    done = command("model.weights=pretrained", env={"HF_HOME": str(command.directory)})
+    assert done.returncode == 2
+    assert "model.weights=pretrained" in done.stderr
+    assert command.runs() == []
