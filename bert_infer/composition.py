@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import re
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -89,7 +90,9 @@ def runner_from(config: DictConfig) -> Runner:
     Raises:
         OptionError: a value is missing, unknown, or of another type than its field's.
     """
-    settings = {key: value for key, value in config.items() if key not in COMPONENTS}
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key not in COMPONENTS])
     components = {group: component(group, config[group], base) for group, base in COMPONENTS.items()}
     return Runner(**components, settings=_checked(Settings, settings, ""))
 
@@ -101,8 +104,13 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
         OptionError: the class is none of ours, or a value does not fit its field.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
 
-    content = dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+    try:
+        content = _literal(OmegaConf.to_container(node, resolve=True))
+    except InterpolationResolutionError as error:
+        reason = str(error.msg).splitlines()[0]
+        raise RefusedError(f"{error.full_key}: {reason}.", "Write \\${ for a literal ${.") from error
     target = str(content.pop("_target_", None))
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
@@ -138,7 +146,7 @@ def resolve(target: str, group: str) -> type:
     return found
 
 
-def _checked(schema: type[C], content: dict[Any, Any], group: str) -> C:
+def _checked(schema: type[C], content: DictConfig | dict[Any, Any], group: str) -> C:
     """Return ``schema(**content)``, its types checked by omegaconf."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
@@ -200,27 +208,28 @@ def expand_short_forms(overrides: Sequence[str]) -> list[str]:
 
 
 def _verbatim(override: str) -> str:
-    from hydra.core.override_parser.types import QuotedString, Sweep
+    from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
 
     text = override.split("=", 1)[1]
-    try:
-        value = _parser().parse_override(f"input.text={text}").value()
-    except HydraException:
-        value = None
-    elements = value.list if isinstance(value, Sweep) and hasattr(value, "list") else [value]
-    if all(isinstance(element, QuotedString | list) for element in elements) or text[:1] in {"'", '"'} and not isinstance(value, type(None)):
-        return f"input.text={text}"
-    # In Hydra's quotes a backslash escapes only a quote or backslashes before one; in OmegaConf's
-    # strings, an interpolation.
-    quoted = QuotedString(text.replace("${", "\\${"), _single_quote()).with_quotes()
-    return f"input.text={quoted}"
+    if text.startswith(("[", "'", '"')):
+        try:
+            return str(_parser().parse_override(f"input.text={text}").input_line)
+        except HydraException:
+            pass  # a text that begins with a quote or bracket
+    return f"input.text={QuotedString(_literal(text), Quote.single).with_quotes()}"
 
 
-def _single_quote() -> Any:  # noqa: ANN401  Hydra's own enumeration
-    from hydra.core.override_parser.types import Quote
-
-    return Quote.single
+def _literal(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
+    """Return ``value`` with its strings escaped, so that omegaconf finds no interpolation in them."""
+    if isinstance(value, str):
+        # Backslashes before the escaped "${" count by twos, and the last one escapes.
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, list):
+        return [_literal(element) for element in value]
+    if isinstance(value, dict):
+        return {key: _literal(element) for key, element in value.items()}
+    return value
 
 
 @cache

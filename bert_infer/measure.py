@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 """Seconds since some fixed moment, never going back."""
 
+_LOG = logging.getLogger(__name__)
+
 PHASES = ("import", "load", "ceiling", "drift", "compile", "warmup", "measure", "write")
 
 
@@ -42,6 +45,7 @@ class Phases:
     def __call__(self, name: str) -> Iterator[None]:
         """Add the time spent inside to phase ``name``."""
         self.current = name
+        _LOG.info("phase: %s", name)
         start = self._clock()
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -41,11 +42,15 @@ class Command:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def __call__(self, *arguments, stdin="", env=None, timeout=300):
+    def __call__(self, *arguments, stdin="", env=None, timeout=300, memory_bytes=None):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), *arguments],
             cwd=self.directory, input=stdin, capture_output=True, text=True,
             env={**os.environ, **(env or {})}, timeout=timeout, check=False,
+            preexec_fn=limit if memory_bytes else None,
         )
 
     def popen(self, *arguments):

@@ -77,7 +77,7 @@ def test_throughput_can_be_recomputed_from_forwards_csv(tmp_path):
     record = Record(workload=workload())
     record.forwards = [forward(0, 0.1 * i, 0.01 + 0.001 * i, pass_index=i) for i in range(7)]
     files.write_forwards(tmp_path / "forwards.csv", record.forwards)
-    rows = list(csv.DictReader((tmp_path / "forwards.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "forwards.csv").read_text().splitlines()))
     recomputed = sum(int(r["sequences"]) for r in rows) / sum(float(r["wall_ms"]) / 1e3 for r in rows)
     assert recomputed == pytest.approx(record.metrics()["throughput"]["sequences_per_s"], rel=1e-12)
     assert float(rows[0]["start_s"]) == 0

@@ -28,6 +28,11 @@ def expected():
     return compose(["model=minilm"]).run(TEXTS).pooled
 
 
+def same(mine, theirs):
+    """Equal but for the rounding that depends on where in memory a weight happens to lie."""
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
 def pooled(checkpoint):
     result = compose(["model=minilm", f"model.checkpoint={checkpoint}"]).run(TEXTS)
     assert result.record["choice"]["weights"] == "checkpoint"
@@ -41,7 +46,7 @@ def test_checkpoints_load_with_and_without_prefix(tmp_path, trained, expected, p
     tensors = {prefix + name: tensor.clone() for name, tensor in trained.items()}
     path = tmp_path / f"checkpoint.{ending}"
     save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
-    assert torch.equal(pooled(path), expected)
+    same(pooled(path), expected)
 
 
 def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, trained, expected):
@@ -51,7 +56,7 @@ def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, traine
         for name, tensor in trained.items()
     } | {"cls.predictions.bias": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(4)}
     save_file(tensors, tmp_path / "original.safetensors")
-    assert torch.equal(pooled(tmp_path / "original.safetensors"), expected)
+    same(pooled(tmp_path / "original.safetensors"), expected)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -116,7 +121,7 @@ def test_parameters_are_exactly_those_of_bert_model():
 def test_a_local_directory_is_a_model(tmp_path, minilm, expected):
     shutil.copytree(minilm, tmp_path / "mine")
     result = compose(["model=minilm", "model.package=null", f"model.name={tmp_path / 'mine'}"]).run(TEXTS)
-    assert torch.equal(result.pooled, expected)
+    same(result.pooled, expected)
     assert result.record["provenance"]["weights"]["source"] == "directory"
 
 

@@ -1,0 +1,216 @@
+"""The command as a user meets it: real processes, their output, exit codes and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT
+
+RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
+
+
+def test_one_run_prints_its_outputs_and_leaves_its_files(command):
+    done = command("model=tiny")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Final hidden states  [1, 5, 64]  float32")
+    assert any(line.startswith("Pooled output  [1, 64]  float32") for line in lines)
+    (run,) = command.runs()
+    assert lines[-1] == str(run)
+    assert run.parts[-3] == "multirun_outputs"
+    assert {path.name for path in run.iterdir()} == RUN_FILES
+    assert {p.name for p in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert "\x1b" not in done.stdout + done.stderr  # piped: no colours, no progress bar
+    assert done.stderr == ""
+
+
+def test_a_batch_of_twelve_is_twelve_sequences_in_one_forward(command):
+    done = command("model=tiny", "dtype=bf16", "batch=12", "text=Good morning BERT!", "iterations=3")
+    assert "Final hidden states  [12, 6, 64]  bfloat16" in done.stdout
+    (metrics,) = command.metrics()
+    assert metrics["choice"] | {} == {
+        "device": "cpu", "dtype": "bf16", "graph": "eager", "batching": "padded",
+        "engine": "transformers", "model": "tiny", "weights": "random", "batch": 12,
+        "iterations": 3, "max_length": 512,
+    }
+    workload = metrics["workload"]
+    assert (workload["texts"], workload["sequences"], workload["forwards_per_pass"]) == (1, 12, 1)
+    assert (workload["real_tokens"], workload["padded_tokens"]) == (72, 72)
+    assert metrics["latency_ms"]["samples"] == 3
+    assert metrics["run"]["overrides"][1:3] == ["dtype=bf16", "batch=12"]
+    throughput = metrics["throughput"]
+    assert throughput["real_tokens_per_s"] == pytest.approx(6 * throughput["sequences_per_s"])
+
+
+def test_a_sweep_gives_every_combination_a_directory(command):
+    done = command("--multirun", "model=tiny", "dtype=fp32,bf16", "batch=1,12", "graph=eager,compile")
+    assert done.returncode == 0, done.stderr
+    assert [int(run.name) for run in command.runs()] == list(range(8))
+    chosen = {(m["choice"]["dtype"], m["choice"]["batch"], m["choice"]["graph"]) for m in command.metrics()}
+    assert len(chosen) == 8
+    for metrics in command.metrics():
+        assert metrics["status"] == "ok"
+        compiled = metrics["choice"]["graph"] == "compile"
+        assert (metrics["phases_s"]["compile"] is not None) == compiled
+    assert len({m["run"]["config_hash"] for m in command.metrics()}) == 8
+    assert len({m["run"]["environment_hash"] for m in command.metrics()}) == 1
+
+
+def test_standard_input_feeds_every_run_of_a_sweep(command):
+    done = command(
+        "-m", "model=tiny", "input=lines", "input.path=-", "batch=1,2", stdin="one\n\nthree\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [m["workload"]["texts"] for m in command.metrics()] == [2, 2]
+    assert [w["code"] for w in command.metrics()[0]["warnings"]].count("empty_texts") == 1
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy():
+    script = (
+        "import sys; from bert_infer.cli import main; main(['--help'], 'run'); "
+        "print({'torch', 'transformers', 'hydra', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_checking_a_request_does_not_import_torch():
+    script = (
+        "import sys; from bert_infer import compose; compose(['model=tiny']).prepare(); "
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+REFUSED = [
+    (["dtype=bf61"], "Did you mean bf16?"),
+    (["--multirun", "model=tiny", "dtype=fp32,bf61"], "Did you mean bf16?"),
+    (["--multirun", "model=tiny", "batch=1,0"], "batch=0"),
+    (["batch=1,2"], "--multirun"),
+    (["max_length=1000"], "at most 512"),
+    (["input=lines", "input.path=missing.txt"], "existing file"),
+    (["input=lines", "input.path=."], "directory"),
+    (["input=lines", "input.path=-"], "no text to process"),
+    (["device=hpu"], "not yet there"),
+    (["dtype=tf32", "device=cpu"], "Use dtype=fp32"),
+    (["model.name=no/such"], "model.name=no/such"),
+    (["model=tiny", "hydra.run.dir=file.txt/run"], "hydra.run.dir"),
+    (["model=tiny", "input=lines", "input.path=latin1.txt"], "line 2"),
+    (["input=synthetic", "input.max=600"], "input.max=600"),
+    (["model.checkpoint=."], "directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments, says):
+    (command.directory / "file.txt").write_text("here")
+    (command.directory / "latin1.txt").write_bytes(b"ok\ncaf\xe9\n")
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert {p.name for p in command.directory.iterdir()} == {"file.txt", "latin1.txt"}
+
+
+@pytest.mark.skipif(os.path.exists("/proc/driver/nvidia"), reason="this machine has an NVIDIA driver")  # noqa: PTH110
+def test_cuda_is_refused_where_there_is_none(command):
+    done = command("device=cuda")
+    assert done.returncode == 2
+    assert "no NVIDIA driver" in done.stderr
+
+
+def test_full_error_shows_the_traceback(command):
+    done = command("dtype=bf61", env={"HYDRA_FULL_ERROR": "1"})
+    assert "Traceback" in done.stderr
+    assert "OptionError" in done.stderr
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(command):
+    assert command("model=tiny", "hydra.run.dir=here").returncode == 0
+    before = {p: p.stat().st_mtime_ns for p in (command.directory / "here").rglob("*") if p.is_file()}
+    again = command("model=tiny", "seed=3", "hydra.run.dir=here")
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_failure_while_running_leaves_a_record(command):
+    text = "word " * 510
+    done = command("model=tiny", f"text={text}", "batch=20000", "warmup=0", memory_bytes=6 << 30)
+    assert done.returncode == 1
+    (metrics,) = command.metrics()
+    assert metrics["status"] == "failed"
+    assert "(phase: measure)" in metrics["error"]["message"]
+    assert "Lower batch" in metrics["error"]["remedy"]
+    assert metrics["workload"]["sequences"] == 20000
+    assert "Lower batch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupting_leaves_a_record_that_says_so(command):
+    process = command.popen("model=bert-base-uncased", "model.weights=random", "batch=8", "iterations=100000")
+    waited_until = time.monotonic() + 120
+    while not (logs := list(command.directory.rglob("run.log"))) or "phase: measure" not in logs[0].read_text():
+        assert time.monotonic() < waited_until
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    (metrics,) = command.metrics()
+    assert metrics["status"] == "interrupted"
+    assert metrics["latency_ms"]["samples"] > 0
+    assert metrics["throughput"]["sequences_per_s"] > 0
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_only(command):
+    pty = pytest.importorskip("pty")
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "model=tiny", "iterations=400"],
+        cwd=command.directory, stdout=terminal, stderr=terminal, stdin=terminal,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:  # Linux' way to say that the other end is closed
+        pass
+    os.close(main)
+    assert process.wait() == 0
+    assert b"measuring" in shown
+    assert b"/400" in shown
+
+
+def test_from_python_the_tensors_and_the_same_record(command):
+    script = (
+        "import json; from bert_infer import compose; "
+        "r = compose(['model=tiny', 'dtype=bf16', 'batch=12']).run(['Good morning BERT!']); "
+        "print(json.dumps([r.record, [list(h.shape) for h in r.hidden_states], list(r.pooled.shape)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    record, states, pooled = json.loads(done.stdout)
+    assert states == [[6, 64]]
+    assert pooled == [1, 64]
+    assert record["workload"]["sequences"] == 12
+    command("model=tiny", "dtype=bf16", "batch=12", "text=Good morning BERT!")
+    (written,) = command.metrics()
+    assert record["run"]["config_hash"] == written["run"]["config_hash"]
+    assert {k: _keys(v) for k, v in record.items()} == {k: _keys(v) for k, v in written.items()}
+
+
+def _keys(value):
+    return sorted(value) if isinstance(value, dict) else None

@@ -1,0 +1,197 @@
+"""Options to components: every YAML, every mistake."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from omegaconf import OmegaConf
+
+from bert_infer import compose
+from bert_infer.composition import (
+    COMPONENTS,
+    component,
+    config_from,
+    expand_short_forms,
+    resolve,
+    sweep,
+)
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.options import CONF, PLANNED, groups, help_text, options, values
+from bert_infer.runner import Settings
+
+EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
+NEEDS = {"input": ["input.path=some.csv"]}
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY_OPTION)
+def test_every_yaml_composes_builds_and_hides_no_field(group, option):
+    yaml = OmegaConf.load(CONF / group / f"{option}.yaml")
+    needs = NEEDS.get(group, []) if option in {"lines", "table"} else []
+    config = config_from([f"{group}={option}", *needs])
+    built = component(group, config[group], COMPONENTS[group])
+    assert {*yaml} - {"_target_"} == {field.name for field in fields(built)}
+    assert options(group)[option], "its first comment is its line in --help"
+    with pytest.raises(FrozenInstanceError):
+        built.anything = 1
+
+
+def test_every_group_is_a_component_and_every_value_a_setting():
+    assert {*groups()} - {"experiment"} == {*COMPONENTS}
+    assert {*values()} == {field.name for field in fields(Settings)}
+
+
+@pytest.mark.parametrize("study", options("experiment"))
+def test_every_experiment_composes(study):
+    compose([f"experiment={study}"])
+
+
+def test_the_default_is_the_contracts():
+    runner = compose()
+    assert runner.settings == Settings(batch=1, iterations=1, warmup="auto", max_length=None, seed=0)
+    assert runner.input.text == ("Hello world!",)
+    names = [runner.dtype.name, runner.batching.name, runner.graph.name, runner.device.name]
+    assert names == ["fp32", "padded", "auto", "auto"]
+    assert runner.model.name == "bert-large-uncased"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["dtype=bf61"], ["dtype=bf61", "fp32", "Did you mean bf16?"]),
+        (["bach=2"], ["bach", "batch", "Did you mean batch?"]),
+        (["batching.max_token=5", "batching=token_budget"], ["Did you mean batching.max_tokens?"]),
+        (["batch=abc"], ["batch=abc", "whole number"]),
+        (["batch=1.5"], ["batch=1.5", "whole number"]),
+        (["batch=true"], ["batch=True", "whole number"]),
+        (["batch=0"], ["batch=0", "from 1"]),
+        (["batch=null"], ["batch=None", "whole number"]),
+        (["iterations=-1"], ["iterations=-1"]),
+        (["warmup=soon"], ["warmup=soon", "auto"]),
+        (["warmup=-1"], ["warmup=-1"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["max_length=2"], ["max_length=2"]),
+        (["device=cpu", "device.threads=0"], ["device.threads=0"]),
+        (["batching=by_length", "batching.edges=[a]"], ["batching.edges", "whole numbers"]),
+        (["batching=by_length", "batching.edges=[64,32]"], ["batching.edges", "increasing"]),
+        (["output.save=all"], ["output.save=all", "none, hidden_states, pooled"]),
+        (["input=lines"], ["input.path", "no default"]),
+        (["graph=compile", "graph.mode=fast"], ["graph.mode=fast", "reduce_overhead"]),
+        (["nonsense"], ["nonsense", "KEY=VALUE"]),
+        (["+extra=1"], ["extra", "no key"]),
+        (["+input.extra=1"], ["input.extra", "no key"]),
+        (["input=lines", "text=hello"], ["input.text", "Did you mean input.path?"]),
+    ],
+    ids=lambda case: case[0] if isinstance(case, list) else None,
+)
+def test_mistakes_name_the_key_what_was_given_and_what_is_allowed(overrides, says):
+    with pytest.raises(RefusedError) as refused:
+        compose(overrides)
+    for part in says:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in PLANNED for option in PLANNED[group]]
+)
+def test_what_is_promised_is_said_to_be_missing(group, option):
+    with pytest.raises(OptionError, match="not yet there"):
+        compose([f"{group}={option}"])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "subprocess.Popen",
+        "bert_infer.environment.subprocess.Popen",
+        "bert_infer.batching.PaddedBatch",  # ours, but imported there from elsewhere
+        "bert_infer.environment.digest",
+        "bert_infer.nowhere.Thing",
+        "bert_infer",
+        "None",
+    ],
+)
+def test_targets_outside_the_package_are_refused(target):
+    with pytest.raises(RefusedError, match="_target_"):
+        compose([f"batching._target_={target}"])
+
+
+def test_a_component_of_another_group_is_refused():
+    with pytest.raises(OptionError, match="a kind of Dtype"):
+        compose(["dtype._target_=bert_infer.graphs.Eager"])
+
+
+def test_other_packages_add_components_through_their_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from bert_infer.batching import Padded\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Padded):\n"
+        "    name = 'mine'\n"
+    )
+    metadata = tmp_path / "elsewhere-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[bert_infer.components]\nmine = elsewhere:Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("elsewhere.Mine", "batching").name == "mine"
+    with pytest.raises(OptionError):
+        resolve("elsewhere.Other", "batching")
+    sys.modules.pop("elsewhere")
+
+
+TEXTS = [
+    "Good morning BERT!",
+    "Hello, world",
+    "Don't panic",
+    'She said "no".',
+    "what (is) this: ok?",
+    "back\\slash and trailing\\",
+    "${oc.env:HOME} costs $5",
+    "\\${not} 'quoted'",
+    "{a: 1}",
+    "[unclosed",
+    "007",
+    "null",
+    "1e3",
+    " spaces kept ",
+    "emoji 🙂, CJK 漢字",
+    "key=value",
+    '"half quoted',
+    "two\nlines",
+    "choice(a,b)",
+    "'quoted' start",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["text", "input.text"])
+def test_a_text_is_taken_as_it_is(key, text):
+    assert compose([f"{key}={text}"]).input.text == (text,)
+
+
+def test_lists_and_sweeps_of_texts_are_written_in_hydras_grammar():
+    assert compose(["text=[one, two three]"]).input.text == ("one", "two three")
+    assert compose(["text=['a, b', \"c's\"]"]).input.text == ("a, b", "c's")
+    assert compose(["text='quoted, whole'"]).input.text == ("quoted, whole",)
+    runs = sweep(expand_short_forms(["text='a, b','c'", "batch=1,2"]))
+    assert [compose(run).input.text for run in runs] == [("a, b",)] * 2 + [("c",)] * 2
+
+
+def test_sweeps_are_expanded_as_hydra_does():
+    assert sweep(["dtype=fp32,bf16", "batch=range(1,3)", "seed=7"]) == [
+        ["dtype=fp32", "batch=1", "seed=7"],
+        ["dtype=fp32", "batch=2", "seed=7"],
+        ["dtype=bf16", "batch=1", "seed=7"],
+        ["dtype=bf16", "batch=2", "seed=7"],
+    ]
+    assert [run[0] for run in sweep(["dtype=glob(bf*)"])] == ["dtype=bf16", "dtype=bf16_autocast"]
+
+
+def test_help_lists_every_group_and_option():
+    text = help_text("run")
+    for group in groups():
+        assert f"\n{group}=" in text
+        assert all(f"  {option} " in text for option in options(group))
+    assert all(f"  {key}=" in text for key in values())
