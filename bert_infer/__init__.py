@@ -1,7 +1,7 @@
 """A config-driven experiment runner for BERT inference.
 
-    from bert_infer import compose
-    result = compose(["dtype=bf16", "batch=12"]).run(["Good morning BERT!"])
+from bert_infer import compose
+result = compose(["dtype=bf16", "batch=12"]).run(["Good morning BERT!"])
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bert_infer.composition import compose as compose  # noqa: PLC0414  re-exported
-    from bert_infer.runner import Result as Result  # noqa: PLC0414
-    from bert_infer.runner import Runner as Runner  # noqa: PLC0414
+    from bert_infer.composition import compose as compose
+    from bert_infer.runner import Result as Result
+    from bert_infer.runner import Runner as Runner
 
 __all__ = ["Result", "Runner", "compose"]
 

@@ -1,12 +1,13 @@
 """The ``batching`` group: how sequences become batches.
 
-A policy is one pure function of the lengths, ``plan``; ``lay_out`` turns what it planned into arrays.
+A policy is one pure function of the lengths, ``plan``; ``lay_out`` makes arrays of its groups.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ class ByLength(Batching):
     def __post_init__(self) -> None:
         _check_window(self.window)
         edges = tuple(self.edges)
-        if not edges or edges[0] < 1 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        if not edges or edges[0] < 1 or any(a >= b for a, b in pairwise(edges)):
             raise OptionError("edges", list(edges), "increasing whole numbers from 1")
         object.__setattr__(self, "edges", edges)
 
@@ -95,7 +96,9 @@ class ByLength(Batching):
         """Refuse edges that end below the longest sequence there may be."""
         if self.edges[-1] < longest_allowed:
             raise OptionError(
-                "batching.edges", list(self.edges), f"a last edge of at least {longest_allowed} here",
+                "batching.edges",
+                list(self.edges),
+                f"a last edge of at least {longest_allowed} here",
                 f"Add {longest_allowed} to the edges, or set max_length={self.edges[-1]}.",
             )
 
@@ -150,7 +153,7 @@ def _check_window(window: int) -> None:
 
 
 def _longest_first(lengths: NDArray[np.int64], window: int) -> Iterator[NDArray[np.int64]]:
-    """Yield each window's sequences, longest first: the largest batch, and any failure, comes early."""
+    """Yield each window's sequences, longest first, so that running out of memory comes early."""
     for start in range(0, len(lengths), window):
         yield start + np.argsort(-lengths[start : start + window], kind="stable")
 

@@ -86,7 +86,9 @@ def truncated_texts(record: Record, workload: Workload) -> Caveat | None:
         "truncated_texts",
         f"{workload.truncated} of {workload.texts} texts are longer than {limit} tokens and "
         "lost their end.",
-        "Split them, or raise max_length." if limit != longest else "Split them: this is the model's limit.",
+        "Split them, or raise max_length."
+        if limit != longest
+        else "Split them: this is the model's limit.",
     )
 
 

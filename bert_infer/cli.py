@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Check every run that is asked for, then hand over to Hydra, which calls ``_execute`` for each."""
+    """Check every run that is asked for, then let Hydra call ``_execute`` for each."""
     import hydra
     from hydra._internal.utils import get_args_parser
 
@@ -83,7 +83,8 @@ def _run(arguments: Sequence[str]) -> int:
             job()
         except OSError as error:
             raise RunDirectoryError(
-                f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
+                f"The run directory cannot be written: {error}.",
+                "Choose another: hydra.run.dir=DIR.",
             ) from error
     if refusals:
         raise refusals[0]
@@ -101,18 +102,19 @@ def _check(asked: Namespace, overrides: list[str]) -> None:
     searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
     check_overrides(overrides, bundled_only=not searchpath)
     runs = sweep(overrides) if asked.multirun else [overrides]
-    if not asked.multirun:
-        _check_single(overrides)
+    if not asked.multirun and len(sweep(overrides)) > 1:
+        raise RefusedError(
+            f"{' '.join(overrides)} asks for several runs.",
+            "Add --multirun (or -m) to make a sweep.",
+        )
     for run in runs:
         runner_from(config_from(run, searchpath)).prepare()
-
-
-def _check_single(overrides: list[str]) -> None:
-    from bert_infer.composition import sweep
-
-    if len(sweep(overrides)) > 1:
-        raise RefusedError(
-            f"{' '.join(overrides)} asks for several runs.", "Add --multirun (or -m) to make a sweep."
+    hydra = config_from(runs[0], searchpath, with_hydra=True).hydra
+    place = Path(hydra.sweep.dir if asked.multirun else hydra.run.dir)
+    if any((place / name).exists() for name in ("metrics.json", "multirun.yaml")):
+        kind = "sweep" if asked.multirun else "run"
+        raise RunDirectoryError(
+            f"{place} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
         )
 
 
@@ -128,10 +130,10 @@ def _execute(config: DictConfig) -> int:
     directory = Path(hydra_config.runtime.output_dir)
     is_sweep = hydra_config.mode is RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
-    if (directory / "metrics.json").exists():
-        raise RunDirectoryError(f"{directory} holds a run already.", "Choose another hydra.run.dir.")
     if is_sweep:
-        console.show_heading(f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}")
+        console.show_heading(
+            f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}"
+        )
     runner = runner_from(config)
     record = runner.new_record(overrides)
     try:
@@ -151,7 +153,7 @@ def _execute(config: DictConfig) -> int:
             files.discard(directory)
             raise
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
     _write(directory, record, runner)

@@ -1,4 +1,4 @@
-"""Overrides to a Runner: Hydra composes the configuration, each node becomes a checked component."""
+"""Overrides to a Runner: Hydra composes them, and each node becomes a checked component."""
 
 from __future__ import annotations
 
@@ -58,12 +58,15 @@ def compose(overrides: Sequence[str] = ()) -> Runner:
     return runner_from(config_from(overrides))
 
 
-def config_from(overrides: Sequence[str], searchpath: Sequence[str] = ()) -> DictConfig:
+def config_from(
+    overrides: Sequence[str], searchpath: Sequence[str] = (), *, with_hydra: bool = False
+) -> DictConfig:
     """Return the composed configuration.
 
     Args:
         overrides: as on the command line, short forms expanded.
         searchpath: further directories with options.
+        with_hydra: include Hydra's own node, which says where runs are written.
 
     Raises:
         RefusedError: Hydra cannot compose them.
@@ -76,7 +79,8 @@ def config_from(overrides: Sequence[str], searchpath: Sequence[str] = ()) -> Dic
     more = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in searchpath)}]"]
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            return hydra_compose("config", [*overrides, *(more if searchpath else [])])
+            everything = [*overrides, *(more if searchpath else [])]
+            return hydra_compose("config", everything, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         key = getattr(error.__cause__, "full_key", None)
         if key:
@@ -93,7 +97,9 @@ def runner_from(config: DictConfig) -> Runner:
     from omegaconf import OmegaConf
 
     settings = OmegaConf.masked_copy(config, [str(key) for key in config if key not in COMPONENTS])
-    components = {group: component(group, config[group], base) for group, base in COMPONENTS.items()}
+    components: dict[str, Any] = {
+        group: component(group, config[group], base) for group, base in COMPONENTS.items()
+    }
     return Runner(**components, settings=_checked(Settings, settings, ""))
 
 
@@ -110,7 +116,9 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
         content = _literal(OmegaConf.to_container(node, resolve=True))
     except InterpolationResolutionError as error:
         reason = str(error.msg).splitlines()[0]
-        raise RefusedError(f"{error.full_key}: {reason}.", "Write \\${ for a literal ${.") from error
+        raise RefusedError(
+            f"{error.full_key}: {reason}.", "Write \\${ for a literal ${."
+        ) from error
     target = str(content.pop("_target_", None))
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
@@ -140,7 +148,8 @@ def resolve(target: str, group: str) -> type:
             found = None  # an alias
     if not (inspect.isclass(found) and is_dataclass(found)):
         raise OptionError(
-            f"{group}._target_", target,
+            f"{group}._target_",
+            target,
             f"a component of bert_infer, or one declared under the entry point {ENTRY_POINTS}",
         )
     return found
@@ -164,7 +173,9 @@ def _checked(schema: type[C], content: DictConfig | dict[Any, Any], group: str) 
             nearest(str(error.full_key), names),
         ) from error
     except MissingMandatoryValue as error:
-        raise OptionError(f"{prefix}{error.full_key}", "(nothing)", "a value; it has no default") from error
+        raise OptionError(
+            f"{prefix}{error.full_key}", "(nothing)", "a value; it has no default"
+        ) from error
     except ValidationError as error:
         reason = str(error.msg).splitlines()[0]
         top = str(error.full_key).split("[")[0]
@@ -221,7 +232,7 @@ def _verbatim(override: str) -> str:
 
 
 def _literal(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
-    """Return ``value`` with its strings escaped, so that omegaconf finds no interpolation in them."""
+    """Return ``value`` with its strings escaped: omegaconf finds no interpolation in them."""
     if isinstance(value, str):
         # Backslashes before the escaped "${" count by twos, and the last one escapes.
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
@@ -266,7 +277,9 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
         RefusedError: an override is malformed.
     """
     choices = [
-        [f"{o.get_key_element()}={value}" for value in _values(o)] if o.is_sweep_override() else [o.input_line]
+        [f"{o.get_key_element()}={value}" for value in _values(o)]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
         for o in _parsed(overrides)
     ]
     return [list(job) for job in itertools.product(*choices)]
@@ -319,7 +332,7 @@ def _top_level() -> frozenset[str]:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> RefusedError:
     """Say what there is instead of ``key``."""
-    parent, _, name = key.rpartition(".")
+    parent, _, _ = key.rpartition(".")
     if parent:
         # The node as its group's choice makes it, without the keys set one by one.
         whole = [o for o in overrides if "." not in o.split("=")[0]]

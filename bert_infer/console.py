@@ -87,8 +87,13 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda _done, _total: None
         return
     bar = Progress(
-        TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=_ERR, transient=True, auto_refresh=False,
+        TextColumn("measuring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_ERR,
+        transient=True,
+        auto_refresh=False,
     )
     task = bar.add_task("measuring")
     drawn = 0.0

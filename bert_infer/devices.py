@@ -1,4 +1,7 @@
-"""The ``device`` group: where forwards are computed. The only place that knows one device from another."""
+"""The ``device`` group: where forwards are computed.
+
+The only place that knows one device from another.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Device(ABC):
-    """A device: copies, synchronisation, memory figures, number formats, the preferred graph mode."""
+    """Copies, synchronisation, memory figures, number formats, the preferred graph mode."""
 
     name: str
     has_tf32: bool = False
@@ -139,7 +142,7 @@ class Cpu(Device):
         """Return the context for oneDNN's matrix multiplications."""
         import torch
 
-        return _precision(torch.backends.mkldnn.matmul, precision)
+        return _precision(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,24 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
 
 _PACKAGES = (
-    "bert-infer", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub",
-    "hydra-core", "omegaconf", "numpy", "pyarrow",
+    "bert-infer",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "pyarrow",
 )
-_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "KMP_AFFINITY",
+    "LD_PRELOAD",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def describe(device: Device) -> dict[str, Any]:
@@ -29,7 +43,10 @@ def describe(device: Device) -> dict[str, Any]:
         "software": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
         "os": platform.platform(),
         "cpu": _cpu(),
-        "threads": {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()},
+        "threads": {
+            "intra_op": torch.get_num_threads(),
+            "inter_op": torch.get_num_interop_threads(),
+        },
         "variables": {name: os.environ.get(name) for name in _VARIABLES},
         "device": {"kind": device.name} | device.describe(),
         "git_commit": _git_commit(),
@@ -42,7 +59,7 @@ def digest(content: object) -> str:
 
 
 def reset_peak_host_memory() -> None:
-    """Start counting ``peak_host_bytes`` anew, where the kernel allows (Linux, proc(5), clear_refs)."""
+    """Start counting ``peak_host_bytes`` anew where the kernel allows: proc(5), clear_refs."""
     try:
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     except OSError:
@@ -94,8 +111,20 @@ def _git_commit() -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607
-            capture_output=True, text=True, check=True, timeout=5,
+            [  # noqa: S607  git is where the user's PATH has it
+                "git",
+                "-C",
+                str(root),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
         )
     except (OSError, subprocess.SubprocessError):
         return None

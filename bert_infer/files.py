@@ -43,12 +43,28 @@ def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
     with whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(
-            ["pass", "batch_index", "sequences", "real_tokens", "padded_tokens",
-             "start_s", "duration_ms", "wall_ms"]
+            [
+                "pass",
+                "batch_index",
+                "sequences",
+                "real_tokens",
+                "padded_tokens",
+                "start_s",
+                "duration_ms",
+                "wall_ms",
+            ]
         )
         rows.writerows(
-            [f.pass_index, f.batch_index, f.sequences, f.real_tokens, f.padded_tokens,
-             f.start_s - forwards[0].start_s, f.duration_s * 1e3, f.wall_s * 1e3]
+            [
+                f.pass_index,
+                f.batch_index,
+                f.sequences,
+                f.real_tokens,
+                f.padded_tokens,
+                f.start_s - forwards[0].start_s,
+                f.duration_s * 1e3,
+                f.wall_s * 1e3,
+            ]
             for f in forwards
         )
 

@@ -95,7 +95,7 @@ class Compile(Graph):
         if missing:
             raise RefusedError(
                 f"graph=compile is refused: this machine lacks {' and '.join(missing)}.",
-                "Install them (Debian: apt-get install g++ python3-dev), set CXX, or use graph=eager.",
+                "Install them (Debian: g++ and python3-dev), set CXX, or use graph=eager.",
             )
 
     def wrap(self, encode: Encode, shapes: Collection[Shape]) -> Encode:

@@ -14,7 +14,13 @@ from bert_infer.records import ModelFiles
 PATIENCE_S = 3.0
 """How long an unreachable hub is waited for. Its own client would retry for about a minute."""
 
-_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.safetensors"]
+_FILES = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "model.safetensors",
+]
 
 
 @cache
@@ -37,7 +43,7 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
     Asked once a process, so the runs of a sweep share the answer.
     """
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if constants.HF_HUB_OFFLINE or not _offers(constants.ENDPOINT, name, revision or "main"):
         return None

@@ -17,7 +17,9 @@ from bert_infer.errors import InputError, OptionError, nearest
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from bert_infer.tokens import Tokenizer
 
@@ -108,7 +110,9 @@ def _standard_input() -> tuple[bytes, ...]:
 def _decoded(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[Text]:
     for position, line in lines:
         try:
-            yield Text(position, line.decode("utf-8-sig" if position == 0 else "utf-8").rstrip("\r\n"))
+            yield Text(
+                position, line.decode("utf-8-sig" if position == 0 else "utf-8").rstrip("\r\n")
+            )
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{name}, line {position + 1}: not UTF-8 ({error.reason} at byte {error.start}).",
@@ -128,7 +132,8 @@ class Table(TextInput):
         _check_file(self.path)
         if Path(self.path).suffix.lower() not in _TABLE_FORMATS:
             raise OptionError(
-                "input.path", self.path, f"a file ending in {', '.join(_TABLE_FORMATS)}")
+                "input.path", self.path, f"a file ending in {', '.join(_TABLE_FORMATS)}"
+            )
         for batch in self._batches():
             self._check_column(batch.schema.names)
             return
@@ -157,7 +162,9 @@ class Table(TextInput):
     def _check_column(self, names: list[str]) -> None:
         if self.column not in names:
             raise OptionError(
-                "input.column", self.column, f"a column of {self.path}: {', '.join(names)}",
+                "input.column",
+                self.column,
+                f"a column of {self.path}: {', '.join(names)}",
                 nearest(self.column, names),
             )
 
@@ -242,10 +249,22 @@ class Synthetic(Input):
         return tokenizer.ragged(ids, lengths)
 
 
-_DRAW = {
-    Lengths.fixed: lambda s, _: np.full(s.texts, s.max),
-    Lengths.uniform: lambda s, g: g.integers(s.min, s.max, s.texts, endpoint=True),
-    Lengths.lognormal: lambda s, g: g.lognormal(s.mu, s.sigma, s.texts).round(),
+def _fixed(of: Synthetic, _: np.random.Generator) -> NDArray[np.number]:
+    return np.full(of.texts, of.max)
+
+
+def _uniform(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
+    return generator.integers(of.min, of.max, of.texts, endpoint=True)
+
+
+def _lognormal(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
+    return generator.lognormal(of.mu, of.sigma, of.texts).round()
+
+
+_DRAW: dict[Lengths, Callable[[Synthetic, np.random.Generator], NDArray[np.number]]] = {
+    Lengths.fixed: _fixed,
+    Lengths.uniform: _uniform,
+    Lengths.lognormal: _lognormal,
 }
 
 

@@ -61,9 +61,7 @@ def timed(work: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, f
     return result, clock() - start
 
 
-def forward(
-    encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device
-) -> Outputs:
+def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
     """Run one unmeasured forward pass from and to host memory."""
     outputs = device.copy_out(Outputs(*encode(*device.copy_in(inputs))))
     device.synchronize()
@@ -77,7 +75,7 @@ def measured_pass(
     device: Device,
     clock: Clock = time.perf_counter,
 ) -> Iterator[tuple[Forward, PaddedBatch, Outputs]]:
-    """Yield every forward of one pass as it is measured, with its batch and its outputs on the host.
+    """Yield every forward of one pass as it is measured, with its batch and its host outputs.
 
     ``batches`` are laid out inside the measured time, as they are in use. What the caller does
     between two forwards is not measured. Every time stamp but the first follows a synchronisation:

@@ -99,15 +99,25 @@ class Record:
                 "peak_device_bytes": self.peak_device_bytes,
             },
             "drift": None,
-            "provenance": {key: self.provenance.get(key) for key in ("weights", "tokenizer", "input")},
+            "provenance": {
+                key: self.provenance.get(key) for key in ("weights", "tokenizer", "input")
+            },
             "warnings": [asdict(warning) for warning in self.warnings],
         }
 
 
 _RUN = ("id", "started_at", "config_hash", "environment_hash", "overrides", "isolation")
 _CHOICE = (
-    "device", "dtype", "graph", "batching", "engine", "model", "weights",
-    "batch", "iterations", "max_length",
+    "device",
+    "dtype",
+    "graph",
+    "batching",
+    "engine",
+    "model",
+    "weights",
+    "batch",
+    "iterations",
+    "max_length",
 )
 
 
@@ -153,8 +163,15 @@ def latency_ms(forwards: Iterable[Forward]) -> dict[str, Any]:
 def _workload(workload: Workload | None) -> dict[str, Any]:
     if workload is None:
         return dict.fromkeys(
-            ("texts", "sequences", "forwards_per_pass", "real_tokens", "padded_tokens",
-             "padding_waste", "truncated_texts"),
+            (
+                "texts",
+                "sequences",
+                "forwards_per_pass",
+                "real_tokens",
+                "padded_tokens",
+                "padding_waste",
+                "truncated_texts",
+            ),
         ) | {"length": dict.fromkeys(("min", "mean", "p50", "p90", "max"))}
     lengths = workload.lengths
     return {

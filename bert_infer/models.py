@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bert_infer import hub
 from bert_infer.errors import OptionError, WeightsError
 from bert_infer.records import ModelFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DATA = Path(__file__).parent / "data"
 
@@ -36,18 +38,20 @@ class Architecture:
         kind = self.config.get("model_type")
         if kind != "bert":
             raise WeightsError(
-                f"The model's config.json says model_type={kind}; this runner computes BERT encoders.",
+                f"The model's config.json says model_type={kind}; only BERT encoders run here.",
                 "Choose a model whose model_type is bert.",
             )
         missing = [key for key in _SIZES if not isinstance(self.config.get(key), int)]
         if missing:
             raise WeightsError(
-                f"The model's config.json has no {', '.join(missing)}.", "Complete it, or use another."
+                f"The model's config.json has no {', '.join(missing)}.",
+                "Complete it, or use another.",
             )
         if self.hidden % self.config["num_attention_heads"]:
             raise WeightsError(
                 f"hidden_size={self.hidden} does not divide into "
-                f"num_attention_heads={self.config['num_attention_heads']}.", "Correct config.json.",
+                f"num_attention_heads={self.config['num_attention_heads']}.",
+                "Correct config.json.",
             )
 
     @property
@@ -87,7 +91,10 @@ class Architecture:
         shapes: dict[str, tuple[int, ...]] = {
             "embeddings.word_embeddings.weight": (self.vocab_size, hidden),
             "embeddings.position_embeddings.weight": (self.max_length, hidden),
-            "embeddings.token_type_embeddings.weight": (int(self.config["type_vocab_size"]), hidden),
+            "embeddings.token_type_embeddings.weight": (
+                int(self.config["type_vocab_size"]),
+                hidden,
+            ),
             **_layer_norm("embeddings", hidden),
         }
         for layer in range(self.layers):
@@ -103,8 +110,13 @@ class Architecture:
 
 
 _SIZES = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "max_position_embeddings", "vocab_size", "type_vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+    "type_vocab_size",
 )
 
 

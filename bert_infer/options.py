@@ -32,7 +32,9 @@ def groups() -> dict[str, str]:
 def options(group: str) -> dict[str, str]:
     """Return every option of ``group`` with its line, the default first."""
     default = groups()[group]
-    paths = sorted((CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
+    paths = sorted(
+        (CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)
+    )
     return {path.stem: _summary(path) for path in paths}
 
 
@@ -54,12 +56,14 @@ def help_text(program: str) -> str:
         f"  {program} input=lines input.path=texts.txt   your own texts",
         "",
         "Values, as KEY=VALUE:",
-        *(
-            f"  {f'{key}={default}':<20} {line}" for key, (default, line) in values().items()
-        ),
+        *(f"  {f'{key}={default}':<20} {line}" for key, (default, line) in values().items()),
     ]
     for group in groups():
-        lines += ["", f"{group}=", *(f"  {name:<20} {line}" for name, line in options(group).items())]
+        lines += [
+            "",
+            f"{group}=",
+            *(f"  {name:<20} {line}" for name, line in options(group).items()),
+        ]
         if group in PLANNED:
             lines += [f"  {name:<20} not yet" for name in PLANNED[group]]
     lines += [
@@ -73,7 +77,8 @@ def help_text(program: str) -> str:
 
 def _summary(path: Path) -> str:
     comments = (
-        line.removeprefix("# ") for line in path.read_text("utf-8").splitlines()
+        line.removeprefix("# ")
+        for line in path.read_text("utf-8").splitlines()
         if line.startswith("# ") and not line.startswith("# @")
     )
     return next(comments, "")

@@ -80,7 +80,7 @@ class Sink(ABC):
 
 
 class HiddenStates(Sink):
-    """``hidden_states.safetensors``: one tensor ``[tokens, hidden]`` a text, named by its position."""
+    """``hidden_states.safetensors``: ``[tokens, hidden]`` a text, named by its position."""
 
     def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
         return outputs.hidden_states[row, :length].clone()
@@ -88,7 +88,9 @@ class HiddenStates(Sink):
     def write(self, directory: Path) -> None:
         """Write the file."""
         names = (str(position) for position in self._positions)
-        _write(directory / "hidden_states.safetensors", dict(zip(names, self.in_order, strict=True)))
+        _write(
+            directory / "hidden_states.safetensors", dict(zip(names, self.in_order, strict=True))
+        )
 
 
 class Pooled(Sink):

@@ -107,7 +107,8 @@ class PaddedBatch:
     @property
     def shape(self) -> Shape:
         """Its shape, padding or none included."""
-        return Shape(*self.token_ids.shape, self.padded_tokens > self.real_tokens)
+        rows, width = self.token_ids.shape
+        return Shape(rows, width, self.padded_tokens > self.real_tokens)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

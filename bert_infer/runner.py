@@ -53,7 +53,8 @@ class Settings:
             raise OptionError("warmup", self.warmup, "auto or a whole number from 0")
         if self.max_length is not None and (self.max_length < 0 or self.max_length in {1, 2}):
             raise OptionError(
-                "max_length", self.max_length,
+                "max_length",
+                self.max_length,
                 "0 or null (the model's own), or a whole number from 3: two are special tokens",
             )
         if self.seed < 0:
@@ -303,7 +304,8 @@ class Runner:
         limit = architecture.max_length
         if self.settings.max_length and self.settings.max_length > limit:
             raise OptionError(
-                "max_length", self.settings.max_length,
+                "max_length",
+                self.settings.max_length,
                 f"at most {limit}, the longest sequence that {self.model.name} takes",
             )
         return self.settings.max_length or limit
@@ -328,7 +330,7 @@ class Runner:
 def _tokenise(
     source: Input, model: Model, vocab_size: int, max_length: int
 ) -> tuple[Tokens, dict[str, Any], float]:
-    """Tokenise once for the runs of a sweep; returns also where the tokenizer is from, and seconds."""
+    """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
     tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
     return one_pass, dict(tokenizer.provenance), seconds

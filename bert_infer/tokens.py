@@ -65,8 +65,11 @@ class Tokenizer:
                 "Give at least one text that is not empty.",
             )
         return self.ragged(
-            np.frombuffer(ids, np.int32), np.frombuffer(lengths, np.int64),
-            np.frombuffer(positions, np.int64), truncated, skipped,
+            np.frombuffer(ids, np.int32),
+            np.frombuffer(lengths, np.int64),
+            np.frombuffer(positions, np.int64),
+            truncated,
+            skipped,
         )
 
     def ragged(
@@ -143,4 +146,6 @@ def _lowercases(files: ModelFiles) -> bool:
     import json
 
     config = files.find("tokenizer_config.json")
-    return bool(json.loads(config.read_text("utf-8")).get("do_lower_case", True)) if config else True
+    return (
+        bool(json.loads(config.read_text("utf-8")).get("do_lower_case", True)) if config else True
+    )

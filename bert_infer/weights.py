@@ -48,11 +48,13 @@ def locate(model: Model, seed: int) -> WeightsSource:
         files = model.files()
         found = files.find("model.safetensors", "pytorch_model.bin") if files else None
         if files and found:
-            return WeightsSource("pretrained", found, seed, {**files.provenance, "file": found.name})
+            return WeightsSource(
+                "pretrained", found, seed, {**files.provenance, "file": found.name}
+            )
         if model.weights is WeightsPolicy.pretrained:
             raise WeightsError(
-                f"model.weights=pretrained: {model.name} has no weights on this machine, and the hub "
-                "does not offer them or cannot be reached.",
+                f"model.weights=pretrained: {model.name} has no weights on this machine, and the "
+                "hub does not offer them or cannot be reached.",
                 "Go online once, set model.checkpoint, or allow model.weights=random.",
             )
     return WeightsSource("random", None, seed, {"source": "random", "seed": seed})
@@ -181,7 +183,7 @@ def _encoder_names(names: Iterable[str]) -> list[str]:
 
 
 def _canonical(name: str) -> str:
-    """Return the name that transformers uses now; TensorFlow's BERT called LayerNorm's two gamma and beta."""
+    """Return the name that transformers uses now; LayerNorm's were gamma and beta in TensorFlow."""
     return (
         name.removeprefix("bert.")
         .replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -212,10 +214,14 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to load it all the same.
-        raise _unreadable(path, "it holds objects that are no tensors, or is no PyTorch file") from None
+        raise _unreadable(
+            path, "it holds objects that are no tensors, or is no PyTorch file"
+        ) from None
     except (EOFError, RuntimeError, ValueError) as error:
         raise _unreadable(path, str(error).splitlines()[0]) from None
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(v, torch.Tensor) for v in content.values()
+    ):
         raise _unreadable(path, "it holds something else than a state dict of tensors")
     return content
 

@@ -48,15 +48,23 @@ class Command:
 
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), *arguments],
-            cwd=self.directory, input=stdin, capture_output=True, text=True,
-            env={**os.environ, **(env or {})}, timeout=timeout, check=False,
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+            timeout=timeout,
+            check=False,
             preexec_fn=limit if memory_bytes else None,
         )
 
     def popen(self, *arguments):
         return subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *arguments],
-            cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def runs(self):

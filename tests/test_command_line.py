@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
@@ -26,19 +26,32 @@ def test_one_run_prints_its_outputs_and_leaves_its_files(command):
     assert lines[-1] == str(run)
     assert run.parts[-3] == "multirun_outputs"
     assert {path.name for path in run.iterdir()} == RUN_FILES
-    assert {p.name for p in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert {p.name for p in (run / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
     assert "\x1b" not in done.stdout + done.stderr  # piped: no colours, no progress bar
     assert done.stderr == ""
 
 
 def test_a_batch_of_twelve_is_twelve_sequences_in_one_forward(command):
-    done = command("model=tiny", "dtype=bf16", "batch=12", "text=Good morning BERT!", "iterations=3")
+    done = command(
+        "model=tiny", "dtype=bf16", "batch=12", "text=Good morning BERT!", "iterations=3"
+    )
     assert "Final hidden states  [12, 6, 64]  bfloat16" in done.stdout
     (metrics,) = command.metrics()
     assert metrics["choice"] | {} == {
-        "device": "cpu", "dtype": "bf16", "graph": "eager", "batching": "padded",
-        "engine": "transformers", "model": "tiny", "weights": "random", "batch": 12,
-        "iterations": 3, "max_length": 512,
+        "device": "cpu",
+        "dtype": "bf16",
+        "graph": "eager",
+        "batching": "padded",
+        "engine": "transformers",
+        "model": "tiny",
+        "weights": "random",
+        "batch": 12,
+        "iterations": 3,
+        "max_length": 512,
     }
     workload = metrics["workload"]
     assert (workload["texts"], workload["sequences"], workload["forwards_per_pass"]) == (1, 12, 1)
@@ -50,10 +63,15 @@ def test_a_batch_of_twelve_is_twelve_sequences_in_one_forward(command):
 
 
 def test_a_sweep_gives_every_combination_a_directory(command):
-    done = command("--multirun", "model=tiny", "dtype=fp32,bf16", "batch=1,12", "graph=eager,compile")
+    done = command(
+        "--multirun", "model=tiny", "dtype=fp32,bf16", "batch=1,12", "graph=eager,compile"
+    )
     assert done.returncode == 0, done.stderr
     assert [int(run.name) for run in command.runs()] == list(range(8))
-    chosen = {(m["choice"]["dtype"], m["choice"]["batch"], m["choice"]["graph"]) for m in command.metrics()}
+    chosen = {
+        (m["choice"]["dtype"], m["choice"]["batch"], m["choice"]["graph"])
+        for m in command.metrics()
+    }
     assert len(chosen) == 8
     for metrics in command.metrics():
         assert metrics["status"] == "ok"
@@ -77,7 +95,9 @@ def test_help_is_fast_because_it_imports_nothing_heavy():
         "import sys; from bert_infer.cli import main; main(['--help'], 'run'); "
         "print({'torch', 'transformers', 'hydra', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -86,7 +106,9 @@ def test_checking_a_request_does_not_import_torch():
         "import sys; from bert_infer import compose; compose(['model=tiny']).prepare(); "
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -109,7 +131,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else ""
+)
 def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments, says):
     (command.directory / "file.txt").write_text("here")
     (command.directory / "latin1.txt").write_bytes(b"ok\ncaf\xe9\n")
@@ -122,7 +146,9 @@ def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments,
     assert {p.name for p in command.directory.iterdir()} == {"file.txt", "latin1.txt"}
 
 
-@pytest.mark.skipif(os.path.exists("/proc/driver/nvidia"), reason="this machine has an NVIDIA driver")  # noqa: PTH110
+@pytest.mark.skipif(
+    Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver"
+)
 def test_cuda_is_refused_where_there_is_none(command):
     done = command("device=cuda")
     assert done.returncode == 2
@@ -137,10 +163,12 @@ def test_full_error_shows_the_traceback(command):
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(command):
     assert command("model=tiny", "hydra.run.dir=here").returncode == 0
-    before = {p: p.stat().st_mtime_ns for p in (command.directory / "here").rglob("*") if p.is_file()}
+    before = {
+        p: p.stat().st_mtime_ns for p in (command.directory / "here").rglob("*") if p.is_file()
+    }
     again = command("model=tiny", "seed=3", "hydra.run.dir=here")
     assert again.returncode == 2
-    assert "holds a run already" in again.stderr
+    assert "holds a run or sweep already" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -158,9 +186,14 @@ def test_a_failure_while_running_leaves_a_record(command):
 
 
 def test_interrupting_leaves_a_record_that_says_so(command):
-    process = command.popen("model=bert-base-uncased", "model.weights=random", "batch=8", "iterations=100000")
+    process = command.popen(
+        "model=bert-base-uncased", "model.weights=random", "batch=8", "iterations=100000"
+    )
     waited_until = time.monotonic() + 120
-    while not (logs := list(command.directory.rglob("run.log"))) or "phase: measure" not in logs[0].read_text():
+    while (
+        not (logs := list(command.directory.rglob("run.log")))
+        or "phase: measure" not in logs[0].read_text()
+    ):
         assert time.monotonic() < waited_until
         time.sleep(0.2)
     time.sleep(1)
@@ -179,7 +212,10 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(command):
     main, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), "model=tiny", "iterations=400"],
-        cwd=command.directory, stdout=terminal, stderr=terminal, stdin=terminal,
+        cwd=command.directory,
+        stdout=terminal,
+        stderr=terminal,
+        stdin=terminal,
         env={**os.environ, "TERM": "xterm-256color"},
     )
     os.close(terminal)
@@ -199,9 +235,12 @@ def test_from_python_the_tensors_and_the_same_record(command):
     script = (
         "import json; from bert_infer import compose; "
         "r = compose(['model=tiny', 'dtype=bf16', 'batch=12']).run(['Good morning BERT!']); "
-        "print(json.dumps([r.record, [list(h.shape) for h in r.hidden_states], list(r.pooled.shape)]))"
+        "shapes = [list(h.shape) for h in r.hidden_states]; "
+        "print(json.dumps([r.record, shapes, list(r.pooled.shape)]))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     record, states, pooled = json.loads(done.stdout)
     assert states == [[6, 64]]
     assert pooled == [1, 64]

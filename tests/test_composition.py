@@ -49,7 +49,9 @@ def test_every_experiment_composes(study):
 
 def test_the_default_is_the_contracts():
     runner = compose()
-    assert runner.settings == Settings(batch=1, iterations=1, warmup="auto", max_length=None, seed=0)
+    assert runner.settings == Settings(
+        batch=1, iterations=1, warmup="auto", max_length=None, seed=0
+    )
     assert runner.input.text == ("Hello world!",)
     names = [runner.dtype.name, runner.batching.name, runner.graph.name, runner.device.name]
     assert names == ["fp32", "padded", "auto", "auto"]

@@ -114,10 +114,18 @@ def test_synthetic_lengths_follow_what_was_stated(lengths, tokenizer):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("texts", 0), ("min", 0), ("min", 400), ("sigma", -1.0), ("sigma", float("nan")), ("seed", -1)],
+    [
+        ("texts", 0),
+        ("min", 0),
+        ("min", 400),
+        ("sigma", -1.0),
+        ("sigma", float("nan")),
+        ("seed", -1),
+    ],
 )
 def test_impossible_distributions_are_refused(key, value):
-    good = dict(texts=1, lengths=Lengths.fixed, mu=5.0, sigma=0.5, min=16, max=384, seed=0)
+    good = {"texts": 1, "lengths": Lengths.fixed, "mu": 5.0, "sigma": 0.5, "min": 16, "max": 384}
+    good["seed"] = 0
     with pytest.raises(OptionError, match=key):
         Synthetic(**(good | {key: value}))
 

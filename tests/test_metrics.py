@@ -9,25 +9,47 @@ from bert_infer.metrics import Record, Workload, latency_ms, percentile, useful_
 from bert_infer.models import Architecture
 from bert_infer.records import Forward, Shape
 
-ARCHITECTURE = Architecture({
-    "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "intermediate_size": 5, "max_position_embeddings": 8, "vocab_size": 10, "type_vocab_size": 2,
-})
+ARCHITECTURE = Architecture(
+    {
+        "model_type": "bert",
+        "hidden_size": 4,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 5,
+        "max_position_embeddings": 8,
+        "vocab_size": 10,
+        "type_vocab_size": 2,
+    }
+)
 
 
 def forward(index, start, duration, *, pass_index=0, sequences=2, real=6, padded=8):
     return Forward(
-        pass_index, index, sequences, real, padded,
-        start_s=start, forward_start_s=start + 0.25,
-        forward_end_s=start + 0.25 + duration, end_s=start + 0.5 + duration,
+        pass_index,
+        index,
+        sequences,
+        real,
+        padded,
+        start_s=start,
+        forward_start_s=start + 0.25,
+        forward_end_s=start + 0.25 + duration,
+        end_s=start + 0.5 + duration,
     )
 
 
 def workload(lengths=(2, 4)):
     lengths = np.array(lengths)
     return Workload(
-        texts=2, lengths=lengths, forwards=1, padded_tokens=8, truncated=0, skipped=0,
-        batch=2, uses_batch=True, shapes=(Shape(2, 4, has_padding=True),), tokenize_s=0.5,
+        texts=2,
+        lengths=lengths,
+        forwards=1,
+        padded_tokens=8,
+        truncated=0,
+        skipped=0,
+        batch=2,
+        uses_batch=True,
+        shapes=(Shape(2, 4, has_padding=True),),
+        tokenize_s=0.5,
     )
 
 
@@ -61,7 +83,11 @@ def test_percentiles_need_samples_above_them():
     assert percentile(np.arange(100.0), 99) is not None
     assert percentile(np.arange(9.0), 90) is None
     statistics = latency_ms([forward(0, 0.0, 1.0)])
-    assert (statistics["p50"], statistics["p90"], statistics["std"]) == (pytest.approx(1000), None, None)
+    assert (statistics["p50"], statistics["p90"], statistics["std"]) == (
+        pytest.approx(1000),
+        None,
+        None,
+    )
 
 
 def test_an_empty_record_has_every_key_and_knows_nothing():
@@ -78,7 +104,9 @@ def test_throughput_can_be_recomputed_from_forwards_csv(tmp_path):
     record.forwards = [forward(0, 0.1 * i, 0.01 + 0.001 * i, pass_index=i) for i in range(7)]
     files.write_forwards(tmp_path / "forwards.csv", record.forwards)
     rows = list(csv.DictReader((tmp_path / "forwards.csv").read_text().splitlines()))
-    recomputed = sum(int(r["sequences"]) for r in rows) / sum(float(r["wall_ms"]) / 1e3 for r in rows)
+    recomputed = sum(int(r["sequences"]) for r in rows) / sum(
+        float(r["wall_ms"]) / 1e3 for r in rows
+    )
     assert recomputed == pytest.approx(record.metrics()["throughput"]["sequences_per_s"], rel=1e-12)
     assert float(rows[0]["start_s"]) == 0
 

@@ -4,7 +4,16 @@ from bert_infer import tokens
 from bert_infer.errors import WeightsError
 from bert_infer.records import ModelFiles, Text
 
-ODD = ["Déjà vu!", "don't", "漢字 and kana かな", "x" * 300, "tab\there", "☕🙂", "A\u200bB", "[SEP] [MASK]"]
+ODD = [
+    "Déjà vu!",
+    "don't",
+    "漢字 and kana かな",
+    "x" * 300,
+    "tab\there",
+    "☕🙂",
+    "A\u200bB",
+    "[SEP] [MASK]",
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

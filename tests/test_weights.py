@@ -51,8 +51,10 @@ def test_checkpoints_load_with_and_without_prefix(tmp_path, trained, expected, p
 
 def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, trained, expected):
     tensors = {
-        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma")
-        .replace("LayerNorm.bias", "LayerNorm.beta"): tensor.clone()
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor.clone()
         for name, tensor in trained.items()
     } | {"cls.predictions.bias": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(4)}
     save_file(tensors, tmp_path / "original.safetensors")
@@ -69,7 +71,11 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(tmp_path, trained, ending):
     save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
     with pytest.raises(WeightsError) as refused:
         compose(["model=minilm", f"model.checkpoint={path}"]).run(TEXTS)
-    for part in ("pooler.dense.bias", "surprise.weight", r"embeddings.LayerNorm.bias [7] instead of [384]"):
+    for part in (
+        "pooler.dense.bias",
+        "surprise.weight",
+        r"embeddings.LayerNorm.bias [7] instead of [384]",
+    ):
         assert part in str(refused.value)
 
 
@@ -120,14 +126,20 @@ def test_parameters_are_exactly_those_of_bert_model():
 
 def test_a_local_directory_is_a_model(tmp_path, minilm, expected):
     shutil.copytree(minilm, tmp_path / "mine")
-    result = compose(["model=minilm", "model.package=null", f"model.name={tmp_path / 'mine'}"]).run(TEXTS)
+    result = compose(["model=minilm", "model.package=null", f"model.name={tmp_path / 'mine'}"]).run(
+        TEXTS
+    )
     same(result.pooled, expected)
     assert result.record["provenance"]["weights"]["source"] == "directory"
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [('"model_type": "roberta"', "roberta"), ('"hidden_size": 100', "num_attention_heads"), ("{", "JSON")],
+    [
+        ('"model_type": "roberta"', "roberta"),
+        ('"hidden_size": 100', "num_attention_heads"),
+        ("{", "JSON"),
+    ],
 )
 def test_a_config_that_is_no_bert_is_refused(tmp_path, minilm, change, says):
     key = change.split(":")[0]
@@ -150,8 +162,11 @@ def hub_cache(home, minilm, commit="0123456789abcdef0123456789abcdef01234567"):
 def test_the_hub_cache_is_used_offline_and_its_commit_recorded(command, minilm):
     commit = hub_cache(command.directory / "home", minilm)
     done = command(
-        "model=minilm", "model.package=null", "model.name=somebody/small-bert",
-        "model.weights=pretrained", env={"HF_HOME": str(command.directory / "home")},
+        "model=minilm",
+        "model.package=null",
+        "model.name=somebody/small-bert",
+        "model.weights=pretrained",
+        env={"HF_HOME": str(command.directory / "home")},
     )
     assert done.returncode == 0, done.stderr
     (metrics,) = command.metrics()
@@ -163,7 +178,8 @@ def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
     """A server that takes connections and never answers is the slowest way to be unreachable."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment = {
-            "HF_HUB_OFFLINE": "0", "HF_HOME": str(command.directory / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(command.directory / "home"),
             "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
         script = (
@@ -172,8 +188,11 @@ def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
             "print(time.monotonic() - start)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, **environment},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", script],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
         )
     # Not a benchmark: the bound is the command line's contract.
     assert 1 < float(done.stdout) < 5

@@ -39,7 +39,7 @@ class Transformers(Engine):
             name: weights.tensors.pop(name).to(device.torch_device(), dtype.weights())
             for name in list(weights.tensors)
         }
-        logging.disable_progress_bar()  # the console is the Runner's
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the console is the Runner's
         bert = BertModel.from_pretrained(
             None,
             config=BertConfig.from_dict(dict(architecture.config)),
@@ -47,7 +47,8 @@ class Transformers(Engine):
             dtype=dtype.weights(),
             attn_implementation="sdpa",
         )
-        bert = bert.to(device.torch_device()).eval()
+        bert.to(device.torch_device())  # type: ignore[arg-type]
+        bert.eval()  # type: ignore[no-untyped-call]
 
         def encode(
             token_ids: torch.Tensor, mask: torch.Tensor | None = None
@@ -60,7 +61,7 @@ class Transformers(Engine):
         return encode
 
     def inputs(self, batch: PaddedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
-        """Return ``token_ids [rows, width]`` and, where it matters, ``mask [rows, 1, 1, width]``."""
+        """Return ``token_ids [rows, width]`` and, if needed, ``mask [rows, 1, 1, width]``."""
         if keep_mask or batch.shape.has_padding:
             return batch.token_ids, batch.mask[:, None, None, :]
         return (batch.token_ids,)
