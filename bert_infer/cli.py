@@ -59,12 +59,14 @@ def _run(arguments: Sequence[str]) -> int:
     """Check every run that is asked for, then let Hydra call ``_execute`` for each."""
     import hydra
     from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
 
     from bert_infer.composition import expand_short_forms
 
     asked = get_args_parser().parse_args(list(arguments))
     overrides = expand_short_forms(asked.overrides)
-    if not (asked.cfg or asked.info or asked.hydra_help or asked.shell_completion):
+    shows_only = asked.cfg or asked.info or asked.hydra_help or asked.shell_completion
+    if not shows_only:
         _check(asked, overrides)
 
     codes = [0]
@@ -81,6 +83,8 @@ def _run(arguments: Sequence[str]) -> int:
     with _arguments([*flags, *overrides]), _hydra_errors_raised():
         try:
             job()
+        except HydraException as error:
+            raise RefusedError(str(error).strip(), "Try --help.") from error
         except OSError as error:
             raise RunDirectoryError(
                 f"The run directory cannot be written: {error}.",

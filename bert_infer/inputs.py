@@ -17,7 +17,7 @@ from bert_infer.errors import InputError, OptionError, nearest
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import NDArray
 
@@ -41,6 +41,10 @@ class Input(ABC):
         Raises:
             OptionError: naming the key to change.
         """
+
+    def version(self) -> Hashable:
+        """Return what differs once the content has changed and the configuration has not."""
+        return None
 
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
         """Return the sequences to run; only a single prompt is repeated to fill a batch."""
@@ -92,6 +96,10 @@ class Lines(TextInput):
         if self.path != "-":
             _check_file(self.path)
 
+    def version(self) -> Hashable:
+        """Return the file's time and size."""
+        return None if self.path == "-" else _version(self.path)
+
     def texts(self) -> Iterator[Text]:
         """Yield the lines without their ends."""
         if self.path == "-":
@@ -137,6 +145,10 @@ class Table(TextInput):
         for batch in self._batches():
             self._check_column(batch.schema.names)
             return
+
+    def version(self) -> Hashable:
+        """Return the file's time and size."""
+        return _version(self.path)
 
     def texts(self) -> Iterator[Text]:
         """Yield the column's cells; an empty cell is an empty text."""
@@ -266,6 +278,11 @@ _DRAW: dict[Lengths, Callable[[Synthetic, np.random.Generator], NDArray[np.numbe
     Lengths.uniform: _uniform,
     Lengths.lognormal: _lognormal,
 }
+
+
+def _version(path: str) -> Hashable:
+    status = Path(path).stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _check_file(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +197,6 @@ class Model:
         return _architecture(path)
 
 
-@cache
 def _architecture(path: Path) -> Architecture:
     try:
         return Architecture(json.loads(path.read_text("utf-8")))

@@ -17,7 +17,7 @@ from bert_infer.metrics import Record, Workload
 from bert_infer.outputs import HiddenStates, Pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     import numpy as np
     import torch
@@ -164,7 +164,7 @@ class Runner:
         max_length = self._max_length(architecture)
         self.batching.check(max_length)
         one_pass, tokenizer_provenance, tokenize_s = _tokenise(
-            self.input, self.model, architecture.vocab_size, max_length
+            self.input, self.input.version(), self.model, architecture.vocab_size, max_length
         )
         one_pass = self.input.fill(one_pass, self.settings.batch)
         self.batching.check_lengths(one_pass.lengths)
@@ -328,9 +328,10 @@ class Runner:
 
 @lru_cache(maxsize=4)
 def _tokenise(
-    source: Input, model: Model, vocab_size: int, max_length: int
+    source: Input, version: Hashable, model: Model, vocab_size: int, max_length: int
 ) -> tuple[Tokens, dict[str, Any], float]:
     """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
+    del version  # part of the key: a file that has changed is read again
     tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
     return one_pass, dict(tokenizer.provenance), seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +91,6 @@ class Tokenizer:
         )
 
 
-@cache
 def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenizer:
     """Load the tokenizer among ``files``, or the bundled uncased vocabulary.
 

@@ -4,7 +4,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from bert_infer import tokens
+from bert_infer import compose, tokens
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Lengths, Lines, Prompt, Synthetic, Table
 
@@ -134,3 +134,12 @@ def _json(text):
     import json
 
     return json.dumps(text)
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n")
+    runner = compose(["model=tiny", "input=lines", f"input.path={path}"])
+    assert runner.prepare().tokens.texts == 1
+    path.write_text("one\ntwo\n")
+    assert runner.prepare().tokens.texts == 2
