@@ -16,7 +16,6 @@ from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.options import CONF, help_text
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
     from omegaconf import DictConfig
@@ -38,20 +37,18 @@ def main(arguments: Sequence[str], program: str) -> int:
     if set(arguments) & {"--help", "-h"}:
         sys.stdout.write(help_text(program) + "\n")
         return 0
-    from bert_infer.console import show_error
-
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _run(arguments)
     except RefusedError as error:
         if wants_traceback:
             raise
-        show_error(str(error))
+        sys.stderr.write(f"{error}\n")
         return _REFUSED
     except KeyboardInterrupt:
         if wants_traceback:
             raise
-        show_error("Interrupted.")
+        sys.stderr.write("Interrupted.\n")
         return _INTERRUPTED
 
 
@@ -61,13 +58,14 @@ def _run(arguments: Sequence[str]) -> int:
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
-    from bert_infer.composition import expand_short_forms
+    from bert_infer.composition import check_overrides, expand_short_forms
 
     asked = get_args_parser().parse_args(list(arguments))
     overrides = expand_short_forms(asked.overrides)
-    shows_only = asked.cfg or asked.info or asked.hydra_help or asked.shell_completion
-    if not shows_only:
-        _check(asked, overrides)
+    searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
+    check_overrides(overrides, bundled_only=not searchpath)
+    if not (asked.cfg or asked.info or asked.hydra_help or asked.shell_completion):
+        _check(overrides, searchpath, is_sweep=asked.multirun)
 
     codes = [0]
     refusals: list[RefusedError] = []
@@ -95,18 +93,16 @@ def _run(arguments: Sequence[str]) -> int:
     return max(codes)
 
 
-def _check(asked: Namespace, overrides: list[str]) -> None:
+def _check(overrides: list[str], searchpath: list[str], *, is_sweep: bool) -> None:
     """Compose and prepare every run, so that a mistake in any ends the command before the first.
 
     Raises:
         RefusedError: the first mistake.
     """
-    from bert_infer.composition import check_overrides, config_from, runner_from, sweep
+    from bert_infer.composition import config_from, runner_from, sweep
 
-    searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
-    check_overrides(overrides, bundled_only=not searchpath)
-    runs = sweep(overrides) if asked.multirun else [overrides]
-    if not asked.multirun and len(sweep(overrides)) > 1:
+    runs = sweep(overrides) if is_sweep else [overrides]
+    if not is_sweep and len(sweep(overrides)) > 1:
         raise RefusedError(
             f"{' '.join(overrides)} asks for several runs.",
             "Add --multirun (or -m) to make a sweep.",
@@ -114,9 +110,9 @@ def _check(asked: Namespace, overrides: list[str]) -> None:
     for run in runs:
         runner_from(config_from(run, searchpath)).prepare()
     hydra = config_from(runs[0], searchpath, with_hydra=True).hydra
-    place = Path(hydra.sweep.dir if asked.multirun else hydra.run.dir)
+    place = Path(hydra.sweep.dir if is_sweep else hydra.run.dir)
     if any((place / name).exists() for name in ("metrics.json", "multirun.yaml")):
-        kind = "sweep" if asked.multirun else "run"
+        kind = "sweep" if is_sweep else "run"
         raise RunDirectoryError(
             f"{place} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
         )
@@ -162,7 +158,7 @@ def _execute(config: DictConfig) -> int:
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
     _write(directory, record, runner)
     if record.error:
-        console.show_error("The run failed. {type}: {message}\n  {remedy}".format(**record.error))
+        sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**record.error))
         console.show_directory(directory)
         return _FAILED
     console.show_outputs(outputs)
@@ -175,9 +171,10 @@ def _write(directory: Path, record: Record, runner: Runner) -> None:
     """Write what is known of a run, whatever became of it."""
     from bert_infer import environment, files
 
-    described = environment.describe(runner.device.resolve())
-    record.run["environment_hash"] = environment.digest(described)
-    files.write_json(directory / "environment.json", described)
+    if "torch" in sys.modules:  # a run that ended before has nothing to describe
+        described = environment.describe(runner.device.resolve())
+        record.run["environment_hash"] = environment.digest(described)
+        files.write_json(directory / "environment.json", described)
     files.write_forwards(directory / "forwards.csv", record.forwards)
     # Last: a directory with metrics.json is complete.
     files.write_json(directory / "metrics.json", record.metrics())

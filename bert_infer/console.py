@@ -21,11 +21,6 @@ _OUT = Console(highlight=False, soft_wrap=True)
 _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def show_error(message: str) -> None:
-    """Print one message to standard error, as it is."""
-    _ERR.print(Text(message))
-
-
 def show_heading(text: str) -> None:
     """Print a line that begins one of a sweep's runs."""
     _OUT.print(Text(text, "bold"))
