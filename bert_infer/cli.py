@@ -58,7 +58,7 @@ def _run(arguments: Sequence[str]) -> int:
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
-    from bert_infer.composition import check_overrides, expand_short_forms
+    from bert_infer.overrides import check_overrides, expand_short_forms
 
     asked = get_args_parser().parse_args(list(arguments))
     overrides = expand_short_forms(asked.overrides)
@@ -99,7 +99,8 @@ def _check(overrides: list[str], searchpath: list[str], *, is_sweep: bool) -> No
     Raises:
         RefusedError: the first mistake.
     """
-    from bert_infer.composition import config_from, runner_from, sweep
+    from bert_infer.composition import config_from, runner_from
+    from bert_infer.overrides import sweep
 
     runs = sweep(overrides) if is_sweep else [overrides]
     if not is_sweep and len(sweep(overrides)) > 1:

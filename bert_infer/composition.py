@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import itertools
-import re
 from dataclasses import fields, is_dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,14 +16,14 @@ from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.graphs import Graph
 from bert_infer.inputs import Input
 from bert_infer.models import Model
-from bert_infer.options import CONF, PLANNED, groups, options
+from bert_infer.options import CONF
 from bert_infer.outputs import Output
+from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
 from bert_infer.runner import Runner, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 COMPONENTS: dict[str, type] = {
@@ -113,7 +110,7 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
     from omegaconf.errors import InterpolationResolutionError
 
     try:
-        content = _literal(OmegaConf.to_container(node, resolve=True))
+        content = literal(OmegaConf.to_container(node, resolve=True))
     except InterpolationResolutionError as error:
         reason = str(error.msg).splitlines()[0]
         raise RefusedError(
@@ -209,136 +206,10 @@ _TYPE_NAMES = {
 }
 
 
-def expand_short_forms(overrides: Sequence[str]) -> list[str]:
-    """Write ``text=...`` as ``input.text=...``, and take the text of both as it is.
-
-    Hydra's grammar would refuse "Don't panic!" and make two runs of "Hello, world"; a text that is
-    a list or quoted in that grammar is left to it.
-    """
-    return [_verbatim(o) if o.startswith(("text=", "input.text=")) else o for o in overrides]
-
-
-def _verbatim(override: str) -> str:
-    from hydra.core.override_parser.types import Quote, QuotedString
-    from hydra.errors import HydraException
-
-    text = override.split("=", 1)[1]
-    if text.startswith(("[", "'", '"')):
-        try:
-            return str(_parser().parse_override(f"input.text={text}").input_line)
-        except HydraException:
-            pass  # a text that begins with a quote or bracket
-    return f"input.text={QuotedString(_literal(text), Quote.single).with_quotes()}"
-
-
-def _literal(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
-    """Return ``value`` with its strings escaped: omegaconf finds no interpolation in them."""
-    if isinstance(value, str):
-        # Backslashes before the escaped "${" count by twos, and the last one escapes.
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    if isinstance(value, list):
-        return [_literal(element) for element in value]
-    if isinstance(value, dict):
-        return {key: _literal(element) for key, element in value.items()}
-    return value
-
-
-@cache
-def _parser() -> Any:  # noqa: ANN401  an untyped module
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create()
-
-
-def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> None:
-    """Refuse overrides that are malformed or name an option or key that is not there.
-
-    Args:
-        overrides: as on the command line, short forms expanded.
-        bundled_only: there are no options but those of this package.
-
-    Raises:
-        RefusedError: naming the nearest match.
-    """
-    known = groups()
-    for override in _parsed(overrides):
-        key = override.key_or_group
-        if key in known and bundled_only:
-            for value in _values(override):
-                _check_option(key, value)
-        elif "." not in key and key not in known and "@" not in key and key not in _top_level():
-            raise _unknown_key(key, overrides)
-
-
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each run of a sweep, in Hydra's order.
-
-    Raises:
-        RefusedError: an override is malformed.
-    """
-    choices = [
-        [f"{o.get_key_element()}={value}" for value in _values(o)]
-        if o.is_sweep_override()
-        else [str(o.input_line)]
-        for o in _parsed(overrides)
-    ]
-    return [list(job) for job in itertools.product(*choices)]
-
-
-def _parsed(overrides: Iterable[str]) -> list[Override]:
-    from hydra.errors import HydraException
-
-    parsed = []
-    for override in overrides:
-        try:
-            parsed.append(_parser().parse_override(override))
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise RefusedError(
-                f"{override} is not understood: {reason}.",
-                "Write KEY=VALUE; quote a value with special characters: 'key=\"a, b\"'.",
-            ) from error
-    return parsed
-
-
-def _values(override: Override) -> list[str]:
-    from hydra.core.override_parser.types import Glob
-
-    if not override.is_sweep_override():
-        return [str(override.get_value_element_as_str())]
-    value = override.value()
-    if isinstance(value, Glob):
-        return value.filter(list(options(override.key_or_group)))
-    return [str(v) for v in override.sweep_string_iterator()]
-
-
-def _check_option(group: str, option: str) -> None:
-    if option == "null" and groups()[group] == "null":
-        return
-    available = options(group)
-    if option in available:
-        return
-    if option in PLANNED.get(group, ()):
-        raise OptionError(
-            group, option, ", ".join(available), f"{group}={option} is promised, but not yet there."
-        )
-    raise OptionError(group, option, ", ".join(available), nearest(option, available))
-
-
-@cache
-def _top_level() -> frozenset[str]:
-    return frozenset({*(field.name for field in fields(Settings)), "hydra"})
-
-
 def _unknown_key(key: str, overrides: Sequence[str]) -> RefusedError:
-    """Say what there is instead of ``key``."""
+    """Say what there is instead of ``key``, a field of a group's option."""
     parent, _, _ = key.rpartition(".")
-    if parent:
-        # The node as its group's choice makes it, without the keys set one by one.
-        whole = [o for o in overrides if "." not in o.split("=")[0]]
-        there = [k for k in config_from(whole).get(parent, {}) if k != "_target_"]
-        known = [f"{parent}.{k}" for k in there]
-    else:
-        known = sorted({*_top_level(), *groups(), "text"} - {"hydra"})
-    listed = ", ".join(known) or "none"
-    return RefusedError(f"{key} is no key here. There are: {listed}.", nearest(key, known))
+    # The node as its group's choice makes it, without the keys set one by one.
+    whole = [o for o in overrides if "." not in o.split("=")[0]]
+    node = config_from(whole).get(parent) or {}
+    return unknown_key(key, [f"{parent}.{field}" for field in node if field != "_target_"])
