@@ -31,11 +31,18 @@ class Group(NamedTuple):
 
 
 class Batching(ABC):
-    """A policy."""
+    """A policy.
+
+    Attributes:
+        layout: the record its batches are.
+        uses_batch: whether it heeds ``batch``.
+        less_padding: what to change when too much of a batch is padding.
+    """
 
     name: str
     layout: ClassVar[type] = PaddedBatch
     uses_batch: ClassVar[bool] = True
+    less_padding: ClassVar[str] = "Use batching=by_length or batching=token_budget."
 
     @abstractmethod
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
@@ -84,6 +91,7 @@ class ByLength(Batching):
     window: int
 
     name = "by_length"
+    less_padding: ClassVar[str] = "Use batching=token_budget, a lower batch, or closer edges."
 
     def __post_init__(self) -> None:
         _check_window(self.window)
@@ -120,6 +128,9 @@ class TokenBudget(Batching):
 
     name = "token_budget"
     uses_batch: ClassVar[bool] = False
+    less_padding: ClassVar[str] = (
+        "Lower batching.max_tokens: batches of fewer texts are more alike."
+    )
 
     def __post_init__(self) -> None:
         _check_window(self.window)

@@ -72,7 +72,7 @@ def padding_waste(record: Record, workload: Workload) -> Caveat | None:
     return Caveat(
         "padding_waste",
         f"{workload.padding_waste:.0%} of the computed tokens are padding.",
-        "Use batching=by_length or batching=token_budget.",
+        workload.less_padding,
     )
 
 

@@ -52,8 +52,8 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         "throughput": f"{_number(throughput['sequences_per_s'])} sequences/s, "
         f"{_number(throughput['real_tokens_per_s'])} real tokens/s",
         "compute": f"{_number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s",
-        "memory": f"{_number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB host peak, "
-        f"{_number(_scaled(memory['peak_device_bytes'], 2**-20))} MiB device peak",
+        "memory": f"{_number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB peak on the host, "
+        f"{_number(_scaled(memory['peak_device_bytes'], 2**-20))} on the device",
         "phases": ", ".join(
             f"{name} {seconds:.2f} s"
             for name, seconds in metrics["phases_s"].items()
@@ -120,4 +120,4 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004
+    return "unknown" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004

@@ -29,6 +29,7 @@ class Workload:
         lengths: ``int64 [sequences]``, real tokens of each.
         batch: sequences that a forward was asked to hold.
         uses_batch: whether the batching policy heeds that.
+        less_padding: what the policy advises against padding.
         shapes: the distinct shapes of its batches.
     """
 
@@ -40,6 +41,7 @@ class Workload:
     skipped: int
     batch: int
     uses_batch: bool
+    less_padding: str
     shapes: tuple[Shape, ...]
     tokenize_s: float | None
 

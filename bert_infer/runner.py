@@ -188,6 +188,7 @@ class Runner:
                 skipped=one_pass.skipped,
                 batch=self.settings.batch,
                 uses_batch=self.batching.uses_batch,
+                less_padding=self.batching.less_padding,
                 shapes=tuple(shapes),
                 tokenize_s=tokenize_s,
             ),

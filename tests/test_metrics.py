@@ -48,6 +48,7 @@ def workload(lengths=(2, 4)):
         skipped=0,
         batch=2,
         uses_batch=True,
+        less_padding="",
         shapes=(Shape(2, 4, has_padding=True),),
         tokenize_s=0.5,
     )
