@@ -69,6 +69,7 @@ def show_metrics(metrics: dict[str, Any]) -> None:
 def show_directory(directory: object) -> None:
     """Print where the run's files are."""
     _OUT.print(Text(str(directory)))
+    _OUT.file.flush()  # a sweep's finished runs are seen through a pipe too
 
 
 @contextmanager
