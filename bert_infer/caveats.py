@@ -23,7 +23,7 @@ def random_weights(record: Record, workload: Workload) -> Caveat | None:
     return Caveat(
         "random_weights",
         "The weights are random: outputs are meaningless, timings are valid.",
-        "Go online once so that the hub's weights are cached, or set model.checkpoint.",
+        "Set model.checkpoint, or model.weights=auto and go online once to fetch the hub's.",
     )
 
 
@@ -43,7 +43,7 @@ def few_samples(record: Record, workload: Workload) -> Caveat | None:
     """A high percentile would be a guess."""
     del workload
     samples = len(record.forwards)
-    if samples >= _P99_SAMPLES or record.choice["iterations"] == 1:
+    if samples >= _P99_SAMPLES:
         return None
     return Caveat(
         "few_samples",
@@ -112,8 +112,8 @@ def batch_not_filled(record: Record, workload: Workload) -> Caveat | None:
         return None
     return Caveat(
         "batch_not_filled",
-        f"batch={workload.batch} was asked, but the input has only {largest} sequences.",
-        f"Give more texts, or set batch={largest}.",
+        f"batch={workload.batch} was asked, but no forward holds more than {largest} sequences.",
+        f"Give more texts, widen batching.window where there is one, or set batch={largest}.",
     )
 
 

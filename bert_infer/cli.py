@@ -173,7 +173,9 @@ def _write(directory: Path, record: Record, runner: Runner) -> None:
     from bert_infer import environment, files
 
     if "torch" in sys.modules:  # a run that ended before has nothing to describe
-        described = environment.describe(runner.device.resolve())
+        device = runner.device.resolve()
+        with device.active():  # the threads that the run had
+            described = environment.describe(device)
         record.run["environment_hash"] = environment.digest(described)
         files.write_json(directory / "environment.json", described)
     files.write_forwards(directory / "forwards.csv", record.forwards)

@@ -164,7 +164,7 @@ def _checked(schema: type[C], content: DictConfig | dict[Any, Any], group: str) 
         OmegaConf.set_readonly(node, value=False)  # frozen classes make read-only nodes
         made: C = OmegaConf.to_object(OmegaConf.merge(node, content))  # type: ignore[assignment]
     except ConfigKeyError as error:
-        known = ", ".join(prefix + name for name in names)
+        known = ", ".join(prefix + name for name in names) or "none"
         raise RefusedError(
             f"{prefix}{error.full_key} is no key. There are: {known}.",
             nearest(str(error.full_key), names),

@@ -72,8 +72,8 @@ class Prompt(TextInput):
 
     def __post_init__(self) -> None:
         texts = (self.text,) if isinstance(self.text, str) else self.text
-        if not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
-            raise OptionError("text", repr(self.text), "a string or a list of strings")
+        if not isinstance(texts, Sequence) or not all(_is_text(t) for t in texts):
+            raise OptionError("text", repr(self.text), "a string or a list of strings, in UTF-8")
         object.__setattr__(self, "text", tuple(texts))
 
     def texts(self) -> Iterator[Text]:
@@ -83,6 +83,11 @@ class Prompt(TextInput):
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
         """Repeat a single prompt's sequence ``batch`` times."""
         return tokens.repeat(batch) if len(tokens) == 1 else tokens
+
+
+def _is_text(value: object) -> bool:
+    """Tell a string from other things, and from bytes that the shell passed on undecoded."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class Lines(TextInput):
 @cache
 def _standard_input() -> tuple[bytes, ...]:
     """Read standard input once for all the runs of a sweep."""
+    if sys.stdin is None:
+        raise InputError("Standard input is closed.", "Pipe texts into the command.")
     return tuple(sys.stdin.buffer)
 
 
@@ -164,7 +171,7 @@ class Table(TextInput):
 
         try:
             yield from _TABLE_FORMATS[Path(self.path).suffix.lower()](self.path)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{self.path} cannot be read as a table: {reason}",
@@ -172,6 +179,11 @@ class Table(TextInput):
             ) from None
 
     def _check_column(self, names: list[str]) -> None:
+        if names.count(self.column) > 1:
+            raise InputError(
+                f"{self.path} has {names.count(self.column)} columns called {self.column}.",
+                "Rename all but one.",
+            )
         if self.column not in names:
             raise OptionError(
                 "input.column",

@@ -157,8 +157,8 @@ class Model:
         return self._package_files() or hub.cached(self.name, self.revision)
 
     def _package_files(self) -> ModelFiles | None:
-        if self.package is None:
-            return None
+        if self.package is None or self.revision is not None:
+            return None  # a revision is the hub's
         package, _, folder = self.package.partition("/")
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -170,7 +170,11 @@ class Model:
 
     def files(self) -> ModelFiles | None:
         """Return the model's files, from the hub if need be and it can be reached."""
-        return self.local_files() or hub.download(self.name, self.revision)
+        local = self.local_files()
+        if local and local.find("model.safetensors", "pytorch_model.bin"):
+            return local
+        # A cache may hold a model's config alone: other libraries fetch what they need.
+        return hub.download(self.name, self.revision) or local
 
     def tokenizer_files(self) -> ModelFiles | None:
         """Return the small files; the hub is asked only where nothing of the model is bundled."""
@@ -199,6 +203,9 @@ class Model:
 
 def _architecture(path: Path) -> Architecture:
     try:
-        return Architecture(json.loads(path.read_text("utf-8")))
+        config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise WeightsError(f"{path} is not JSON: {error}.", "Correct or replace it.") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path} holds no JSON object.", "Correct or replace it.")
+    return Architecture(config)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bert_infer import batching as batches
 from bert_infer import caveats, environment, tokens, weights
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.inputs import Prompt
+from bert_infer.inputs import Prompt, TextInput
 from bert_infer.measure import forward, measured_pass, timed
 from bert_infer.metrics import Record, Workload
 from bert_infer.outputs import HiddenStates, Pooled
@@ -330,9 +330,10 @@ class Runner:
 @lru_cache(maxsize=4)
 def _tokenise(
     source: Input, version: Hashable, model: Model, vocab_size: int, max_length: int
-) -> tuple[Tokens, dict[str, Any], float]:
+) -> tuple[Tokens, dict[str, Any], float | None]:
     """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
     del version  # part of the key: a file that has changed is read again
     tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
-    return one_pass, dict(tokenizer.provenance), seconds
+    tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
+    return one_pass, dict(tokenizer.provenance), tokenize_s

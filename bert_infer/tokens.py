@@ -97,11 +97,9 @@ def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenize
     Raises:
         WeightsError: there is none, and the model's vocabulary is not the bundled one's size.
     """
-    import tokenizers
-
     path = files.find("tokenizer.json", "vocab.txt") if files else None
     if files and path and path.name == "tokenizer.json":
-        wordpiece = tokenizers.Tokenizer.from_file(str(path))
+        wordpiece = _from_file(path)
         provenance: Mapping[str, Any] = files.provenance
     elif files and path:
         wordpiece = _wordpiece(path, lowercase=_lowercases(files))
@@ -115,9 +113,23 @@ def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenize
             "entries are not the bundled vocabulary's.",
             "Put the model's tokenizer files beside its weights.",
         )
+    if wordpiece.get_vocab_size() > vocab_size:
+        raise WeightsError(
+            f"The tokenizer has {wordpiece.get_vocab_size()} entries, the model only {vocab_size}.",
+            "Put the model's own tokenizer files beside its weights.",
+        )
     wordpiece.no_padding()
     wordpiece.enable_truncation(max_length)
     return Tokenizer(wordpiece, max_length, provenance)
+
+
+def _from_file(path: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001  the library raises no narrower class
+        raise WeightsError(f"{path} is no tokenizer: {error}.", "Correct or replace it.") from None
 
 
 def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
@@ -125,6 +137,8 @@ def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {entry: index for index, entry in enumerate(_lines(path))}
+    if missing := {"[UNK]", "[CLS]", "[SEP]"} - vocabulary.keys():
+        raise WeightsError(f"{path} lacks {', '.join(sorted(missing))}.", "Correct or replace it.")
     wordpiece = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     wordpiece.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     wordpiece.normalizer = normalizers.BertNormalizer(lowercase=lowercase)

@@ -196,3 +196,14 @@ def test_help_lists_every_group_and_option():
         assert f"\n{group}=" in text
         assert all(f"  {option} " in text for option in options(group))
     assert all(f"  {key}=" in text for key in values())
+
+
+def test_an_experiment_overrides_the_values_and_is_overridden_by_the_user():
+    assert compose(["experiment=ragged"]).settings.iterations == 5
+    assert compose(["experiment=ragged", "iterations=2"]).settings.iterations == 2
+    assert compose(["experiment=ragged", "batching=padded"]).batching.name == "padded"
+
+
+def test_texts_that_are_no_unicode_are_refused():
+    with pytest.raises(OptionError, match="UTF-8"):
+        compose(["text=\udcff"])
