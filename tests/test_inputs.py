@@ -6,7 +6,10 @@ import pytest
 
 from bert_infer import compose, tokens
 from bert_infer.errors import InputError, OptionError, RefusedError
-from bert_infer.inputs import Lengths, Lines, Prompt, Synthetic, Table
+from bert_infer.inputs.lines import Lines
+from bert_infer.inputs.prompt import Prompt
+from bert_infer.inputs.synthetic import Lengths, Synthetic
+from bert_infer.inputs.table import Table
 
 
 @pytest.fixture
@@ -51,6 +54,25 @@ def test_tables_give_their_column_as_text(tmp_path, ending):
     assert strings(source) == rows
     with pytest.raises(OptionError, match=r"input.column=text .*id, body"):
         Table(str(path), "text").check()
+
+
+def test_json_lines_are_read_as_they_are_written(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"id": 1}\n\n{"body": "2020-01-01"}\n{"body": 7}\n{"body": null}\n')
+    source = Table(str(path), "body")
+    source.check()
+    assert strings(source) == ["", "2020-01-01", "7", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("{half", "line 2: no JSON object"), ("[1]", "line 2: no JSON"), ('{"body": [1]}', "no text")],
+)
+def test_json_lines_that_hold_no_text_are_named(tmp_path, line, says):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"body": "good"}\n' + line)
+    with pytest.raises(InputError, match=says):
+        strings(Table(str(path), "body"))
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])

@@ -1,0 +1,81 @@
+"""The ``input`` group: where the texts come from. One source a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from bert_infer.records import Text, Tokens
+    from bert_infer.tokens import Tokenizer
+
+
+class Input(ABC):
+    """A source of sequences."""
+
+    @abstractmethod
+    def tokens(self, tokenizer: Tokenizer) -> Tokens:
+        """Return every sequence of one pass.
+
+        Raises:
+            InputError: the source's content cannot be read.
+        """
+
+    def check(self) -> None:
+        """Refuse, before anything is loaded, a source that is not there.
+
+        Raises:
+            OptionError: naming the key to change.
+        """
+
+    def version(self) -> Hashable:
+        """Return what differs once the content has changed and the configuration has not."""
+        return None
+
+    def fill(self, tokens: Tokens, batch: int) -> Tokens:
+        """Return the sequences to run; only a single prompt is repeated to fill a batch."""
+        del batch
+        return tokens
+
+
+class TextInput(Input):
+    """A source of strings."""
+
+    @abstractmethod
+    def texts(self) -> Iterator[Text]:
+        """Yield every text, empty ones included."""
+
+    def tokens(self, tokenizer: Tokenizer) -> Tokens:
+        """Tokenise the texts as they are read."""
+        return tokenizer.encode(self.texts())
+
+
+class FileInput(TextInput):
+    """A source that is a file on this machine."""
+
+    path: str
+
+    def check(self) -> None:
+        """Refuse a missing file, a directory, and a file that may not be read."""
+        if Path(self.path).is_dir():
+            raise OptionError("input.path", self.path, "a file; this is a directory")
+        if not Path(self.path).is_file():
+            raise OptionError(
+                "input.path", self.path, "an existing file", "Nothing is there; check the spelling."
+            )
+        try:
+            Path(self.path).open("rb").close()
+        except OSError as error:
+            raise OptionError(
+                "input.path", self.path, "a readable file", f"{error.strerror}."
+            ) from None
+
+    def version(self) -> Hashable:
+        """Return the file's time of change and size."""
+        status = Path(self.path).stat()
+        return status.st_mtime_ns, status.st_size

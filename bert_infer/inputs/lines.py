@@ -1,0 +1,67 @@
+"""A text file or standard input, one text a line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import InputError
+from bert_infer.inputs import FileInput
+from bert_infer.records import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+_STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Lines(FileInput):
+    """A UTF-8 text file, one text a line; ``-`` is standard input."""
+
+    path: str
+
+    def check(self) -> None:
+        """Refuse what is no readable file."""
+        if self.path != _STANDARD_INPUT:
+            super().check()
+
+    def version(self) -> Hashable:
+        """Return the file's time of change and size; standard input is read once a process."""
+        return None if self.path == _STANDARD_INPUT else super().version()
+
+    def texts(self) -> Iterator[Text]:
+        """Yield the lines without their ends."""
+        if self.path == _STANDARD_INPUT:
+            yield from decoded(_standard_input(), "standard input")
+            return
+        with Path(self.path).open("rb") as file:
+            yield from decoded(file, self.path)
+
+
+@cache
+def _standard_input() -> tuple[bytes, ...]:
+    """Read standard input once for all the runs of a sweep."""
+    if sys.stdin is None:
+        raise InputError("Standard input is closed.", "Pipe texts into the command.")
+    return tuple(sys.stdin.buffer)
+
+
+def decoded(lines: Iterable[bytes], name: str) -> Iterator[Text]:
+    """Yield each of ``lines`` as a text, without its end and without a byte-order mark.
+
+    Raises:
+        InputError: naming the line of ``name`` that is not UTF-8.
+    """
+    for position, line in enumerate(lines):
+        encoding = "utf-8" if position else "utf-8-sig"
+        try:
+            yield Text(position, line.decode(encoding).rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {position + 1}: not UTF-8 ({error.reason} at byte {error.start}).",
+                "Convert the file first: iconv -f ENCODING -t UTF-8.",
+            ) from None

@@ -1,0 +1,40 @@
+"""Texts given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bert_infer.errors import OptionError
+from bert_infer.inputs import TextInput
+from bert_infer.records import Text, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Prompt(TextInput):
+    """A text, or a list of texts, given as they are."""
+
+    text: Any  # omegaconf has no union of a string and a list
+
+    def __post_init__(self) -> None:
+        texts = (self.text,) if isinstance(self.text, str) else self.text
+        if not isinstance(texts, Sequence) or not all(_is_text(t) for t in texts):
+            raise OptionError("text", repr(self.text), "a string or a list of strings, in UTF-8")
+        object.__setattr__(self, "text", tuple(texts))
+
+    def texts(self) -> Iterator[Text]:
+        """Yield the prompts."""
+        yield from (Text(position, string) for position, string in enumerate(self.text))
+
+    def fill(self, tokens: Tokens, batch: int) -> Tokens:
+        """Repeat a single prompt's sequence ``batch`` times."""
+        return tokens.repeat(batch) if len(tokens) == 1 else tokens
+
+
+def _is_text(value: object) -> bool:
+    """Tell a string from other things, and from bytes that the shell passed on undecoded."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -1,0 +1,88 @@
+"""Random token ids whose lengths follow a stated distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bert_infer.errors import OptionError
+from bert_infer.inputs import Input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from bert_infer.records import Tokens
+    from bert_infer.tokens import Tokenizer
+
+
+class Lengths(Enum):
+    """How the lengths of synthetic sequences are distributed."""
+
+    fixed = "fixed"
+    uniform = "uniform"
+    lognormal = "lognormal"
+
+
+@dataclass(frozen=True)
+class Synthetic(Input):
+    """Random token ids, for a workload that is only its lengths."""
+
+    texts: int
+    lengths: Lengths
+    mu: float
+    sigma: float
+    min: int
+    max: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.texts < 1:
+            raise OptionError("texts", self.texts, "a whole number from 1")
+        if not 1 <= self.min <= self.max:
+            raise OptionError("min", self.min, f"a whole number from 1 to input.max, {self.max}")
+        if not 0 <= self.sigma < np.inf:
+            raise OptionError("sigma", self.sigma, "a number from 0")
+        if not np.isfinite(self.mu):
+            raise OptionError("mu", self.mu, "a finite number")
+        if self.seed < 0:
+            raise OptionError("seed", self.seed, "a whole number from 0")
+
+    def tokens(self, tokenizer: Tokenizer) -> Tokens:
+        """Draw the sequences: the lengths first, then the ids.
+
+        Raises:
+            OptionError: sequences longer than the model takes.
+        """
+        if self.max > tokenizer.max_length:
+            raise OptionError(
+                "input.max", self.max, f"at most max_length, {tokenizer.max_length} tokens here"
+            )
+        generator = np.random.default_rng(self.seed)
+        lengths = _DRAW[self.lengths](self, generator).clip(self.min, self.max).astype(np.int64)
+        # Ids from 1: id 0 is padding in every BERT vocabulary.
+        ids = generator.integers(1, tokenizer.vocab_size, lengths.sum(), dtype=np.int32)
+        return tokenizer.ragged(ids, lengths)
+
+
+def _fixed(of: Synthetic, _: np.random.Generator) -> NDArray[np.number]:
+    return np.full(of.texts, of.max)
+
+
+def _uniform(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
+    return generator.integers(of.min, of.max, of.texts, endpoint=True)
+
+
+def _lognormal(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
+    return generator.lognormal(of.mu, of.sigma, of.texts).round()
+
+
+_DRAW: dict[Lengths, Callable[[Synthetic, np.random.Generator], NDArray[np.number]]] = {
+    Lengths.fixed: _fixed,
+    Lengths.uniform: _uniform,
+    Lengths.lognormal: _lognormal,
+}
