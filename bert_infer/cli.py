@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.runner import Runner
 
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
+_RESULTS = ("metrics.json", "multirun.yaml")
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,14 +69,10 @@ def _run(arguments: Sequence[str]) -> int:
         _check(overrides, searchpath, is_sweep=asked.multirun)
 
     codes = [0]
-    refusals: list[RefusedError] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> None:
-        try:
-            codes.append(_execute(config))
-        except RefusedError as refusal:  # Hydra would print it in its own way
-            refusals.append(refusal)
+        codes.append(_execute(config))
 
     flags = [argument for argument in arguments if argument not in asked.overrides]
     with _arguments([*flags, *overrides]), _hydra_errors_raised():
@@ -88,8 +85,6 @@ def _run(arguments: Sequence[str]) -> int:
                 f"The run directory cannot be written: {error}.",
                 "Choose another: hydra.run.dir=DIR.",
             ) from error
-    if refusals:
-        raise refusals[0]
     return max(codes)
 
 
@@ -108,14 +103,31 @@ def _check(overrides: list[str], searchpath: list[str], *, is_sweep: bool) -> No
             f"{' '.join(overrides)} asks for several runs.",
             "Add --multirun (or -m) to make a sweep.",
         )
-    for run in runs:
-        runner_from(config_from(run, searchpath)).prepare()
-    hydra = config_from(runs[0], searchpath, with_hydra=True).hydra
-    place = Path(hydra.sweep.dir if is_sweep else hydra.run.dir)
-    if any((place / name).exists() for name in ("metrics.json", "multirun.yaml")):
-        kind = "sweep" if is_sweep else "run"
+    configs = [config_from(run, searchpath, job=number) for number, run in enumerate(runs)]
+    for config in configs:
+        runner_from(config).prepare()
+    if is_sweep:
+        _check_free("sweep", configs[0], [config.hydra.sweep.subdir for config in configs])
+    else:
+        _check_free("run", configs[0], [""])
+
+
+def _check_free(kind: str, config: DictConfig, folders: list[str]) -> None:
+    """Refuse directories that hold results already, or that runs would share.
+
+    Raises:
+        RunDirectoryError: naming the key to change.
+    """
+    root = Path(config.hydra[kind].dir)
+    if any((d / name).exists() for d in (root, *map(root.joinpath, folders)) for name in _RESULTS):
         raise RunDirectoryError(
-            f"{place} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
+            f"{root} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
+        )
+    shared = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if shared is not None:
+        raise RunDirectoryError(
+            f"hydra.sweep.subdir gives several runs the same directory, {shared}.",
+            "Leave it out, or let it contain ${hydra.job.num}.",
         )
 
 
@@ -124,14 +136,13 @@ def _execute(config: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bert_infer import console, files
+    from bert_infer import console
     from bert_infer.composition import runner_from
 
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
-    is_sweep = hydra_config.mode is RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
-    if is_sweep:
+    if hydra_config.mode is RunMode.MULTIRUN:
         console.show_heading(
             f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}"
         )
@@ -141,7 +152,7 @@ def _execute(config: DictConfig) -> int:
         prepared = runner.prepare()
         sinks = runner.output.sinks(prepared.tokens)
         with console.progress_bar() as progress:
-            outputs = runner.execute(record, prepared, sinks, progress)
+            batch, outputs = runner.execute(record, prepared, sinks, progress)
         with record.phases("write"):
             for sink in sinks:
                 sink.write(directory)
@@ -149,10 +160,7 @@ def _execute(config: DictConfig) -> int:
         record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
         _write(directory, record, runner)
         raise
-    except RefusedError as error:
-        if not is_sweep:
-            files.discard(directory)
-            raise
+    except RefusedError as error:  # what was checked a moment ago has changed
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
@@ -162,7 +170,8 @@ def _execute(config: DictConfig) -> int:
         sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**record.error))
         console.show_directory(directory)
         return _FAILED
-    console.show_outputs(outputs)
+    pooled = runner.output.pooled(batch, outputs)
+    console.show_outputs(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
     console.show_metrics(record.metrics())
     console.show_directory(directory)
     return 0

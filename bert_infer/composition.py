@@ -19,7 +19,8 @@ from bert_infer.models import Model
 from bert_infer.options import CONF
 from bert_infer.outputs import Output
 from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
-from bert_infer.runner import Runner, Settings
+from bert_infer.runner import Runner
+from bert_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,33 +57,42 @@ def compose(overrides: Sequence[str] = ()) -> Runner:
 
 
 def config_from(
-    overrides: Sequence[str], searchpath: Sequence[str] = (), *, with_hydra: bool = False
+    overrides: Sequence[str], searchpath: Sequence[str] = (), job: int | None = None
 ) -> DictConfig:
     """Return the composed configuration.
 
     Args:
         overrides: as on the command line, short forms expanded.
         searchpath: further directories with options.
-        with_hydra: include Hydra's own node, which says where runs are written.
+        job: the run's number in its sweep; includes Hydra's own node, which says where the run is
+            written.
 
     Raises:
         RefusedError: Hydra cannot compose them.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
+    from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    more = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in searchpath)}]"]
+    paths = [QuotedString(f"file://{p}", Quote.single).with_quotes() for p in searchpath]
+    more = [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            everything = [*overrides, *(more if searchpath else [])]
-            return hydra_compose("config", everything, return_hydra_config=with_hydra)
+            config = hydra_compose(
+                "config", [*overrides, *more], return_hydra_config=job is not None
+            )
     except (HydraException, OmegaConfBaseException) as error:
         key = getattr(error.__cause__, "full_key", None)
         if key:
             raise _unknown_key(str(key), overrides) from error
         raise RefusedError(str(error).strip(), "Try --help.") from error
+    if job is not None:
+        with open_dict(config):
+            config.hydra.job.num = job
+    return config
 
 
 def runner_from(config: DictConfig) -> Runner:
@@ -93,7 +103,8 @@ def runner_from(config: DictConfig) -> Runner:
     """
     from omegaconf import OmegaConf
 
-    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key not in COMPONENTS])
+    values = [str(key) for key in config if key not in COMPONENTS and key != "hydra"]
+    settings = OmegaConf.masked_copy(config, values)
     components: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
     }

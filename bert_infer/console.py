@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,18 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bert_infer.records import Outputs
 
-_OUT = Console(highlight=False, soft_wrap=True)
-_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+class _Console(Console):
+    """Goes silent, and ends nothing, when whoever read it has gone: ``python run.py | head``."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come nowhere, also what Python flushes when it ends."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_OUT = _Console(highlight=False, soft_wrap=True)
+_ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_heading(text: str) -> None:
@@ -26,10 +35,16 @@ def show_heading(text: str) -> None:
     _OUT.print(Text(text, "bold"))
 
 
-def show_outputs(outputs: Outputs) -> None:
-    """Print the shape, type and first and last values of what the last forward computed."""
-    _show_tensor("Final hidden states", outputs.hidden_states)
-    _show_tensor("Pooled output", outputs.pooled)
+def show_outputs(hidden_states: torch.Tensor, pooled: torch.Tensor, last_token: int) -> None:
+    """Print the shape, type and first and last values of what the last forward computed.
+
+    Args:
+        hidden_states: ``[rows, width, hidden]``.
+        pooled: ``[rows, hidden]``.
+        last_token: where the last row's last real token stands.
+    """
+    _show_tensor("Final hidden states", hidden_states, hidden_states[-1, last_token])
+    _show_tensor("Pooled output", pooled, pooled[-1])
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
@@ -69,7 +84,6 @@ def show_metrics(metrics: dict[str, Any]) -> None:
 def show_directory(directory: object) -> None:
     """Print where the run's files are."""
     _OUT.print(Text(str(directory)))
-    _OUT.file.flush()  # a sweep's finished runs are seen through a pipe too
 
 
 @contextmanager
@@ -105,10 +119,10 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-def _show_tensor(title: str, tensor: torch.Tensor) -> None:
-    rows = tensor.reshape(-1, tensor.shape[-1])
+def _show_tensor(title: str, tensor: torch.Tensor, last: torch.Tensor) -> None:
+    first = tensor.reshape(-1, tensor.shape[-1])[0]
     _OUT.print(Text.assemble((title, "bold"), f"  {list(tensor.shape)}  {str(tensor.dtype)[6:]}"))
-    _OUT.print(Text(f"  first  {_ends(rows[0])}\n  last   {_ends(rows[-1])}"))
+    _OUT.print(Text(f"  first  {_ends(first)}\n  last   {_ends(last)}"))
 
 
 def _ends(row: torch.Tensor) -> str:

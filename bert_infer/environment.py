@@ -93,11 +93,12 @@ def _cpu() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cores_allowed": len(affinity(0)) if affinity else None,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
-        "memory_bytes": _physical_memory(),
+        "memory_bytes": physical_memory_bytes(),
     }
 
 
-def _physical_memory() -> int | None:
+def physical_memory_bytes() -> int | None:
+    """Return the machine's memory; unknown is None."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -8,13 +8,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.errors import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from bert_infer.records import Forward
-
-_HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
 @contextmanager
@@ -26,6 +26,21 @@ def whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that ``path`` holds.
+
+    Raises:
+        RefusedError: it holds something else, or cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RefusedError(f"{path} cannot be read as JSON: {error}.", "Replace it.") from None
+    if not isinstance(content, dict):
+        raise RefusedError(f"{path} holds no JSON object.", "Replace it.")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON holds
@@ -67,17 +82,3 @@ def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
             ]
             for f in forwards
         )
-
-
-def discard(directory: Path) -> None:
-    """Remove what Hydra wrote for a run that was then refused, and directories left empty.
-
-    Nothing else is touched, so a directory that was there before stays as it was.
-    """
-    for path in (*(directory / ".hydra" / name for name in _HYDRA_FILES), directory / "run.log"):
-        path.unlink(missing_ok=True)
-    for folder in (directory / ".hydra", directory, directory.parent):
-        try:
-            folder.rmdir()
-        except OSError:
-            return

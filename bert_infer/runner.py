@@ -5,60 +5,33 @@ from __future__ import annotations
 import importlib
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import batching as batches
-from bert_infer import caveats, environment, tokens, weights
-from bert_infer.errors import OptionError, RefusedError
-from bert_infer.inputs import Prompt, TextInput
-from bert_infer.measure import forward, measured_pass, timed
-from bert_infer.metrics import Record, Workload
+from bert_infer import caveats, environment, preparation, weights
+from bert_infer.inputs.prompt import Prompt
+from bert_infer.measure import forward, measured_pass
+from bert_infer.metrics import Record
 from bert_infer.outputs import HiddenStates, Pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.batching import Batching, Group
+    from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Encode, Engine
     from bert_infer.graphs import Graph
     from bert_infer.inputs import Input
-    from bert_infer.models import Architecture, Model
+    from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
-    from bert_infer.records import Outputs, PaddedBatch, Shape, Tokens
-    from bert_infer.weights import WeightsSource
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The values at the top of the configuration."""
-
-    batch: int
-    iterations: int
-    warmup: int | str
-    max_length: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        for key in ("batch", "iterations"):
-            if getattr(self, key) < 1:
-                raise OptionError(key, getattr(self, key), "a whole number from 1")
-        if self.warmup != "auto" and not (isinstance(self.warmup, int) and self.warmup >= 0):
-            raise OptionError("warmup", self.warmup, "auto or a whole number from 0")
-        if self.max_length is not None and (self.max_length < 0 or self.max_length in {1, 2}):
-            raise OptionError(
-                "max_length",
-                self.max_length,
-                "0 or null (the model's own), or a whole number from 3: two are special tokens",
-            )
-        if self.seed < 0:
-            raise OptionError("seed", self.seed, "a whole number from 0")
+    from bert_infer.preparation import Prepared
+    from bert_infer.records import Outputs, PaddedBatch
+    from bert_infer.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +49,6 @@ class Result:
     hidden_states: list[torch.Tensor]
     pooled: torch.Tensor
     positions: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """All that is known of a run before torch is imported or a weight read."""
-
-    device: Device
-    graph: Graph
-    architecture: Architecture
-    tokens: Tokens
-    groups: dict[Shape, Group]
-    workload: Workload
-    tokenizer_provenance: dict[str, Any]
-    source: WeightsSource
 
 
 @dataclass(frozen=True)
@@ -147,54 +106,7 @@ class Runner:
         Raises:
             RefusedError: the request cannot be met.
         """
-        device = self.device.resolve()
-        device.check()
-        graph = self.graph.resolve(device)
-        graph.check(device)
-        self.dtype.check(device)
-        self.input.check()
-        self.model.check()
-        if self.batching.layout not in self.engine.layouts:
-            raise RefusedError(
-                f"batching={self.batching.name} makes batches that engine={self.engine.name} "
-                "does not take.",
-                "Choose another batching.",
-            )
-        architecture = self.model.architecture()
-        max_length = self._max_length(architecture)
-        self.batching.check(max_length)
-        one_pass, tokenizer_provenance, tokenize_s = _tokenise(
-            self.input, self.input.version(), self.model, architecture.vocab_size, max_length
-        )
-        one_pass = self.input.fill(one_pass, self.settings.batch)
-        self.batching.check_lengths(one_pass.lengths)
-        groups = list(self._plan(one_pass, architecture))
-        # Last, since it may wait for the hub.
-        source = weights.locate(self.model, self.settings.seed)
-        weights.check(source, architecture)
-        shapes = batches.shapes(iter(groups), one_pass.lengths)
-        return Prepared(
-            device=device,
-            graph=graph,
-            architecture=architecture,
-            tokens=one_pass,
-            groups=shapes,
-            workload=Workload(
-                texts=one_pass.texts,
-                lengths=one_pass.lengths,
-                forwards=len(groups),
-                padded_tokens=sum(len(group.sequences) * group.width for group in groups),
-                truncated=one_pass.truncated,
-                skipped=one_pass.skipped,
-                batch=self.settings.batch,
-                uses_batch=self.batching.uses_batch,
-                less_padding=self.batching.less_padding,
-                shapes=tuple(shapes),
-                tokenize_s=tokenize_s,
-            ),
-            tokenizer_provenance=tokenizer_provenance,
-            source=source,
-        )
+        return preparation.prepare(self)
 
     def execute(
         self,
@@ -202,7 +114,7 @@ class Runner:
         prepared: Prepared,
         sinks: Sequence[Sink] = (),
         progress: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> Outputs:
+    ) -> tuple[PaddedBatch, Outputs]:
         """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
 
         Args:
@@ -212,7 +124,7 @@ class Runner:
             progress: is told the forwards done and in all, never while the clock runs.
 
         Returns:
-            The outputs of the last forward, in host memory.
+            The last batch and its outputs, in host memory.
         """
         record.architecture, record.workload = prepared.architecture, prepared.workload
         record.choice = self._choice(prepared)
@@ -232,12 +144,12 @@ class Runner:
                 encode = self._load(record, prepared)
                 device.reset_peak_memory()
             self._warm_up(record, prepared, encode)
-            outputs = self._measure(record, prepared, encode, sinks, progress)
+            last = self._measure(record, prepared, encode, sinks, progress)
             record.peak_device_bytes = device.peak_memory()
         record.peak_host_bytes = environment.peak_host_bytes()
         record.warnings = caveats.of(record)
         record.status = "ok"
-        return outputs
+        return last
 
     def _load(self, record: Record, prepared: Prepared) -> Encode:
         loaded = weights.load(prepared.source, prepared.architecture)
@@ -272,7 +184,7 @@ class Runner:
         encode: Encode,
         sinks: Sequence[Sink],
         progress: Callable[[int, int], None],
-    ) -> Outputs:
+    ) -> tuple[PaddedBatch, Outputs]:
         iterations = self.settings.iterations
         total = iterations * prepared.workload.forwards
         with record.phases("measure"):
@@ -285,31 +197,19 @@ class Runner:
                         for sink in sinks:
                             sink.collect(batch, outputs)
                     progress(len(record.forwards), total)
-        return outputs
-
-    def _plan(self, one_pass: Tokens, architecture: Architecture) -> Iterator[Group]:
-        return self.batching.plan(one_pass.lengths, self.settings.batch, architecture.max_length)
+        return batch, outputs
 
     def _batches(
         self, prepared: Prepared
     ) -> Iterator[tuple[PaddedBatch, tuple[NDArray[np.generic], ...]]]:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
-        for group in self._plan(prepared.tokens, prepared.architecture):
+        lengths, limit = prepared.tokens.lengths, prepared.architecture.max_length
+        for group in self.batching.plan(lengths, self.settings.batch, limit):
             batch = batches.lay_out(group, prepared.tokens, prepared.architecture.pad_token_id)
             yield batch, self._inputs(batch, prepared)
 
     def _inputs(self, batch: PaddedBatch, prepared: Prepared) -> tuple[NDArray[np.generic], ...]:
         return self.engine.inputs(batch, keep_mask=prepared.graph.keeps_mask)
-
-    def _max_length(self, architecture: Architecture) -> int:
-        limit = architecture.max_length
-        if self.settings.max_length and self.settings.max_length > limit:
-            raise OptionError(
-                "max_length",
-                self.settings.max_length,
-                f"at most {limit}, the longest sequence that {self.model.name} takes",
-            )
-        return self.settings.max_length or limit
 
     def _choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""
@@ -323,17 +223,5 @@ class Runner:
             "weights": prepared.source.kind,
             "batch": self.settings.batch if self.batching.uses_batch else None,
             "iterations": self.settings.iterations,
-            "max_length": self._max_length(prepared.architecture),
+            "max_length": prepared.max_length,
         }
-
-
-@lru_cache(maxsize=4)
-def _tokenise(
-    source: Input, version: Hashable, model: Model, vocab_size: int, max_length: int
-) -> tuple[Tokens, dict[str, Any], float | None]:
-    """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
-    del version  # part of the key: a file that has changed is read again
-    tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
-    one_pass, seconds = timed(lambda: source.tokens(tokenizer))
-    tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
-    return one_pass, dict(tokenizer.provenance), tokenize_s

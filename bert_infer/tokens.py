@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_infer.errors import InputError, WeightsError
+from bert_infer.files import read_json_object
 from bert_infer.records import Tokens
 
 if TYPE_CHECKING:
@@ -155,9 +156,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _lowercases(files: ModelFiles) -> bool:
-    import json
-
     config = files.find("tokenizer_config.json")
-    return (
-        bool(json.loads(config.read_text("utf-8")).get("do_lower_case", True)) if config else True
-    )
+    return bool(read_json_object(config).get("do_lower_case", True)) if config else True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,21 +115,15 @@ def read(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
 
 
 def check(source: WeightsSource, architecture: Architecture) -> None:
-    """Check a safetensors file by its header alone; other files are checked when they are read.
+    """Check what a file says it holds, without reading its values.
 
     Raises:
         WeightsError: as ``read``.
     """
     path = source.path
-    if path is None or not _is_safetensors(path):
+    if path is None:
         return
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise _unreadable(path, str(error)) from None
+    shapes = _safetensors_shapes(path) if _is_safetensors(path) else _torch_shapes(path)
     check_fit(path, {_canonical(n): shapes[n] for n in _encoder_names(shapes)}, architecture)
 
 
@@ -205,13 +200,32 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(path, str(error)) from None
 
 
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _torch_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Only torch can tell, and is imported here; it maps the file and reads no values.
+
+    Files from before torch 1.6 are no zip archives, and are read whole.
+    """
+    tensors = _read_torch(path, mmap=zipfile.is_zipfile(path))
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _read_torch(path: Path, *, mmap: bool = False) -> dict[str, torch.Tensor]:
     import pickle
 
     import torch
 
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
         # torch's own message advises to load it all the same.
         raise _unreadable(

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from bert_infer import compose
+
 RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
 
 
@@ -129,6 +131,9 @@ REFUSED = [
     (["model=tiny", "input=lines", "input.path=latin1.txt"], "line 2"),
     (["input=synthetic", "input.max=600"], "input.max=600"),
     (["model.checkpoint=."], "directory"),
+    (["model=tiny", "batch=1000000000000"], "batch=1000000000000"),
+    (["model=tiny", "batch=30000000000", "batching=token_budget"], "fit in memory"),
+    (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=same"], "same directory"),
 ]
 
 
@@ -154,6 +159,43 @@ def test_cuda_is_refused_where_there_is_none(command):
     done = command("device=cuda")
     assert done.returncode == 2
     assert "no NVIDIA driver" in done.stderr
+
+
+def test_a_reader_that_leaves_early_ends_nothing(command):
+    script = f"{sys.executable} {ROOT / 'run.py'} -m model=tiny batch=1,2 | true; echo $PIPESTATUS"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=command.directory,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
+    assert done.stderr == ""
+    assert [m["status"] for m in command.metrics()] == ["ok", "ok"]
+
+
+def test_the_last_values_shown_are_a_real_tokens_and_the_pooling_is_the_one_chosen(command):
+    texts = ["One that is longer than the other.", "Short."]
+    done = command("model=minilm", f"text={json.dumps(texts)}", "batch=2", "output.pooling=mean")
+    result = compose(["model=minilm"]).run(texts)
+    lines = done.stdout.splitlines()
+    state, mean = result.hidden_states[1][-1], result.hidden_states[1].mean(0)
+    for line, row in ((lines[2], state), (lines[5], mean)):
+        shown = [float(v) for v in line.split("[")[1].rstrip("]").replace("...,", "").split(",")]
+        expected = [*row[:3].tolist(), *row[-3:].tolist()]
+        assert shown == pytest.approx(expected, abs=2e-4)
+
+
+def test_options_of_your_own_lie_in_any_directory(command):
+    group = command.directory / "my conf, and more" / "batching"
+    group.mkdir(parents=True)
+    (group / "narrow.yaml").write_text(
+        "_target_: bert_infer.batching.TokenBudget\nmax_tokens: 64\nwindow: 9\n"
+    )
+    done = command("--config-dir", str(group.parent), "model=tiny", "batching=narrow")
+    assert done.returncode == 0, done.stderr
+    assert command.metrics()[0]["choice"]["batching"] == "token_budget"
 
 
 def test_full_error_shows_the_traceback(command):

@@ -18,7 +18,7 @@ from bert_infer.composition import (
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.options import CONF, PLANNED, groups, help_text, options, values
 from bert_infer.overrides import expand_short_forms, sweep
-from bert_infer.runner import Settings
+from bert_infer.settings import Settings
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
 NEEDS = {"input": ["input.path=some.csv"]}

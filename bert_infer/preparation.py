@@ -1,0 +1,138 @@
+"""All that is settled before torch is imported: checks, tokens, batches, where the weights are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from bert_infer import batching as batches
+from bert_infer import environment, tokens, weights
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.inputs import Input, TextInput
+from bert_infer.measure import timed
+from bert_infer.metrics import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from bert_infer.batching import Group
+    from bert_infer.devices import Device
+    from bert_infer.graphs import Graph
+    from bert_infer.models import Architecture, Model
+    from bert_infer.records import Shape, Tokens
+    from bert_infer.runner import Runner
+    from bert_infer.weights import WeightsSource
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that nothing is known to stand against.
+
+    Attributes:
+        device: the one that will really be used, as is ``graph``.
+        groups: the distinct shapes of a pass' batches, each with a group that makes it.
+        max_length: tokens at which texts were truncated.
+    """
+
+    device: Device
+    graph: Graph
+    architecture: Architecture
+    tokens: Tokens
+    groups: dict[Shape, Group]
+    workload: Workload
+    max_length: int
+    tokenizer_provenance: dict[str, Any]
+    source: WeightsSource
+
+
+def prepare(runner: Runner) -> Prepared:
+    """Check everything that can be checked without torch, and tokenise the input.
+
+    Raises:
+        RefusedError: the request cannot be met.
+    """
+    device = runner.device.resolve()
+    device.check()
+    graph = runner.graph.resolve(device)
+    graph.check(device)
+    runner.dtype.check(device)
+    runner.input.check()
+    runner.model.check()
+    if runner.batching.layout not in runner.engine.layouts:
+        raise RefusedError(
+            f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
+            "does not take.",
+            "Choose another batching.",
+        )
+    architecture = runner.model.architecture()
+    max_length = runner.settings.longest(architecture.max_length, runner.model.name)
+    runner.batching.check(max_length)
+    one_pass, provenance, tokenize_s = _tokenise(
+        runner.input, runner.input.version(), runner.model, architecture.vocab_size, max_length
+    )
+    batch = runner.settings.batch
+    try:
+        one_pass = runner.input.fill(one_pass, batch)
+        runner.batching.check_lengths(one_pass.lengths)
+        groups = list(runner.batching.plan(one_pass.lengths, batch, architecture.max_length))
+    except MemoryError:
+        raise OptionError("batch", batch, "as many sequences as fit in memory") from None
+    _check_fits(groups, architecture)
+    # Last, since it may wait for the hub.
+    source = weights.locate(runner.model, runner.settings.seed)
+    weights.check(source, architecture)
+    shapes = batches.shapes(iter(groups), one_pass.lengths)
+    return Prepared(
+        device=device,
+        graph=graph,
+        architecture=architecture,
+        tokens=one_pass,
+        groups=shapes,
+        workload=Workload(
+            texts=one_pass.texts,
+            lengths=one_pass.lengths,
+            forwards=len(groups),
+            padded_tokens=sum(len(group.sequences) * group.width for group in groups),
+            truncated=one_pass.truncated,
+            skipped=one_pass.skipped,
+            batch=batch,
+            uses_batch=runner.batching.uses_batch,
+            less_padding=runner.batching.less_padding,
+            shapes=tuple(shapes),
+            tokenize_s=tokenize_s,
+        ),
+        max_length=max_length,
+        tokenizer_provenance=provenance,
+        source=source,
+    )
+
+
+def _check_fits(groups: list[Group], architecture: Architecture) -> None:
+    """Refuse a batch whose outputs alone are more than this machine's memory.
+
+    Outputs come to the host whatever the device, in 2 bytes a value at the least.
+    """
+    memory = environment.physical_memory_bytes()
+    largest = max(groups, key=lambda group: len(group.sequences) * group.width)
+    a_sequence = largest.width * architecture.hidden * 2
+    if memory and len(largest.sequences) * a_sequence > memory:
+        raise OptionError(
+            "batch",
+            len(largest.sequences),
+            f"at most {memory // a_sequence} here: the hidden states of so many sequences of "
+            f"{largest.width} tokens would fill this machine's memory",
+            "Lower batch, or batching.max_tokens where that decides.",
+        )
+
+
+@lru_cache(maxsize=4)
+def _tokenise(
+    source: Input, version: Hashable, model: Model, vocab_size: int, max_length: int
+) -> tuple[Tokens, dict[str, Any], float | None]:
+    """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
+    del version  # part of the key: a file that has changed is read again
+    tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
+    one_pass, seconds = timed(lambda: source.tokens(tokenizer))
+    tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
+    return one_pass, dict(tokenizer.provenance), tokenize_s
