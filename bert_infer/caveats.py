@@ -1,178 +1,289 @@
-"""Every warning that a run can give, each with its remedy."""
+"""Every warning that a run can give, each with its remedy.
+
+The rules stand in the order in which a reader wants the warnings: what the outputs are worth, what
+was run, how it was measured, and what went on beside it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bert_infer.measure import WARMUP_LIMIT_S
 from bert_infer.records import Caveat
+from bert_infer.statistics import FEWEST_FOR_INTERVAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
+    from bert_infer.conditions import Conditions
     from bert_infer.metrics import Record, Workload
 
 _MUCH_PADDING = 0.3
 _P99_SAMPLES = 100
+_MANY_OUTLIERS = 0.05
+_POOR_COSINE = 0.99
+_CEILING_MOVED = 0.1
+_CLOCK_MOVED = 0.1
+_ABOVE_CEILING = 1.05
+_BUSY = 0.05
+_STOLEN = 0.01
 
 
-def random_weights(record: Record, workload: Workload) -> Caveat | None:
-    """The outputs mean nothing."""
-    del workload
-    if record.choice["weights"] != "random":
-        return None
-    return Caveat(
-        "random_weights",
-        "The weights are random: outputs are meaningless, timings are valid.",
-        "Set model.checkpoint, or model.weights=auto and go online once to fetch the hub's.",
-    )
+def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
+    """Return every warning that a run deserves.
 
-
-def one_iteration(record: Record, workload: Workload) -> Caveat | None:
-    """There is no spread between passes to see."""
-    del workload
-    if record.choice["iterations"] > 1:
-        return None
-    return Caveat(
-        "one_iteration",
-        "One measured pass says nothing about how far a second one would differ.",
-        "Set iterations=10 or more before comparing.",
-    )
-
-
-def few_samples(record: Record, workload: Workload) -> Caveat | None:
-    """A high percentile would be a guess."""
-    del workload
-    samples = len(record.forwards)
-    if samples >= _P99_SAMPLES:
-        return None
-    return Caveat(
-        "few_samples",
-        f"{samples} forwards are too few for a 99th percentile, which is null.",
-        f"Measure at least {_P99_SAMPLES} forwards: raise iterations.",
-    )
-
-
-def no_warmup(record: Record, workload: Workload) -> Caveat | None:
-    """First forwards are among the figures."""
-    del workload
-    if record.phases.seconds["warmup"] is not None or record.phases.seconds["compile"] is not None:
-        return None
-    return Caveat(
-        "no_warmup",
-        "There was no warm-up: the first forward of each shape is among the figures.",
-        "Leave warmup=auto.",
-    )
-
-
-def padding_waste(record: Record, workload: Workload) -> Caveat | None:
-    """Much of the time went into padding."""
-    del record
-    if workload.padding_waste <= _MUCH_PADDING:
-        return None
-    return Caveat(
-        "padding_waste",
-        f"{workload.padding_waste:.0%} of the computed tokens are padding.",
-        workload.less_padding,
-    )
-
-
-def truncated_texts(record: Record, workload: Workload) -> Caveat | None:
-    """Texts lost their end."""
-    if not workload.truncated:
-        return None
-    longest = record.architecture.max_length if record.architecture else None
-    limit = record.choice["max_length"]
-    return Caveat(
-        "truncated_texts",
-        f"{workload.truncated} of {workload.texts} texts are longer than {limit} tokens and "
-        "lost their end.",
-        "Split them, or raise max_length."
-        if limit != longest
-        else "Split them: this is the model's limit.",
-    )
-
-
-def empty_texts(record: Record, workload: Workload) -> Caveat | None:
-    """Texts were left out."""
-    del record
-    if not workload.skipped:
-        return None
-    return Caveat(
-        "empty_texts",
-        f"{workload.skipped} empty texts were skipped.",
-        "Nothing to do; outputs keep the positions that the others have in the input.",
-    )
-
-
-def batch_not_filled(record: Record, workload: Workload) -> Caveat | None:
-    """No forward was as large as asked."""
-    del record
-    largest = max(shape.rows for shape in workload.shapes)
-    if not workload.uses_batch or largest >= workload.batch:
-        return None
-    return Caveat(
-        "batch_not_filled",
-        f"batch={workload.batch} was asked, but no forward holds more than {largest} sequences.",
-        f"Give more texts, widen batching.window where there is one, or set batch={largest}.",
-    )
-
-
-def batch_ignored(record: Record, workload: Workload) -> Caveat | None:
-    """The batching policy decides by itself."""
-    repeated = len(workload.lengths) > workload.texts
-    if workload.uses_batch or workload.batch == 1 or repeated:
-        return None
-    return Caveat(
-        "batch_ignored",
-        f"batch={workload.batch} has no effect: batching={record.choice['batching']} decides how "
-        "many sequences a forward holds.",
-        "Leave batch out, or set batching.max_tokens.",
-    )
-
-
-def slow_fp16(record: Record, workload: Workload) -> Caveat | None:
-    """Half precision is emulated."""
-    del workload
-    if (record.choice["dtype"], record.choice["device"]) != ("fp16", "cpu"):
-        return None
-    return Caveat(
-        "slow_fp16",
-        "Most CPUs have no fp16 arithmetic, and compute it slower than fp32.",
-        "Use dtype=bf16 on a CPU with AVX512-BF16 or AMX, else dtype=fp32.",
-    )
-
-
-def bundled_tokenizer(record: Record, workload: Workload) -> Caveat | None:
-    """Trained weights met a vocabulary that may not be theirs."""
-    del workload
-    source = record.provenance["tokenizer"]["source"]
-    if record.choice["weights"] == "random" or not source.startswith("bundled"):
-        return None
-    return Caveat(
-        "bundled_tokenizer",
-        "The model's own tokenizer was not found; the bundled bert-*-uncased vocabulary stands in.",
-        "Right for those models; for another, put its tokenizer.json beside its weights.",
-    )
-
-
-ALL: tuple[Callable[[Record, Workload], Caveat | None], ...] = (
-    random_weights,
-    bundled_tokenizer,
-    one_iteration,
-    few_samples,
-    no_warmup,
-    padding_waste,
-    truncated_texts,
-    empty_texts,
-    batch_not_filled,
-    batch_ignored,
-    slow_fp16,
-)
-
-
-def of(record: Record) -> list[Caveat]:
-    """Return every warning that a finished run deserves."""
-    workload = record.workload
-    if workload is None:
+    Args:
+        record: what is known of the run.
+        figures: the content of its metrics.json.
+    """
+    if record.workload is None:
         return []
-    return [caveat for rule in ALL if (caveat := rule(record, workload)) is not None]
+    rules = [
+        _outputs(record, record.workload),
+        _drift(figures["drift"]),
+        _workload(record, record.workload),
+        _choice(record),
+        _measuring(record, figures),
+        _changes(figures["measurement"]),
+        _ceiling(record, figures["compute"]["fraction_of_ceiling"]),
+        _machine(record.conditions) if record.conditions else (),
+        _accelerator(record.conditions) if record.conditions else (),
+    ]
+    return [caveat for rule in rules for caveat in rule]
+
+
+def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
+    tokenizer = record.provenance["tokenizer"]["source"]
+    if record.choice["weights"] == "random":
+        yield Caveat(
+            "random_weights",
+            "The weights are random: outputs are meaningless, timings are valid.",
+            "Set model.checkpoint, or model.weights=auto and go online once to fetch the hub's.",
+        )
+    elif tokenizer.startswith("bundled"):
+        yield Caveat(
+            "bundled_tokenizer",
+            "The model's own tokenizer was not found; the bundled bert-*-uncased vocabulary "
+            "stands in.",
+            "Right for those models; for another, put its tokenizer.json beside its weights.",
+        )
+    if workload.truncated:
+        limit = record.choice["max_length"]
+        is_models = record.architecture is not None and limit == record.architecture.max_length
+        yield Caveat(
+            "truncated_texts",
+            f"{workload.truncated} of {workload.texts} texts are longer than {limit} tokens and "
+            "lost their end.",
+            "Split them: this is the model's limit."
+            if is_models
+            else "Split them, or raise max_length.",
+        )
+    if workload.skipped:
+        yield Caveat(
+            "empty_texts",
+            f"{workload.skipped} empty texts were skipped.",
+            "Nothing to do; outputs keep the positions that the others have in the input.",
+        )
+
+
+def _drift(drift: dict[str, Any] | None) -> Iterator[Caveat]:
+    if drift is None:
+        return
+    if drift["min_cosine"] is None or drift["max_abs"] is None:
+        yield Caveat(
+            "not_finite",
+            "Some outputs are infinite or no numbers.",
+            "Use a dtype of greater range: bf16, or fp32.",
+        )
+    elif drift["min_cosine"] < _POOR_COSINE:
+        yield Caveat(
+            "large_drift",
+            f"Outputs drift: some token's cosine to the fp32 reference is {drift['min_cosine']:.4f}"
+            f" (mean {drift['mean_cosine']:.4f}).",
+            "Check what it costs your task, or use a more exact dtype.",
+        )
+
+
+def _workload(record: Record, workload: Workload) -> Iterator[Caveat]:
+    largest = max(shape.rows for shape in workload.shapes)
+    is_repeated = len(workload.lengths) > workload.texts
+    if workload.padding_waste > _MUCH_PADDING:
+        yield Caveat(
+            "padding_waste",
+            f"{workload.padding_waste:.0%} of the computed tokens are padding.",
+            workload.less_padding,
+        )
+    if workload.uses_batch and largest < workload.batch:
+        yield Caveat(
+            "batch_not_filled",
+            f"batch={workload.batch} was asked, but no forward holds more than {largest} "
+            "sequences.",
+            f"Give more texts, widen batching.window where there is one, or set batch={largest}.",
+        )
+    if not workload.uses_batch and workload.batch > 1 and not is_repeated:
+        yield Caveat(
+            "batch_ignored",
+            f"batch={workload.batch} has no effect: batching={record.choice['batching']} decides "
+            "how many sequences a forward holds.",
+            "Leave batch out, or set batching.max_tokens.",
+        )
+
+
+def _choice(record: Record) -> Iterator[Caveat]:
+    device, dtype = record.choice["device"], record.choice["dtype"]
+    if record.emulated:
+        yield Caveat(
+            "emulated_dtype",
+            f"This {device} does not compute in the format of dtype={dtype}: it is emulated, and "
+            "slow.",
+            "Use dtype=fp32 here, or a processor that has the format (environment.json lists this "
+            "one's features).",
+        )
+    if dtype.endswith("_autocast"):
+        plain = dtype.removesuffix("_autocast")
+        yield Caveat(
+            "autocast",
+            "Autocast converts weights and activations anew in every forward, which inference "
+            "seldom needs.",
+            f"Compare with dtype={plain}, which converts the weights once: speed and drift.",
+        )
+
+
+def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
+    measurement, phases = figures["measurement"], record.phases.seconds
+    samples = len(record.forwards)
+    if record.choice["iterations"] == 1 and measurement["samples"] < FEWEST_FOR_INTERVAL:
+        yield Caveat(
+            "one_iteration",
+            "One measured pass says nothing about how far a second one would differ.",
+            "Set iterations=10 or more before comparing.",
+        )
+    elif measurement["samples"] < FEWEST_FOR_INTERVAL:
+        yield Caveat(
+            "no_interval",
+            f"{measurement['samples']} passes are too few for confidence intervals.",
+            "Set iterations=10 or more before comparing.",
+        )
+    if samples < _P99_SAMPLES:
+        yield Caveat(
+            "few_samples",
+            f"{samples} forwards are too few for a 99th percentile, which is null.",
+            f"Measure at least {_P99_SAMPLES} forwards: raise iterations.",
+        )
+    if phases["warmup"] is None and phases["compile"] is None:
+        yield Caveat(
+            "no_warmup",
+            "There was no warm-up: the first forward of each shape is among the figures.",
+            "Leave warmup=auto.",
+        )
+    if measurement["warmup_steady"] is False:
+        yield Caveat(
+            "not_steady",
+            f"Passes were still getting faster after {WARMUP_LIMIT_S:.0f} s of warm-up.",
+            "Set warmup=N for longer, and see what else the machine does.",
+        )
+    asked, reached = measurement["relative_ci_asked"], measurement["relative_ci"]
+    if asked is not None and (reached is None or reached > asked):
+        yield Caveat(
+            "until_not_reached",
+            f"until.relative_ci={asked} was not reached in until.max_s"
+            + (f": half the interval is {reached:.1%} of throughput." if reached else "."),
+            "Raise until.max_s, or quiet the machine.",
+        )
+
+
+def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
+    trend, step, outliers = (measurement[key] for key in ("trend", "step", "outliers"))
+    unit = "passes" if measurement["sample"] == "pass" else "forwards"
+    if step:
+        yield Caveat(
+            "step",
+            f"From number {step['at']} of {measurement['samples']} on, {unit} took "
+            f"{step['change']:+.0%}.",
+            "Something changed while measuring; run it again on a quiet machine.",
+        )
+    elif trend:
+        yield Caveat(
+            "trend",
+            f"From the first of the {unit} to the last, times moved by {trend:+.0%}.",
+            "Warm up longer (warmup=N) if they fell; look for heat or other load if they rose.",
+        )
+    far = outliers["low"] + outliers["high"] if outliers else 0
+    if outliers and far > _MANY_OUTLIERS * outliers["samples"]:
+        yield Caveat(
+            "outliers",
+            f"{far} of {outliers['samples']} forwards lie beyond Tukey's fences "
+            f"({outliers['severe']} of them far beyond); none was dropped.",
+            "Compare medians rather than means, and quiet the machine.",
+        )
+
+
+def _ceiling(record: Record, fraction: float | None) -> Iterator[Caveat]:
+    change = record.ceiling.change if record.ceiling else None
+    if change is not None and abs(change) > _CEILING_MOVED:
+        yield Caveat(
+            "ceiling_moved",
+            f"The same matmul ran at {change:+.0%} after the measured passes: the device slowed "
+            "down or sped up meanwhile."
+            if change < 0
+            else f"The same matmul ran at {change:+.0%} after the measured passes: the device was "
+            "held back before them.",
+            "Look for heat, a power limit or other load, and run it again.",
+        )
+    if fraction is not None and fraction > _ABOVE_CEILING:
+        yield Caveat(
+            "above_ceiling",
+            f"The run reached {fraction:.0%} of the ceiling, so one of the two figures is wrong.",
+            "Run it again on a quiet machine; if it stays, do not quote either.",
+        )
+
+
+def _machine(conditions: Conditions) -> Iterator[Caveat]:
+    others, stolen, load = conditions.other_processes, conditions.stolen, conditions.load_average
+    if others is not None and others > _BUSY:
+        yield Caveat(
+            "busy_machine",
+            f"Other processes had {others:.0%} of the processor's time while measuring.",
+            "Stop them, or compare by `duel`, which alternates.",
+        )
+    elif load is not None and load > 1.5 * conditions.cores:
+        yield Caveat(
+            "loaded_machine",
+            f"The load average is {load:.1f} on {conditions.cores} cores.",
+            "Wait until other work is done, or lower device.threads.",
+        )
+    if stolen is not None and stolen > _STOLEN:
+        yield Caveat(
+            "stolen_time",
+            f"Other virtual machines took {stolen:.0%} of the processor's time (steal).",
+            "Run on a machine of your own, or compare by `duel`, which alternates.",
+        )
+    if conditions.swapped_bytes:
+        yield Caveat(
+            "swapping",
+            f"{conditions.swapped_bytes / 2**20:,.0f} MiB went to or from swap while measuring.",
+            "Lower batch, choose a smaller dtype, or free memory.",
+        )
+    before, after = conditions.cpu_mhz
+    if before and after and abs(after / before - 1) > _CLOCK_MOVED:
+        yield Caveat(
+            "clock_moved",
+            f"The processor's clock went from {before:,.0f} to {after:,.0f} MHz.",
+            "Set the governor to performance, and look for heat.",
+        )
+
+
+def _accelerator(conditions: Conditions) -> Iterator[Caveat]:
+    if conditions.accelerator_processes:
+        listed = ", ".join(map(str, conditions.accelerator_processes))
+        yield Caveat(
+            "shared_accelerator",
+            f"Other processes use the device: {listed}.",
+            "Stop them, or choose another device.index.",
+        )
+    if conditions.throttled:
+        yield Caveat(
+            "throttled",
+            f"The device held its clock down: {', '.join(conditions.throttled)}.",
+            "Cool it, raise its power limit, or lock its clock lower and say so.",
+        )

@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.options import CONF, help_text
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.runner import Runner
 
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
+_COMPLETE = {"ok", "drift_exceeded"}
 _RESULTS = ("metrics.json", "multirun.yaml")
 _LOG = logging.getLogger(__name__)
 
@@ -165,20 +166,19 @@ def _execute(config: DictConfig) -> int:
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
-    _write(directory, record, runner)
+    metrics = _write(directory, record, runner)
+    if record.status in _COMPLETE:
+        pooled = runner.output.pooled(batch, outputs)
+        console.show_outputs(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
+        console.show_metrics(metrics)
     if record.error:
         sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**record.error))
-        console.show_directory(directory)
-        return _FAILED
-    pooled = runner.output.pooled(batch, outputs)
-    console.show_outputs(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
-    console.show_metrics(record.metrics())
     console.show_directory(directory)
-    return 0
+    return _FAILED if record.error else 0
 
 
-def _write(directory: Path, record: Record, runner: Runner) -> None:
-    """Write what is known of a run, whatever became of it."""
+def _write(directory: Path, record: Record, runner: Runner) -> dict[str, Any]:
+    """Write what is known of a run, whatever became of it; return metrics.json's content."""
     from bert_infer import environment, files
 
     if "torch" in sys.modules:  # a run that ended before has nothing to describe
@@ -186,10 +186,13 @@ def _write(directory: Path, record: Record, runner: Runner) -> None:
         with device.active():  # the threads that the run had
             described = environment.describe(device)
         record.run["environment_hash"] = environment.digest(described)
-        files.write_json(directory / "environment.json", described)
+        disturbances = {"conditions": record.conditions.as_json() if record.conditions else None}
+        files.write_json(directory / "environment.json", described | disturbances)
     files.write_forwards(directory / "forwards.csv", record.forwards)
     # Last: a directory with metrics.json is complete.
-    files.write_json(directory / "metrics.json", record.metrics())
+    metrics = record.metrics()
+    files.write_json(directory / "metrics.json", metrics)
+    return metrics
 
 
 def _remedy(error: Exception) -> str:

@@ -20,7 +20,7 @@ from bert_infer.options import CONF
 from bert_infer.outputs import Output
 from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
 from bert_infer.runner import Runner
-from bert_infer.settings import Settings
+from bert_infer.settings import DriftSettings, Settings, Until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,9 @@ COMPONENTS: dict[str, type] = {
     "output": Output,
 }
 """Every group, and what its options must be."""
+
+SECTIONS: dict[str, type] = {"until": Until, "drift": DriftSettings}
+"""Top-level values that have keys of their own."""
 
 ENTRY_POINTS = "bert_infer.components"
 """The entry-point group through which other packages' components are allowed."""
@@ -103,12 +106,12 @@ def runner_from(config: DictConfig) -> Runner:
     """
     from omegaconf import OmegaConf
 
-    values = [str(key) for key in config if key not in COMPONENTS and key != "hydra"]
-    settings = OmegaConf.masked_copy(config, values)
-    components: dict[str, Any] = {
+    apart = {*COMPONENTS, *SECTIONS, "hydra"}
+    values = OmegaConf.masked_copy(config, [str(key) for key in config if key not in apart])
+    parts: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
-    }
-    return Runner(**components, settings=_checked(Settings, settings, ""))
+    } | {key: _checked(schema, config[key], key) for key, schema in SECTIONS.items()}
+    return Runner(**parts, settings=_checked(Settings, values, ""))
 
 
 def component(group: str, node: DictConfig, base: type[C]) -> C:
@@ -212,6 +215,7 @@ _TYPE_NAMES = {
     "str": "a string",
     "int | None": "a whole number or null",
     "str | None": "a string or null",
+    "float | None": "a number or null",
     "list": "a list of whole numbers",
     "int | str": "a whole number or a word",
 }

@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import torch
+
+    from bert_infer.runner import ShowProgress
 
 
 class _Console(Console):
@@ -62,11 +64,16 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         f"{workload['forwards_per_pass']} forwards, {choice['iterations']} iterations",
         "tokens": f"{workload['real_tokens']} real, {workload['padded_tokens']} padded "
         f"({workload['padding_waste']:.1%} waste), length {length['min']} to {length['max']}",
-        "latency": f"{_number(latency['p50'])} ms a forward (median of {latency['samples']}; "
-        f"min {_number(latency['min'])}, max {_number(latency['max'])})",
-        "throughput": f"{_number(throughput['sequences_per_s'])} sequences/s, "
+        "latency": f"{_number(latency['p50'])} ms a forward{_between(latency['p50_ci95'])} "
+        f"(median of {latency['samples']}; min {_number(latency['min'])}, "
+        f"max {_number(latency['max'])})",
+        "throughput": f"{_number(throughput['sequences_per_s'])} sequences/s"
+        f"{_between(throughput['sequences_per_s_ci95'])}, "
         f"{_number(throughput['real_tokens_per_s'])} real tokens/s",
-        "compute": f"{_number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s",
+        "compute": f"{_number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s, "
+        f"{_number(_scaled(compute['fraction_of_ceiling'], 100))} % of the ceiling of "
+        f"{_number(_scaled(compute['ceiling_flop_per_s'], 1e-9))}",
+        **({"drift": _drift(metrics["drift"])} if metrics["drift"] else {}),
         "memory": f"{_number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB peak on the host, "
         f"{_number(_scaled(memory['peak_device_bytes'], 2**-20))} on the device",
         "phases": ", ".join(
@@ -87,7 +94,7 @@ def show_directory(directory: object) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
+def progress_bar() -> Iterator[ShowProgress]:
     """Yield a function to call with the forwards done and in all; it draws on a terminal only.
 
     Drawn on call and at most twice a second, never by a thread that would take time from a
@@ -109,7 +116,7 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
     drawn = 0.0
     with bar:
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int | None) -> None:
             nonlocal drawn
             bar.update(task, completed=done, total=total)
             if (now := bar.get_time()) - drawn > 0.5:  # noqa: PLR2004  seconds
@@ -128,6 +135,24 @@ def _show_tensor(title: str, tensor: torch.Tensor, last: torch.Tensor) -> None:
 def _ends(row: torch.Tensor) -> str:
     values = [f"{value:+.4f}" for value in (*row[:3].tolist(), *row[-3:].tolist())]
     return f"[{', '.join(values[:3])}, ..., {', '.join(values[3:])}]"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    return f" [{_number(interval[0])} to {_number(interval[1])}]"
+
+
+def _drift(drift: dict[str, Any]) -> str:
+    return (
+        f"cosine to fp32 {_fraction(drift['min_cosine'])} at least, "
+        f"{_fraction(drift['mean_cosine'])} on average; pooled "
+        f"{_fraction(drift['pooled_min_cosine'])} at least ({drift['texts']} texts)"
+    )
+
+
+def _fraction(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.6f}"
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

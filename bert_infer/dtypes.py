@@ -32,6 +32,10 @@ class Dtype(ABC):
     def weights(self) -> torch.dtype:
         """Return the format that the weights are held in."""
 
+    def matmuls(self) -> torch.dtype:
+        """Return the format that matrix multiplications take."""
+        return self.weights()
+
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
         return device.fp32_precision("ieee")
@@ -101,6 +105,12 @@ class Bf16Autocast(Fp32):
     """Single precision weights; autocast chooses the operators that run in bfloat16."""
 
     name = "bf16_autocast"
+
+    def matmuls(self) -> torch.dtype:
+        """Return bfloat16, what matrix multiplications are autocast to."""
+        import torch
+
+        return torch.bfloat16
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Enter PyTorch's autocast."""

@@ -7,9 +7,12 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bert_infer.measure import describe_clock
 
 if TYPE_CHECKING:
     from bert_infer.devices import Device
@@ -25,6 +28,7 @@ _PACKAGES = (
     "omegaconf",
     "numpy",
     "pyarrow",
+    "scipy",
 )
 _VARIABLES = (
     "OMP_NUM_THREADS",
@@ -49,6 +53,7 @@ def describe(device: Device) -> dict[str, Any]:
         },
         "variables": {name: os.environ.get(name) for name in _VARIABLES},
         "device": {"kind": device.name} | device.describe(),
+        "measurement": describe_clock(),
         "git_commit": _git_commit(),
     }
 
@@ -56,22 +61,6 @@ def describe(device: Device) -> dict[str, Any]:
 def digest(content: object) -> str:
     """Return the SHA-256 of ``content`` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def reset_peak_host_memory() -> None:
-    """Start counting ``peak_host_bytes`` anew where the kernel allows: proc(5), clear_refs."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-    except OSError:
-        return
-
-
-def peak_host_bytes() -> int | None:
-    """Return the most memory this process held at once since the reset."""
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _version(package: str) -> str | None:
@@ -82,19 +71,30 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    fields: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "model": fields.get("model name") or platform.processor() or None,
-        "flags": sorted(fields.get("flags", fields.get("Features", "")).split()),
+        "model": _cpuinfo().get("model name") or platform.processor() or None,
+        "flags": sorted(cpu_flags()),
         "cores": os.cpu_count(),
         "cores_allowed": len(affinity(0)) if affinity else None,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         "memory_bytes": physical_memory_bytes(),
     }
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's features by Linux' names; none where they cannot be read."""
+    return frozenset(_cpuinfo().get("flags", _cpuinfo().get("Features", "")).split())
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """Return the first core's entries."""
+    entries: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        entries.setdefault(key.strip(), value.strip())
+    return entries
 
 
 def physical_memory_bytes() -> int | None:

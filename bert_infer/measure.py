@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bert_infer.records import Forward, Outputs
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
     from bert_infer.records import PaddedBatch
+    from bert_infer.settings import Until
+
+    Batches = Iterable[tuple[PaddedBatch, tuple[NDArray[np.generic], ...]]]
 
 T = TypeVar("T")
 
@@ -28,6 +34,20 @@ Clock = Callable[[], float]
 _LOG = logging.getLogger(__name__)
 
 PHASES = ("import", "load", "ceiling", "drift", "compile", "warmup", "measure", "write")
+
+STEADY_WITHIN = 0.02
+WARMUP_LIMIT_S = 10.0
+_PASSES_WITHOUT_GAIN = 2
+
+
+def describe_clock() -> dict[str, Any]:
+    """Return what a reader needs to know of the clock and of what is kept out of its way."""
+    clock = time.get_clock_info("perf_counter")
+    return {
+        "clock": f"time.perf_counter ({clock.implementation})",
+        "clock_resolution_s": clock.resolution,
+        "garbage_collection": "collected before each measured pass, never within it",
+    }
 
 
 class Phases:
@@ -61,6 +81,29 @@ def timed(work: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, f
     return result, clock() - start
 
 
+def fastest_s(
+    work: Callable[[], object],
+    device: Device,
+    budget_s: float,
+    clock: Clock = time.perf_counter,
+) -> float:
+    """Return the shortest of as many synchronised calls of ``work`` as ``budget_s`` holds.
+
+    One call at the least, after one that is not counted.
+    """
+    work()
+    device.synchronize()
+    best, end = math.inf, clock() + budget_s
+    while True:
+        start = clock()
+        work()
+        device.synchronize()
+        now = clock()
+        best = min(best, now - start)
+        if now + best > end:
+            return best
+
+
 def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
     """Run one unmeasured forward pass from and to host memory."""
     outputs = device.copy_out(Outputs(*encode(*device.copy_in(inputs))))
@@ -68,9 +111,109 @@ def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Dev
     return outputs
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """The passes that were run before measuring.
+
+    Attributes:
+        passes: how many, not counting the first forward of each shape.
+        steady: whether their times had settled; None where the limit came before it could tell.
+    """
+
+    passes: int
+    steady: bool | None
+
+
+def warm_up_passes(
+    passes: int, batches: Callable[[], Batches], encode: Encode, device: Device
+) -> WarmUp:
+    """Run ``passes`` passes, whatever their times."""
+    for _ in range(passes):
+        for _, inputs in batches():
+            forward(encode, inputs, device)
+    return WarmUp(passes, steady=None)
+
+
+def warm_up_until_steady(
+    batches: Callable[[], Batches],
+    encode: Encode,
+    device: Device,
+    clock: Clock = time.perf_counter,
+) -> WarmUp:
+    """Run passes until they are steady, or for ``WARMUP_LIMIT_S``.
+
+    Steady is when two passes in succession are not more than ``STEADY_WITHIN`` faster than the
+    fastest before them. The pass under way when the time is up is broken off.
+    """
+    end = clock() + WARMUP_LIMIT_S
+    fastest, without_gain, passes = math.inf, 0, 0
+    while without_gain < _PASSES_WITHOUT_GAIN:
+        start = clock()
+        for _, inputs in batches():
+            forward(encode, inputs, device)
+            if clock() > end:
+                return WarmUp(passes, steady=False if passes > _PASSES_WITHOUT_GAIN else None)
+        seconds = clock() - start
+        passes += 1
+        without_gain = without_gain + 1 if seconds > fastest * (1 - STEADY_WITHIN) else 0
+        fastest = min(fastest, seconds)
+    return WarmUp(passes, steady=True)
+
+
+def as_long_as_asked(
+    iterations: int,
+    until: Until,
+    forwards: list[Forward],
+    relative_ci: Callable[[], float | None],
+) -> Iterator[int]:
+    """Yield the index of each pass to measure.
+
+    Past ``iterations``, passes go on until the interval is as narrow as ``until`` asks or its time
+    is up. The interval is looked at after every tenth part more of passes, since it costs time.
+
+    Args:
+        iterations: passes to measure in any case.
+        until: when to stop after them.
+        forwards: what has been measured so far, by the caller.
+        relative_ci: returns half of throughput's confidence interval over the throughput.
+    """
+    index = 0
+    look_again_at = iterations
+    while True:
+        if index >= look_again_at:
+            if until.relative_ci is None or sum(f.wall_s for f in forwards) >= until.max_s:
+                return
+            reached = relative_ci()
+            if reached is not None and reached <= until.relative_ci:
+                return
+            look_again_at = max(index + 1, math.ceil(index * 1.1))
+        elif index >= iterations and sum(f.wall_s for f in forwards) >= until.max_s:
+            return
+        yield index
+        index += 1
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Let no garbage collection begin by itself inside: it would land in some forward's time.
+
+    What is there already is set aside (gc.freeze), so that a collection between passes is short.
+    """
+    gc.collect()
+    gc.freeze()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
 def measured_pass(
     pass_index: int,
-    batches: Iterable[tuple[PaddedBatch, tuple[NDArray[np.generic], ...]]],
+    batches: Batches,
     encode: Encode,
     device: Device,
     clock: Clock = time.perf_counter,
@@ -78,9 +221,10 @@ def measured_pass(
     """Yield every forward of one pass as it is measured, with its batch and its host outputs.
 
     ``batches`` are laid out inside the measured time, as they are in use. What the caller does
-    between two forwards is not measured. Every time stamp but the first follows a synchronisation:
-    an asynchronous device has only been asked for the work when a call returns.
+    between two forwards is not measured. Every time stamp that follows work of the device follows
+    a synchronisation: an asynchronous device has only been asked for it when a call returns.
     """
+    gc.collect()
     remaining = iter(batches)
     batch_index = 0
     while True:
@@ -89,6 +233,7 @@ def measured_pass(
         if item is None:
             return
         batch, inputs = item
+        laid_out = clock()
         on_device = device.copy_in(inputs)
         device.synchronize()
         forward_start = clock()
@@ -106,6 +251,7 @@ def measured_pass(
                 real_tokens=batch.real_tokens,
                 padded_tokens=batch.padded_tokens,
                 start_s=start,
+                laid_out_s=laid_out,
                 forward_start_s=forward_start,
                 forward_end_s=forward_end,
                 end_s=end,

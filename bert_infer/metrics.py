@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bert_infer import caveats, statistics
 from bert_infer.measure import Phases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from bert_infer.ceiling import Ceiling
+    from bert_infer.conditions import Conditions
+    from bert_infer.drift import Drift
+    from bert_infer.measure import WarmUp
     from bert_infer.models import Architecture
-    from bert_infer.records import Caveat, Forward, Shape
+    from bert_infer.records import Forward, Shape
+    from bert_infer.settings import Until
+    from bert_infer.statistics import Interval, Outliers
 
 SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)
@@ -65,6 +72,7 @@ class Record:
     """
 
     run: dict[str, Any] = field(default_factory=dict)
+    until: Until | None = None
     choice: dict[str, Any] = field(default_factory=dict)
     status: str = "interrupted"
     error: dict[str, str] | None = None
@@ -72,10 +80,14 @@ class Record:
     architecture: Architecture | None = None
     workload: Workload | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    emulated: bool = False
+    warm_up: WarmUp | None = None
     forwards: list[Forward] = field(default_factory=list)
+    ceiling: Ceiling | None = None
+    drift: Drift | None = None
+    conditions: Conditions | None = None
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
-    warnings: list[Caveat] = field(default_factory=list)
 
     def broke_off(self, status: str, kind: str, message: str, remedy: str) -> None:
         """Note why the run ended early, and in which phase."""
@@ -83,9 +95,34 @@ class Record:
         self.status = status
         self.error = {"type": kind, "message": message + where, "remedy": remedy}
 
+    def finish(self, min_cosine: float | None) -> None:
+        """Note that the run came to its end, and whether its drift is more than was allowed."""
+        self.status = "ok"
+        if self.drift and self.drift.exceeds(min_cosine):
+            self.status = "drift_exceeded"
+            self.error = {
+                "type": "DriftExceeded",
+                "message": f"The smallest cosine to the reference is {self.drift.min_cosine}, less "
+                f"than drift.min_cosine={min_cosine}.",
+                "remedy": "Choose a more exact dtype or engine, or lower drift.min_cosine.",
+            }
+
+    @property
+    def samples(self) -> Samples | None:
+        """What was measured, as statistics take it; None before the first complete pass."""
+        if self.workload is None or len(self.forwards) < self.workload.forwards:
+            return None
+        return Samples.of(self.forwards, self.workload)
+
+    def relative_ci(self) -> float | None:
+        """Return half of throughput's 95 % interval over the throughput, if there is one."""
+        interval = self.samples.sequences_per_s() if self.samples else None
+        return (interval.high - interval.low) / (interval.high + interval.low) if interval else None
+
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics.json, schema version 1."""
-        return {
+        samples = self.samples
+        figures = {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
             "error": self.error,
@@ -93,19 +130,75 @@ class Record:
             "choice": {key: self.choice.get(key) for key in _CHOICE},
             "workload": _workload(self.workload),
             "phases_s": self.phases.seconds,
-            "latency_ms": latency_ms(self.forwards),
-            "throughput": _throughput(self.forwards, self.workload),
-            "compute": _compute(self.forwards, self.workload, self.architecture),
+            "latency_ms": latency_ms(self.forwards, samples),
+            "throughput": _throughput(self.forwards, self.workload, samples),
+            "compute": _compute(self.forwards, self.workload, self.architecture, self.ceiling),
             "memory": {
                 "peak_host_bytes": self.peak_host_bytes,
                 "peak_device_bytes": self.peak_device_bytes,
             },
-            "drift": None,
+            "drift": asdict(self.drift) if self.drift else None,
+            "measurement": _measurement(self, samples),
             "provenance": {
                 key: self.provenance.get(key) for key in ("weights", "tokenizer", "input")
             },
-            "warnings": [asdict(warning) for warning in self.warnings],
         }
+        return figures | {"warnings": [asdict(c) for c in caveats.of(self, figures)]}
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The timings of complete passes, in what can be resampled.
+
+    Forwards of one shape are like each other, and each is a sample; otherwise a pass is.
+
+    Attributes:
+        unit: "forward" or "pass".
+        sequences: how many a sample holds.
+        wall_s: ``[samples]``, wall time of each.
+        durations_ms: ``[samples, forwards]``, of each forward in a sample.
+        relative: ``[forwards]``, each duration over the median of the same batch; None where a
+            batch was measured once.
+    """
+
+    unit: str
+    sequences: int
+    wall_s: NDArray[np.float64]
+    durations_ms: NDArray[np.float64]
+    relative: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, forwards: list[Forward], workload: Workload) -> Samples:
+        """Return the complete passes among ``forwards``, one at the least."""
+        passes = len(forwards) // workload.forwards
+        complete = forwards[: passes * workload.forwards]
+        wall = np.array([f.wall_s for f in complete])
+        durations = np.array([f.duration_s * 1e3 for f in complete])
+        if len(workload.shapes) == 1:
+            relative = durations / np.median(durations)
+            return cls("forward", complete[0].sequences, wall, durations[:, None], relative)
+        wall, durations = (a.reshape(passes, workload.forwards) for a in (wall, durations))
+        medians = np.median(durations, axis=0)
+        return cls(
+            unit="pass",
+            sequences=len(workload.lengths),
+            wall_s=wall.sum(axis=1),
+            durations_ms=durations,
+            relative=(durations / medians).ravel() if passes > 1 else None,
+        )
+
+    def sequences_per_s(self) -> Interval | None:
+        """Return the 95 % interval of throughput."""
+        wall = statistics.interval(self.wall_s)
+        return wall.over(self.sequences) if wall else None
+
+    def median_ms(self) -> Interval | None:
+        """Return the 95 % interval of the median latency."""
+        return statistics.interval(self.durations_ms, np.median)
+
+    def outliers(self) -> Outliers | None:
+        """Return how many forwards lie far from the others of their batch."""
+        return None if self.relative is None else statistics.outliers(self.relative)
 
 
 _RUN = ("id", "started_at", "config_hash", "environment_hash", "overrides", "isolation")
@@ -144,21 +237,21 @@ def percentile(samples: NDArray[np.float64], q: int) -> float | None:
     return float(np.percentile(samples, q)) if len(samples) * (100 - q) >= 100 else None  # noqa: PLR2004
 
 
-def latency_ms(forwards: Iterable[Forward]) -> dict[str, Any]:
+def latency_ms(forwards: list[Forward], samples: Samples | None) -> dict[str, Any]:
     """Return the statistics of the forwards' synchronised durations, in milliseconds."""
-    samples = np.array([forward.duration_s * 1e3 for forward in forwards])
-    count = len(samples)
+    values = np.array([forward.duration_s * 1e3 for forward in forwards])
+    count = len(values)
     return {
         "scope": "forward",
         "samples": count,
-        "mean": float(samples.mean()) if count else None,
-        "std": float(samples.std(ddof=1)) if count > 1 else None,
-        "min": float(samples.min()) if count else None,
+        "mean": float(values.mean()) if count else None,
+        "std": float(values.std(ddof=1)) if count > 1 else None,
+        "min": float(values.min()) if count else None,
         # The middle of a few samples is still their best summary.
-        "p50": float(np.median(samples)) if count else None,
-        **{f"p{q}": percentile(samples, q) for q in _PERCENTILES[1:]},
-        "max": float(samples.max()) if count else None,
-        "p50_ci95": None,
+        "p50": float(np.median(values)) if count else None,
+        **{f"p{q}": percentile(values, q) for q in _PERCENTILES[1:]},
+        "max": float(values.max()) if count else None,
+        "p50_ci95": samples.median_ms() if samples else None,
     }
 
 
@@ -194,30 +287,74 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
     }
 
 
-def _throughput(forwards: list[Forward], workload: Workload | None) -> dict[str, Any]:
+def _throughput(
+    forwards: list[Forward], workload: Workload | None, samples: Samples | None
+) -> dict[str, Any]:
     wall_s = sum(forward.wall_s for forward in forwards)
     tokenize_s = workload.tokenize_s if workload else None
     return {
         "sequences_per_s": _rate(sum(f.sequences for f in forwards), wall_s),
         "real_tokens_per_s": _rate(sum(f.real_tokens for f in forwards), wall_s),
         "padded_tokens_per_s": _rate(sum(f.padded_tokens for f in forwards), wall_s),
-        "sequences_per_s_ci95": None,
+        "sequences_per_s_ci95": samples.sequences_per_s() if samples else None,
         "tokenize_texts_per_s": _rate(workload.texts, tokenize_s) if workload else None,
     }
 
 
 def _compute(
-    forwards: list[Forward], workload: Workload | None, architecture: Architecture | None
+    forwards: list[Forward],
+    workload: Workload | None,
+    architecture: Architecture | None,
+    ceiling: Ceiling | None,
 ) -> dict[str, Any]:
     flop = useful_flop(workload.lengths, architecture) if workload and architecture else None
     complete = workload is not None and len(forwards) % workload.forwards == 0
     passes = len(forwards) // workload.forwards if workload else 0
     wall_s = sum(forward.wall_s for forward in forwards)
+    flop_per_s = _rate(flop * passes, wall_s) if flop and complete else None
     return {
         "useful_flop": flop,
-        "useful_flop_per_s": _rate(flop * passes, wall_s) if flop and complete else None,
-        "ceiling_flop_per_s": None,
-        "fraction_of_ceiling": None,
+        "useful_flop_per_s": flop_per_s,
+        "ceiling_flop_per_s": ceiling.flop_per_s if ceiling else None,
+        "fraction_of_ceiling": flop_per_s / ceiling.flop_per_s if ceiling and flop_per_s else None,
+    }
+
+
+def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
+    """Return how the figures came about: what a reviewer asks next."""
+    reached = record.relative_ci()
+    matmul = record.ceiling.matmul if record.ceiling else None
+
+    def mean_ms(seconds: Callable[[Forward], float]) -> float | None:
+        values = [seconds(forward) * 1e3 for forward in record.forwards]
+        return float(np.mean(values)) if values else None
+
+    outliers = samples.outliers() if samples else None
+    trend = statistics.trend(samples.wall_s) if samples else None
+    step = statistics.step(samples.wall_s) if samples else None
+    return {
+        "warmup_passes": record.warm_up.passes if record.warm_up else None,
+        "warmup_steady": record.warm_up.steady if record.warm_up else None,
+        "sample": samples.unit if samples else None,
+        "samples": len(samples.wall_s) if samples else 0,
+        "relative_ci": reached,
+        "relative_ci_asked": record.until.relative_ci if record.until else None,
+        "lay_out_ms": mean_ms(lambda forward: forward.lay_out_s),
+        "copy_in_ms": mean_ms(lambda forward: forward.copy_in_s),
+        "copy_out_ms": mean_ms(lambda forward: forward.copy_out_s),
+        "outliers": outliers._asdict() if outliers else None,
+        "trend": trend,
+        "step": step._asdict() if step else None,
+        "ceiling_matmul": {
+            "rows": matmul.rows,
+            "inputs": matmul.inputs,
+            "outputs": matmul.outputs,
+            "kernel": matmul.make.__name__,
+        }
+        if matmul
+        else None,
+        "ceiling_before_flop_per_s": record.ceiling.before_flop_per_s if record.ceiling else None,
+        "ceiling_after_flop_per_s": record.ceiling.after_flop_per_s if record.ceiling else None,
     }
 
 

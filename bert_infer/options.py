@@ -40,7 +40,7 @@ def options(group: str) -> dict[str, str]:
 
 def values() -> dict[str, tuple[str, str]]:
     """Return every top-level value with its default and its line."""
-    found = re.findall(r"^(\w+): +(\S+) +# (.*)$", _CONFIG, re.MULTILINE)
+    found = re.findall(r"^(\w+): +(\S+|{.*}) +# (.*)$", _CONFIG, re.MULTILINE)
     return {key: (default, line) for key, default, line in found}
 
 
@@ -56,7 +56,7 @@ def help_text(program: str) -> str:
         f"  {program} input=lines input.path=texts.txt   your own texts",
         "",
         "Values, as KEY=VALUE:",
-        *(f"  {f'{key}={default}':<20} {line}" for key, (default, line) in values().items()),
+        *(f"  {line}" for key, value in values().items() for line in _value_lines(key, *value)),
     ]
     for group in groups():
         lines += [
@@ -73,6 +73,17 @@ def help_text(program: str) -> str:
         "Hydra's own flags: --hydra-help",
     ]
     return "\n".join(lines)
+
+
+def _value_lines(key: str, default: str, line: str) -> list[str]:
+    """Return a value's line of help, and one for each key inside it."""
+    if not default.startswith("{"):
+        return [f"{f'{key}={default}':<24} {line}"]
+    inside = re.findall(r"(\w+): (\w+)", default)
+    return [
+        f"{f'{key}.{name}={value}':<24} {part.strip()}"
+        for (name, value), part in zip(inside, line.split(";"), strict=True)
+    ]
 
 
 def _summary(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from bert_infer.files import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     import torch
@@ -57,20 +57,22 @@ class Output:
 
 
 class Sink(ABC):
-    """Takes the outputs of one pass, batch by batch, and writes them.
+    """Takes the outputs of passes, batch by batch, and writes those of the last.
 
     A repeated text is kept once.
     """
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, wanted: Collection[int] | None = None) -> None:
+        """Keep the ``wanted`` texts, by their place among the tokens; None wants all."""
         self._positions: NDArray[np.int64] = tokens.positions
+        self._wanted = range(tokens.texts) if wanted is None else wanted
         self._texts: dict[int, torch.Tensor] = {}
 
     def collect(self, batch: PaddedBatch, outputs: Outputs) -> None:
         """Keep what is wanted of a batch's outputs."""
-        for row, sequence in enumerate(batch.sequences):
-            if sequence < len(self._positions):
-                self._texts[int(sequence)] = self._of(outputs, row, int(batch.lengths[row]))
+        for row, sequence in enumerate(batch.sequences.tolist()):
+            if sequence in self._wanted:
+                self._texts[sequence] = self._of(outputs, row, int(batch.lengths[row]))
 
     @abstractmethod
     def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
@@ -103,8 +105,10 @@ class HiddenStates(Sink):
 class Pooled(Sink):
     """``pooled.safetensors``: ``pooled [texts, hidden]`` and the texts' ``positions [texts]``."""
 
-    def __init__(self, tokens: Tokens, pooling: Pooling) -> None:
-        super().__init__(tokens)
+    def __init__(
+        self, tokens: Tokens, pooling: Pooling, wanted: Collection[int] | None = None
+    ) -> None:
+        super().__init__(tokens, wanted)
         self._pool = _POOL[pooling]
 
     def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import OptionError, RefusedError, nearest
-from bert_infer.options import PLANNED, groups, options
-from bert_infer.settings import Settings
+from bert_infer.options import PLANNED, groups, options, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -136,7 +134,7 @@ def _check_option(group: str, option: str) -> None:
 
 @cache
 def _top_level() -> frozenset[str]:
-    return frozenset({*(field.name for field in fields(Settings)), "hydra"})
+    return frozenset({*values(), "hydra"})
 
 
 def unknown_key(key: str, known: Sequence[str]) -> RefusedError:

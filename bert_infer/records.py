@@ -134,9 +134,9 @@ class Outputs:
 class Forward:
     """One measured forward pass; times in seconds by the measuring clock.
 
-    ``start_s`` is before its batch is laid out and copied to the device, ``forward_start_s`` and
-    ``forward_end_s`` bound the synchronised computation, ``end_s`` is after its outputs are in
-    host memory.
+    ``start_s`` is before its batch is laid out, ``laid_out_s`` after that and before it is copied
+    to the device, ``forward_start_s`` and ``forward_end_s`` bound the synchronised computation,
+    ``end_s`` is after its outputs are in host memory.
     """
 
     pass_index: int
@@ -145,6 +145,7 @@ class Forward:
     real_tokens: int
     padded_tokens: int
     start_s: float
+    laid_out_s: float
     forward_start_s: float
     forward_end_s: float
     end_s: float
@@ -153,6 +154,21 @@ class Forward:
     def duration_s(self) -> float:
         """The synchronised computation alone."""
         return self.forward_end_s - self.forward_start_s
+
+    @property
+    def lay_out_s(self) -> float:
+        """Planning and padding the batch, on the host."""
+        return self.laid_out_s - self.start_s
+
+    @property
+    def copy_in_s(self) -> float:
+        """From host memory to the device."""
+        return self.forward_start_s - self.laid_out_s
+
+    @property
+    def copy_out_s(self) -> float:
+        """From the device to host memory."""
+        return self.end_s - self.forward_end_s
 
     @property
     def wall_s(self) -> float:

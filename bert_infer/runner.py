@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import batching as batches
-from bert_infer import caveats, environment, preparation, weights
+from bert_infer import ceiling, conditions, drift, environment, preparation, weights
 from bert_infer.inputs.prompt import Prompt
-from bert_infer.measure import forward, measured_pass
+from bert_infer.measure import (
+    as_long_as_asked,
+    forward,
+    measured_pass,
+    warm_up_passes,
+    warm_up_until_steady,
+    without_garbage_collection,
+)
+from bert_infer.memory import PeakMemory
 from bert_infer.metrics import Record
 from bert_infer.outputs import HiddenStates, Pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import torch
@@ -30,8 +39,11 @@ if TYPE_CHECKING:
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
     from bert_infer.preparation import Prepared
-    from bert_infer.records import Outputs, PaddedBatch
-    from bert_infer.settings import Settings
+    from bert_infer.records import Forward, Outputs, PaddedBatch
+    from bert_infer.settings import DriftSettings, Settings, Until
+
+ShowProgress = Callable[[int, "int | None"], None]
+"""Takes the forwards done, and in all if that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +76,8 @@ class Runner:
     graph: Graph
     output: Output
     settings: Settings
+    until: Until
+    drift: DriftSettings
 
     def run(self, texts: Sequence[str] | None = None) -> Result:
         """Run ``texts``, or the configured input, and return the outputs of the last pass.
@@ -87,7 +101,8 @@ class Runner:
         work = {
             part.name: [type(getattr(self, part.name)).__name__, asdict(getattr(self, part.name))]
             for part in fields(self)
-            if part.name != "output"  # what is kept does not change what is computed
+            # What is kept or compared does not change what is computed.
+            if part.name not in {"output", "drift"}
         }
         config_hash = environment.digest(work)
         return Record(
@@ -113,91 +128,110 @@ class Runner:
         record: Record,
         prepared: Prepared,
         sinks: Sequence[Sink] = (),
-        progress: Callable[[int, int], None] = lambda _done, _total: None,
+        progress: ShowProgress = lambda _done, _total: None,
+        passes: Callable[[list[Forward]], Iterator[int]] | None = None,
     ) -> tuple[PaddedBatch, Outputs]:
         """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
 
         Args:
             record: holds what was found out even when this breaks off.
             prepared: what ``prepare`` returned.
-            sinks: are given every batch of the last pass.
-            progress: is told the forwards done and in all, never while the clock runs.
+            sinks: are given every batch of every pass, and keep the last.
+            progress: is told of every forward, never while the clock runs.
+            passes: given what has been measured, yields the index of each pass to measure; None
+                measures as long as the settings ask.
 
         Returns:
             The last batch and its outputs, in host memory.
         """
         record.architecture, record.workload = prepared.architecture, prepared.workload
-        record.choice = self._choice(prepared)
+        record.until, record.choice = self.until, self._choice(prepared)
         record.provenance = {
             "tokenizer": prepared.tokenizer_provenance,
             "input": {"sha256": prepared.tokens.sha256},
         }
-        environment.reset_peak_host_memory()
         with record.phases("import"):
-            for name in self.engine.imports:
+            for name in (*self.engine.imports, *self.until.imports):
                 importlib.import_module(name)
         import torch
 
         device = prepared.device
-        with torch.inference_mode(), device.active(), self.dtype.active(device):
+        is_bounded = passes is None and self.until.relative_ci is None
+        total = self.settings.iterations * prepared.workload.forwards if is_bounded else None
+        compared = drift.sample(self, prepared.tokens)
+        record.emulated = device.emulates(self.dtype.matmuls())
+        with torch.inference_mode(), device.active():
+            memory = PeakMemory(device)
             with record.phases("load"):
-                encode = self._load(record, prepared)
-                device.reset_peak_memory()
-            self._warm_up(record, prepared, encode)
-            last = self._measure(record, prepared, encode, sinks, progress)
-            record.peak_device_bytes = device.peak_memory()
-        record.peak_host_bytes = environment.peak_host_bytes()
-        record.warnings = caveats.of(record)
-        record.status = "ok"
-        return last
-
-    def _load(self, record: Record, prepared: Prepared) -> Encode:
-        loaded = weights.load(prepared.source, prepared.architecture)
-        record.provenance["weights"] = dict(loaded.provenance)
-        encode = self.engine.load(prepared.architecture, loaded, self.dtype, prepared.device)
-        return prepared.graph.wrap(encode, prepared.groups)
+                loaded = weights.load(prepared.source, prepared.architecture)
+                record.provenance["weights"] = dict(loaded.provenance)
+            if compared:
+                with record.phases("drift"), memory.uncounted():
+                    reference = compared.reference(prepared.architecture, loaded)
+                sinks = (*sinks, *compared.sinks)
+            with self.dtype.active(device):
+                with record.phases("load"):
+                    encode = self.engine.load(prepared.architecture, loaded, self.dtype, device)
+                    encode = prepared.graph.wrap(encode, prepared.groups)
+                self._warm_up(record, prepared, encode)
+                matmuls = self.dtype.matmuls()
+                with record.phases("ceiling"), memory.uncounted():
+                    record.ceiling = ceiling.before(device, matmuls, prepared.architecture)
+                earlier = conditions.snapshot(device)
+                asked = (passes or self._passes(record))(record.forwards)
+                with record.phases("measure"), without_garbage_collection():
+                    for measured, batch, outputs in self._measured(prepared, encode, asked):
+                        record.forwards.append(measured)
+                        for sink in sinks:
+                            sink.collect(batch, outputs)
+                        progress(len(record.forwards), total)
+                record.conditions = conditions.between(earlier, conditions.snapshot(device))
+                record.peak_host_bytes = memory.host_bytes()
+                record.peak_device_bytes = memory.device_bytes()
+                with record.phases("ceiling"):
+                    record.ceiling = ceiling.after(record.ceiling, device, matmuls)
+            if compared:
+                with record.phases("drift"):
+                    record.drift = drift.compare(compared.outputs(), reference)
+        record.finish(self.drift.min_cosine)
+        return batch, outputs
 
     def _warm_up(self, record: Record, prepared: Prepared, encode: Encode) -> None:
         """Run every shape once, and then the passes that ``warmup`` asks for."""
+        device, settings = prepared.device, self.settings
 
         def every_shape() -> None:
             for group in prepared.groups.values():
                 batch = batches.lay_out(group, prepared.tokens, prepared.architecture.pad_token_id)
-                forward(encode, self._inputs(batch, prepared), prepared.device)
+                forward(encode, self._inputs(batch, prepared), device)
 
         if prepared.graph.compiles:
             with record.phases("compile"):
                 every_shape()
-        if self.settings.warmup == "auto":
-            with record.phases("warmup"):
-                every_shape()
-        elif int(self.settings.warmup):
-            with record.phases("warmup"):
-                for _ in range(int(self.settings.warmup)):
-                    for _, inputs in self._batches(prepared):
-                        forward(encode, inputs, prepared.device)
+        if settings.warmup == 0:
+            return
+        with record.phases("warmup"):
+            if settings.warmup != "auto":
+                record.warm_up = warm_up_passes(
+                    int(settings.warmup), lambda: self._batches(prepared), encode, device
+                )
+                return
+            every_shape()
+            if settings.iterations > 1 or self.until.relative_ci is not None:
+                record.warm_up = warm_up_until_steady(
+                    lambda: self._batches(prepared), encode, device
+                )
 
-    def _measure(
-        self,
-        record: Record,
-        prepared: Prepared,
-        encode: Encode,
-        sinks: Sequence[Sink],
-        progress: Callable[[int, int], None],
-    ) -> tuple[PaddedBatch, Outputs]:
-        iterations = self.settings.iterations
-        total = iterations * prepared.workload.forwards
-        with record.phases("measure"):
-            for index in range(iterations):
-                for measured, batch, outputs in measured_pass(
-                    index, self._batches(prepared), encode, prepared.device
-                ):
-                    record.forwards.append(measured)
-                    if index == iterations - 1:
-                        for sink in sinks:
-                            sink.collect(batch, outputs)
-                    progress(len(record.forwards), total)
-        return batch, outputs
+    def _passes(self, record: Record) -> Callable[[list[Forward]], Iterator[int]]:
+        return lambda forwards: as_long_as_asked(
+            self.settings.iterations, self.until, forwards, record.relative_ci
+        )
+
+    def _measured(
+        self, prepared: Prepared, encode: Encode, passes: Iterator[int]
+    ) -> Iterator[tuple[Forward, PaddedBatch, Outputs]]:
+        for index in passes:
+            yield from measured_pass(index, self._batches(prepared), encode, prepared.device)
 
     def _batches(
         self, prepared: Prepared

@@ -8,6 +8,52 @@ from bert_infer.errors import OptionError
 
 
 @dataclass(frozen=True)
+class Until:
+    """When to stop measuring, past the first ``iterations`` passes.
+
+    Attributes:
+        relative_ci: half the 95 % confidence interval of throughput, over the throughput; None
+            stops after ``iterations``.
+        max_s: seconds of measured passes after which to stop all the same.
+    """
+
+    relative_ci: float | None
+    max_s: float
+
+    def __post_init__(self) -> None:
+        if self.relative_ci is not None and not 0 < self.relative_ci < 1:
+            raise OptionError("relative_ci", self.relative_ci, "null or a number in (0, 1)")
+        if not self.max_s > 0:
+            raise OptionError("max_s", self.max_s, "seconds, more than 0")
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that it takes to tell, imported in a phase of their own."""
+        return () if self.relative_ci is None else ("scipy.stats",)
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """How outputs are compared with the reference's.
+
+    Attributes:
+        texts: how many texts at most; 0 leaves the comparison out.
+        min_cosine: a smaller cosine, of any token, fails the run; None only reports.
+    """
+
+    texts: int
+    min_cosine: float | None
+
+    def __post_init__(self) -> None:
+        if self.texts < 0:
+            raise OptionError("texts", self.texts, "a whole number from 0")
+        if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
+            raise OptionError("min_cosine", self.min_cosine, "null or a number from -1 to 1")
+        if self.min_cosine is not None and not self.texts:
+            raise OptionError("texts", 0, "at least 1 where drift.min_cosine asks for a comparison")
+
+
+@dataclass(frozen=True)
 class Settings:
     """How much is run, and how often."""
 

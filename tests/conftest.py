@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -15,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
+_CACHE = tempfile.TemporaryDirectory()  # no test sees what another program left in the user's
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 def minilm_directory() -> Path:
@@ -58,14 +63,23 @@ class Command:
             preexec_fn=limit if memory_bytes else None,
         )
 
-    def popen(self, *arguments):
-        return subprocess.Popen(
+    @contextmanager
+    def running(self, *arguments):
+        """Yield the process while it runs, in a foreground of its own; none outlives the test."""
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *arguments],
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def runs(self):
         return sorted(path.parent for path in self.directory.rglob("metrics.json"))

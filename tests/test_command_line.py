@@ -229,17 +229,17 @@ def test_a_failure_while_running_leaves_a_record(command):
 
 
 def test_interrupting_leaves_a_record_that_says_so(command):
-    process = command.popen("model=tiny", "iterations=10000000")
-    waited_until = time.monotonic() + 120
-    while (
-        not (logs := list(command.directory.rglob("run.log")))
-        or "phase: measure" not in logs[0].read_text()
-    ):
-        assert time.monotonic() < waited_until
-        time.sleep(0.2)
-    time.sleep(3)  # for hundreds of forwards of a few milliseconds
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    with command.running("model=tiny", "iterations=10000000") as process:
+        waited_until = time.monotonic() + 120
+        while (
+            not (logs := list(command.directory.rglob("run.log")))
+            or "phase: measure" not in logs[0].read_text()
+        ):
+            assert time.monotonic() < waited_until
+            time.sleep(0.2)
+        time.sleep(3)  # for hundreds of forwards of a few milliseconds
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     (metrics,) = command.metrics()

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from bert_infer import compose
 from bert_infer.composition import (
     COMPONENTS,
+    SECTIONS,
     component,
     config_from,
     resolve,
@@ -38,7 +39,9 @@ def test_every_yaml_composes_builds_and_hides_no_field(group, option):
 
 def test_every_group_is_a_component_and_every_value_a_setting():
     assert {*groups()} - {"experiment"} == {*COMPONENTS}
-    assert {*values()} == {field.name for field in fields(Settings)}
+    assert {*values()} == {field.name for field in fields(Settings)} | {*SECTIONS}
+    for key, schema in SECTIONS.items():
+        assert {*config_from([])[key]} == {field.name for field in fields(schema)}
 
 
 @pytest.mark.parametrize("study", options("experiment"))
@@ -73,6 +76,12 @@ def test_the_default_is_the_contracts():
         (["warmup=-1"], ["warmup=-1"]),
         (["seed=-1"], ["seed=-1"]),
         (["max_length=2"], ["max_length=2"]),
+        (["until.relative_ci=2"], ["until.relative_ci=2.0", "(0, 1)"]),
+        (["until.max_s=0"], ["until.max_s=0.0", "seconds"]),
+        (["until.max=0"], ["until.max", "Did you mean until.max_s?"]),
+        (["drift.texts=-1"], ["drift.texts=-1"]),
+        (["drift.min_cosine=high"], ["drift.min_cosine=high", "a number or null"]),
+        (["drift.min_cosine=0.9", "drift.texts=0"], ["drift.texts=0", "drift.min_cosine"]),
         (["device=cpu", "device.threads=0"], ["device.threads=0"]),
         (["batching=by_length", "batching.edges=[a]"], ["batching.edges", "whole numbers"]),
         (["batching=by_length", "batching.edges=[64,32]"], ["batching.edges", "increasing"]),
@@ -195,7 +204,8 @@ def test_help_lists_every_group_and_option():
     for group in groups():
         assert f"\n{group}=" in text
         assert all(f"  {option} " in text for option in options(group))
-    assert all(f"  {key}=" in text for key in values())
+    for key in [*(f.name for f in fields(Settings)), "until.relative_ci", "drift.min_cosine"]:
+        assert f"  {key}=" in text
 
 
 def test_an_experiment_overrides_the_values_and_is_overridden_by_the_user():

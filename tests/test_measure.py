@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bert_infer.devices import Cpu
+from bert_infer.devices.cpu import Cpu
 from bert_infer.measure import Phases, measured_pass, timed
 from bert_infer.records import Outputs, PaddedBatch
 

@@ -1,10 +1,12 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bert_infer import files
+from bert_infer import files, linears
+from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.metrics import Record, Workload, latency_ms, percentile, useful_flop
 from bert_infer.models import Architecture
 from bert_infer.records import Forward, Shape
@@ -31,6 +33,7 @@ def forward(index, start, duration, *, pass_index=0, sequences=2, real=6, padded
         real,
         padded,
         start_s=start,
+        laid_out_s=start + 0.125,
         forward_start_s=start + 0.25,
         forward_end_s=start + 0.25 + duration,
         end_s=start + 0.5 + duration,
@@ -54,6 +57,19 @@ def workload(lengths=(2, 4)):
     )
 
 
+def finished(**fields):
+    """A record as an execution leaves it, as far as warnings ask."""
+    choice = {"iterations": 1, "weights": "checkpoint", "device": "cpu", "dtype": "fp32"}
+    return Record(
+        status="ok",
+        architecture=ARCHITECTURE,
+        workload=workload(),
+        choice=choice,
+        provenance={"tokenizer": {"source": "directory"}},
+        **fields,
+    )
+
+
 def test_useful_flop_by_hand():
     # One layer, n=2: 2*2*(4*16 + 2*4*5) + 4*4*4 = 480; n=4: 2*4*104 + 4*16*4 = 1088.
     assert useful_flop(np.array([2, 4]), ARCHITECTURE) == 3 * (480 + 1088)
@@ -65,7 +81,7 @@ def test_useful_flop_counts_real_tokens_only_and_each_sequence_apart():
 
 
 def test_a_finished_run_by_hand():
-    record = Record(status="ok", architecture=ARCHITECTURE, workload=workload())
+    record = finished()
     record.forwards = [forward(0, 10.0, 0.5), forward(0, 12.0, 1.5, pass_index=1)]
     metrics = record.metrics()
     # 1 s and 2 s of wall time: the half second around each forward counts, the pause does not.
@@ -83,7 +99,7 @@ def test_percentiles_need_samples_above_them():
     assert percentile(np.arange(99.0), 99) is None
     assert percentile(np.arange(100.0), 99) is not None
     assert percentile(np.arange(9.0), 90) is None
-    statistics = latency_ms([forward(0, 0.0, 1.0)])
+    statistics = latency_ms([forward(0, 0.0, 1.0)], None)
     assert (statistics["p50"], statistics["p90"], statistics["std"]) == (
         pytest.approx(1000),
         None,
@@ -92,16 +108,21 @@ def test_percentiles_need_samples_above_them():
 
 
 def test_an_empty_record_has_every_key_and_knows_nothing():
-    empty, full = Record().metrics(), Record(architecture=ARCHITECTURE, workload=workload())
+    empty, full = Record().metrics(), finished()
     full.forwards = [forward(0, 0.0, 1.0)]
-    assert _keys(empty) == _keys(full.metrics())
+    filled = full.metrics()
+    assert {*empty} == {*filled}
+    for section in ("run", "choice", "workload", "phases_s", "latency_ms", "throughput"):
+        assert _keys(empty[section]) == _keys(filled[section])
+    for section in ("compute", "memory", "measurement", "provenance"):
+        assert {*empty[section]} == {*filled[section]}
     assert empty["latency_ms"]["mean"] is None
     assert empty["throughput"]["sequences_per_s"] is None
     json.dumps(empty, allow_nan=False)
 
 
 def test_throughput_can_be_recomputed_from_forwards_csv(tmp_path):
-    record = Record(workload=workload())
+    record = finished()
     record.forwards = [forward(0, 0.1 * i, 0.01 + 0.001 * i, pass_index=i) for i in range(7)]
     files.write_forwards(tmp_path / "forwards.csv", record.forwards)
     rows = list(csv.DictReader((tmp_path / "forwards.csv").read_text().splitlines()))
@@ -116,6 +137,64 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "metrics.json", {"rate": float("inf")})
     assert list(tmp_path.iterdir()) == []
+
+
+def two_shapes(passes):
+    """A workload of a fast and a slow batch, measured so many times."""
+    narrow, wide = (Shape(1, width, has_padding=False) for width in (2, 4))
+    work = replace(workload(), forwards=2, shapes=(narrow, wide))
+    record = replace(finished(), workload=work)
+    record.forwards = [
+        forward(index, 10.0 * i, (1.0, 3.0)[index] + 0.01 * (i % 3), pass_index=i, sequences=1)
+        for i in range(passes)
+        for index in range(2)
+    ]
+    return record
+
+
+def test_batches_of_different_shapes_are_resampled_by_the_pass():
+    samples = two_shapes(8).samples
+    assert (samples.unit, samples.sequences, len(samples.wall_s)) == ("pass", 2, 8)
+    low, high = samples.sequences_per_s()
+    assert low < 2 / 5.02 < high
+    assert high / low < 1.01  # the two shapes differ threefold, and that is no uncertainty
+    assert samples.relative == pytest.approx(1, abs=0.01)  # of its own batch's median
+
+
+def test_forwards_of_one_shape_are_samples_themselves():
+    record = finished()
+    record.forwards = [forward(0, 2.0 * i, 1.0 + 0.01 * (i % 3), pass_index=i) for i in range(9)]
+    assert (record.samples.unit, len(record.samples.wall_s)) == ("forward", 9)
+    low, high = record.metrics()["latency_ms"]["p50_ci95"]
+    assert 1000 <= low <= 1010 <= high <= 1020
+    assert record.relative_ci() == pytest.approx(0.004, abs=0.003)
+
+
+def test_a_pass_that_broke_off_is_in_no_interval():
+    record = two_shapes(8)
+    whole = record.samples.sequences_per_s()
+    record.forwards.append(forward(0, 99.0, 50.0, pass_index=8, sequences=1))
+    assert record.samples.sequences_per_s() == whole
+
+
+def test_copies_and_laying_out_are_reported_apart_from_the_forward():
+    record = finished(forwards=[forward(0, 0.0, 1.0)])
+    metrics = record.metrics()
+    assert metrics["measurement"]["lay_out_ms"] == pytest.approx(125)
+    assert metrics["measurement"]["copy_in_ms"] == pytest.approx(125)
+    assert metrics["measurement"]["copy_out_ms"] == pytest.approx(250)
+    assert metrics["latency_ms"]["mean"] == pytest.approx(1000)
+
+
+def test_the_fraction_of_the_ceiling_by_hand():
+    matmul = Matmul(8, 4, 5, linears.plain)
+    record = finished()
+    record.forwards = [forward(0, 0.0, 0.5)]
+    record.ceiling = Ceiling(matmul, before_flop_per_s=4704.0, after_flop_per_s=9408.0)
+    compute = record.metrics()["compute"]
+    assert compute["ceiling_flop_per_s"] == 9408
+    assert compute["fraction_of_ceiling"] == pytest.approx(4704 / 9408)
+    assert matmul.flop == 2 * 8 * 4 * 5
 
 
 def _keys(tree):

@@ -1,0 +1,106 @@
+"""The ceiling: the best dense matmul rate of this device, in this dtype, on the model's shapes.
+
+Every way of multiplying that the device has is tried on the matrices of an encoder layer, with few
+rows first and more of them as far as the time allows. The search is done once for a device and
+dtype; each run repeats only the winner, before and after its measured passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from bert_infer.measure import fastest_s, timed
+
+if TYPE_CHECKING:
+    import torch
+
+    from bert_infer.devices import Device
+    from bert_infer.linears import MakeLinear
+    from bert_infer.models import Architecture
+
+ROWS = (64, 256, 1024, 4096, 16384)
+"""Rows tried, in this order: more are faster each, and large devices need many."""
+_SEARCH_S = 1.0
+_REPEAT_S = 0.3
+
+
+class Matmul(NamedTuple):
+    """``[rows, inputs] @ [inputs, outputs]``, and how it is done."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    make: MakeLinear
+
+    @property
+    def flop(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.rows * self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What was found, in FLOP/s; ``after_flop_per_s`` is None until the passes are measured."""
+
+    matmul: Matmul
+    before_flop_per_s: float
+    after_flop_per_s: float | None = None
+
+    @property
+    def flop_per_s(self) -> float:
+        """The better of the two."""
+        return max(self.before_flop_per_s, self.after_flop_per_s or 0.0)
+
+    @property
+    def change(self) -> float | None:
+        """How far the rate after the passes lies above the one before, relative to it."""
+        if self.after_flop_per_s is None:
+            return None
+        return self.after_flop_per_s / self.before_flop_per_s - 1
+
+
+def before(device: Device, dtype: torch.dtype, architecture: Architecture) -> Ceiling:
+    """Return the rate now, of the matmul that a search finds best; it is searched for once."""
+    matmul = search(device, dtype, architecture.hidden, architecture.intermediate)
+    return Ceiling(matmul, rate(matmul, device, dtype, _REPEAT_S))
+
+
+def after(ceiling: Ceiling, device: Device, dtype: torch.dtype) -> Ceiling:
+    """Return ``ceiling`` with the rate that the same matmul reaches now."""
+    return replace(ceiling, after_flop_per_s=rate(ceiling.matmul, device, dtype, _REPEAT_S))
+
+
+@cache
+def search(device: Device, dtype: torch.dtype, hidden: int, intermediate: int) -> Matmul:
+    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find."""
+    layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
+    tried: dict[Matmul, float] = {}
+    left = _SEARCH_S
+    for rows in ROWS:
+        here = [Matmul(rows, *shape, make) for make in device.linears(dtype) for shape in layer]
+        for matmul in here:
+            # Rates hardly grow by more than this from one number of rows to the next.
+            if tried and 2 * matmul.flop / max(tried.values()) > left:
+                continue
+            tried[matmul], seconds = timed(lambda m=matmul: rate(m, device, dtype, 0.0))  # type: ignore[misc]
+            left -= seconds
+    return max(tried, key=lambda matmul: tried[matmul])
+
+
+def rate(matmul: Matmul, device: Device, dtype: torch.dtype, budget_s: float) -> float:
+    """Return FLOP/s of the fastest of as many calls as ``budget_s`` holds, one at the least."""
+    import torch
+
+    # Random values, as a device's power and so its clock can depend on them; a few, repeated,
+    # since drawing millions would take longer than multiplying them.
+    some = torch.randn(1 << 12, generator=torch.Generator().manual_seed(0))
+
+    def values(rows: int, columns: int) -> torch.Tensor:
+        drawn = some.to(device.torch_device(), dtype)
+        return drawn.repeat(-(-rows * columns // len(drawn)))[: rows * columns].view(rows, columns)
+
+    x = values(matmul.rows, matmul.inputs)
+    linear = matmul.make(values(matmul.outputs, matmul.inputs), matmul.rows)
+    return matmul.flop / fastest_s(lambda: linear(x), device, budget_s)

@@ -1,0 +1,42 @@
+"""The best device that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bert_infer.devices import Device
+from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.cuda import Cuda, has_driver
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+
+
+@dataclass(frozen=True)
+class Auto(Device):
+    """The best device that is there."""
+
+    name = "auto"
+
+    def torch_device(self) -> torch.device:
+        """Return the resolved device's name."""
+        return self.resolve().torch_device()
+
+    def resolve(self) -> Device:
+        """Return the first GPU if PyTorch can use one, else the processor."""
+        if not has_driver():
+            return Cpu()
+        import torch
+
+        return Cuda() if torch.cuda.is_available() else Cpu()
+
+    def synchronize(self) -> None:
+        """Wait for the resolved device."""
+        self.resolve().synchronize()
+
+    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
+        """Return the resolved device's context."""
+        return self.resolve().fp32_precision(precision)

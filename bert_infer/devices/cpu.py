@@ -1,0 +1,81 @@
+"""The processor."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bert_infer import linears
+from bert_infer.devices import Device, precision_of
+from bert_infer.environment import cpu_flags
+from bert_infer.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    import torch
+
+    from bert_infer.linears import MakeLinear
+
+
+@dataclass(frozen=True)
+class Cpu(Device):
+    """The processor."""
+
+    threads: int | None = None
+
+    name = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise OptionError("threads", self.threads, "null or a whole number from 1")
+
+    def torch_device(self) -> torch.device:
+        """Return PyTorch's name for it."""
+        import torch
+
+        return torch.device("cpu")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Set the number of threads, and put it back afterwards."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def synchronize(self) -> None:
+        """Do nothing: the processor has finished when a call returns."""
+
+    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
+        """Return the context for oneDNN's matrix multiplications."""
+        import torch
+
+        return precision_of(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
+
+    def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
+        """Return PyTorch's own choice, and oneDNN with packed weights where it takes ``dtype``."""
+        return (*super().linears(dtype), *_prepacked(dtype))
+
+    def emulates(self, dtype: torch.dtype) -> bool:
+        """Look the format up among the processor's features."""
+        import torch
+
+        needs = {torch.float16: _HAS_FP16, torch.bfloat16: _HAS_BF16}.get(dtype, frozenset())
+        features = cpu_flags()
+        return bool(needs and features) and not needs & features
+
+
+def _prepacked(dtype: torch.dtype) -> tuple[MakeLinear, ...]:
+    return (linears.onednn_prepacked,) if linears.can_prepack(dtype) else ()
+
+
+_HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})
+_HAS_BF16 = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
+"""Features, as Linux names those of x86 and Arm, with which a processor computes in a format."""

@@ -1,0 +1,178 @@
+"""An NVIDIA GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bert_infer.devices import Device, precision_of
+from bert_infer.errors import OptionError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cuda(Device):
+    """An NVIDIA GPU."""
+
+    index: int = 0
+
+    name = "cuda"
+    has_tf32 = True
+
+    def __post_init__(self) -> None:
+        if self.index < 0:
+            raise OptionError("index", self.index, "a whole number from 0")
+
+    def torch_device(self) -> torch.device:
+        """Return PyTorch's name for it."""
+        import torch
+
+        return torch.device("cuda", self.index)
+
+    def check(self) -> None:
+        """Refuse a machine without a driver, a build without CUDA, and an index without a card."""
+        if not has_driver():
+            raise RefusedError(
+                "device=cuda is refused: this machine has no NVIDIA driver.",
+                "Use device=cpu or device=auto.",
+            )
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RefusedError(
+                f"device=cuda is refused: torch {torch.__version__} finds no GPU it can use.",
+                "Install a CUDA build of torch that fits the driver, or use device=cpu.",
+            )
+        if self.index >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise OptionError("device.index", self.index, f"0 to {last} on this machine")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make it the current device."""
+        import torch
+
+        with torch.cuda.device(self.index):
+            yield
+
+    def synchronize(self) -> None:
+        """Wait for every stream of the card."""
+        import torch
+
+        torch.cuda.synchronize(self.index)
+
+    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
+        """Return the context for cuBLAS' matrix multiplications."""
+        import torch
+
+        return precision_of(torch.backends.cuda.matmul, precision)
+
+    def reset_peak_memory(self) -> None:
+        """Start counting ``peak_memory`` anew."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self.index)
+
+    def peak_memory(self) -> int | None:
+        """Return the most memory that tensors took."""
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.index)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the card's name, its capability, and CUDA's version."""
+        import torch
+
+        properties = torch.cuda.get_device_properties(self.index)
+        return {
+            "name": properties.name,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "driver": _driver_version(),
+        }
+
+    def readings(self) -> dict[str, float]:
+        """Return the card's clocks, temperature and power."""
+
+        def read(nvml: Any, card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module
+            return {
+                "sm_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM)),
+                "memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_MEM)),
+                "temperature_c": float(
+                    nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU)
+                ),
+                "power_w": nvml.nvmlDeviceGetPowerUsage(card) / 1e3,
+            }
+
+        return self._nvml(read, {})
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Return the ids of other processes that compute on the card."""
+
+        def read(nvml: Any, card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(card)
+            return tuple(sorted({process.pid for process in processes} - {os.getpid()}))
+
+        return self._nvml(read, ())
+
+    def throttle_reasons(self) -> tuple[str, ...]:
+        """Return the reasons that NVML gives for a clock below what was asked."""
+
+        def read(nvml: Any, card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
+            active = nvml.nvmlDeviceGetCurrentClocksEventReasons(card)
+            reasons = {
+                "power cap": nvml.nvmlClocksEventReasonSwPowerCap,
+                "temperature": nvml.nvmlClocksEventReasonSwThermalSlowdown,
+                "hardware slowdown": nvml.nvmlClocksThrottleReasonHwSlowdown,
+            }
+            return tuple(name for name, bit in reasons.items() if active & bit)
+
+        return self._nvml(read, ())
+
+    def _nvml(self, read: Callable[[Any, Any], T], unknown: T) -> T:
+        """Return what ``read`` finds with NVML and its handle of the card, else ``unknown``."""
+        import pynvml
+        import torch
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return unknown
+        try:
+            # By its UUID: CUDA's numbers are others where CUDA_VISIBLE_DEVICES is set.
+            uuid = torch.cuda.get_device_properties(self.index).uuid
+            return read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        except pynvml.NVMLError:
+            return unknown
+        finally:
+            pynvml.nvmlShutdown()
+
+
+def has_driver() -> bool:
+    """Tell without importing torch whether CUDA is out of the question."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _driver_version() -> str | None:
+    """Read the kernel module's version, as in "NVRM version: ... Kernel Module  550.54  ..."."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:  # noqa: PTH123
+            words = file.readline().split()
+    except OSError:
+        return None
+    return next((w for w in words if w[0].isdigit() and "." in w), None)

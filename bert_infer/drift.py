@@ -1,0 +1,211 @@
+"""Drift: how far outputs are from those of the fp32 transformers engine on the same texts.
+
+A few texts, spread over the lengths there are, go through the reference one by one and unpadded,
+on the CPU, before the run's own weights are loaded. What they are compared with are the outputs
+that the measured passes gave.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from bert_infer.devices.cpu import Cpu
+from bert_infer.dtypes import Fp32
+from bert_infer.engines.transformers import Transformers
+from bert_infer.environment import digest
+from bert_infer.files import whole
+from bert_infer.measure import forward
+from bert_infer.outputs import HiddenStates, Pooled
+from bert_infer.records import PaddedBatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.dtypes import Dtype
+    from bert_infer.engines import Engine
+    from bert_infer.models import Architecture
+    from bert_infer.outputs import Pooling, Sink
+    from bert_infer.records import Tokens, Weights
+    from bert_infer.runner import Runner
+
+REFERENCE = "transformers fp32 eager, unpadded, on the CPU"
+_KEPT_FILES = 64
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far apart two sets of outputs are; None where a value is not finite.
+
+    Attributes:
+        texts: how many texts were compared.
+        reference: what they were compared with.
+        max_abs: largest difference of two hidden states' values.
+        mean_cosine: mean over all tokens of the cosine between hidden states.
+        min_cosine: the smallest of these.
+        pooled_min_cosine: the smallest cosine of two texts' pooled outputs.
+    """
+
+    texts: int
+    reference: str
+    max_abs: float | None
+    mean_cosine: float | None
+    min_cosine: float | None
+    pooled_min_cosine: float | None
+
+    def exceeds(self, min_cosine: float | None) -> bool:
+        """Tell whether a gate at ``min_cosine`` is broken; what is not finite breaks any."""
+        if min_cosine is None:
+            return False
+        return self.min_cosine is None or self.min_cosine < min_cosine
+
+
+def is_reference(engine: Engine, dtype: Dtype) -> bool:
+    """Tell whether a run computes what it would be compared with."""
+    return (engine, dtype) == (Transformers(), Fp32())
+
+
+def spread(lengths: NDArray[np.int64], count: int) -> list[int]:
+    """Return at most ``count`` texts' indices, the shortest, the longest, and evenly between.
+
+    Args:
+        lengths: ``int64 [texts]``, real tokens of each.
+        count: how many texts at most.
+    """
+    order = np.argsort(lengths, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return sorted(order[places].tolist())
+
+
+class TextOutputs(NamedTuple):
+    """What a few texts gave: ``[tokens, hidden]`` each, and ``[texts, hidden]`` pooled."""
+
+    hidden_states: list[torch.Tensor]
+    pooled: torch.Tensor
+
+
+class Sample:
+    """A few of a run's texts: keeps their outputs, and knows what the reference makes of them."""
+
+    def __init__(self, tokens: Tokens, chosen: list[int], pooling: Pooling) -> None:
+        self._tokens, self._chosen, self._pooling = tokens, chosen, pooling
+        self._hidden_states = HiddenStates(tokens, chosen)
+        self._pooled = Pooled(tokens, pooling, chosen)
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """What must be given the outputs."""
+        return self._hidden_states, self._pooled
+
+    def outputs(self) -> TextOutputs:
+        """Return what was kept."""
+        return TextOutputs(self._hidden_states.in_order, self._pooled.stacked())
+
+    def reference(self, architecture: Architecture, weights: Weights) -> TextOutputs:
+        """Return the reference's outputs, from the cache if it has them.
+
+        ``weights`` are left as they are and shared: the reference needs no second copy of them.
+        """
+        path = self._cached_at(architecture, weights)
+        found = _read(path)
+        if found is None:
+            found = self._computed(architecture, weights)
+            _store(found, path)
+        return found
+
+    def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
+        device, engine = Cpu(), Transformers()
+        theirs = Sample(self._tokens, self._chosen, self._pooling)
+        shared = replace(weights, tensors=dict(weights.tensors))
+        with device.active(), Fp32().active(device):
+            encode = engine.load(architecture, shared, Fp32(), device)
+            for sequence in self._chosen:
+                ids = self._tokens[sequence]
+                alone = PaddedBatch(np.array([sequence]), np.array([len(ids)]), ids[None])
+                outputs = forward(encode, engine.inputs(alone, keep_mask=False), device)
+                for sink in theirs.sinks:
+                    sink.collect(alone, outputs)
+        return theirs.outputs()
+
+    def _cached_at(self, architecture: Architecture, weights: Weights) -> Path:
+        """Return where the reference's outputs belong: a name for all that they depend on."""
+        depends_on = {
+            "weights": {k: v for k, v in weights.provenance.items() if k != "path"},
+            "architecture": dict(architecture.config),
+            "texts": [self._tokens[sequence].tolist() for sequence in self._chosen],
+            "pooling": self._pooling.value,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+        name = f"{digest(depends_on)}.safetensors"
+        return user_cache_path("bert_infer") / "references" / name
+
+
+def sample(runner: Runner, tokens: Tokens) -> Sample | None:
+    """Return the texts to compare, or None where a run is the reference or asks for none."""
+    count = runner.drift.texts
+    if not count or is_reference(runner.engine, runner.dtype):
+        return None
+    chosen = spread(tokens.lengths[: tokens.texts], count)
+    return Sample(tokens, chosen, runner.output.pooling)
+
+
+def compare(ours: TextOutputs, theirs: TextOutputs) -> Drift:
+    """Return how far ``ours`` are from the reference's."""
+    import torch
+
+    def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1)
+
+    states, expected = torch.cat(ours.hidden_states), torch.cat(theirs.hidden_states)
+    by_token = cosines(states, expected)
+    return Drift(
+        texts=len(ours.hidden_states),
+        reference=REFERENCE,
+        max_abs=_finite((states.double() - expected.double()).abs().max()),
+        mean_cosine=_finite(by_token.mean()),
+        min_cosine=_finite(by_token.min()),
+        pooled_min_cosine=_finite(cosines(ours.pooled, theirs.pooled).min()),
+    )
+
+
+def _finite(value: torch.Tensor) -> float | None:
+    return float(value) if value.isfinite() else None
+
+
+def _read(path: Path) -> TextOutputs | None:
+    """Return what is cached; what is not there, or broken, is None."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        pooled = tensors.pop("pooled")
+    except (OSError, SafetensorError, KeyError):
+        return None
+    _LOG.info("reference outputs from %s", path)
+    return TextOutputs([tensors[name] for name in sorted(tensors, key=int)], pooled)
+
+
+def _store(outputs: TextOutputs, path: Path) -> None:
+    """Keep ``outputs``, and the latest ``_KEPT_FILES`` of what was kept before."""
+    from safetensors.torch import save_file
+
+    tensors = {str(index): states for index, states in enumerate(outputs.hidden_states)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as beside:
+            save_file({**tensors, "pooled": outputs.pooled}, beside)
+        latest_first = sorted(path.parent.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in latest_first[_KEPT_FILES:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        _LOG.warning("reference outputs are not cached: %s", error)

@@ -1,0 +1,64 @@
+"""The most memory that a run's own work held at once, on the host and on the device."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bert_infer.devices import Device
+
+
+class PeakMemory:
+    """Peaks since it was made, in bytes; what cannot be read is None."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._host_bytes: int | None = None
+        self._device_bytes: int | None = None
+        self._can_reset = True
+        self._reset()
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave out what goes on inside, which is no part of the run's own work."""
+        self._host_bytes, self._device_bytes = self.host_bytes(), self.device_bytes()
+        try:
+            yield
+        finally:
+            self._reset()
+
+    def host_bytes(self) -> int | None:
+        """Return the host's peak: the largest resident set of this process."""
+        if not self._can_reset:
+            return None
+        return _larger(self._host_bytes, _high_water_bytes())
+
+    def device_bytes(self) -> int | None:
+        """Return the device's peak."""
+        return _larger(self._device_bytes, self._device.peak_memory())
+
+    def _reset(self) -> None:
+        self._device.reset_peak_memory()
+        try:
+            Path("/proc/self/clear_refs").write_text("5", "ascii")  # proc(5)
+        except OSError:
+            self._can_reset = False
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return max((value for value in (a, b) if value is not None), default=None)
+
+
+def _high_water_bytes() -> int | None:
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

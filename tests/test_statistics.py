@@ -1,0 +1,101 @@
+"""Intervals that cover, and changes that are found when they are there and only then."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bert_infer import statistics
+
+RUNS = 500
+
+
+def timings(generator, count, spread=0.08):
+    """Lognormal, as timings are: a few take much longer."""
+    return generator.lognormal(0, spread, count)
+
+
+@pytest.mark.parametrize("count", [8, 20, 60])
+@pytest.mark.parametrize(("statistic", "truth"), [(np.mean, np.exp(0.08**2 / 2)), (np.median, 1.0)])
+def test_intervals_hold_the_truth_in_about_95_percent_of_runs(count, statistic, truth):
+    generator = np.random.default_rng(count)
+    held = 0
+    for _ in range(RUNS):
+        low, high = statistics.interval(timings(generator, count), statistic)
+        held += low <= truth <= high
+    # Three standard errors of such a share are 0.03.
+    assert 0.92 <= held / RUNS <= 0.98
+
+
+def test_intervals_agree_with_scipys_own_on_the_same_samples():
+    samples = np.random.default_rng(3).normal(10, 1, 40)
+    by_t = stats.t.interval(0.95, 39, samples.mean(), stats.sem(samples))
+    assert statistics.interval(samples) == pytest.approx(by_t, rel=0.01)
+    exact = stats.quantile_test(samples, q=samples.mean(), p=0.5).confidence_interval()
+    assert statistics.interval(samples, np.median) == pytest.approx(exact, rel=0.02)
+
+
+def test_too_few_samples_have_no_interval():
+    few = np.ones(statistics.FEWEST_FOR_INTERVAL - 1)
+    assert statistics.interval(few) is None
+    assert statistics.interval(np.ones(statistics.FEWEST_FOR_INTERVAL)) == (1, 1)
+
+
+def test_rows_are_resampled_whole():
+    """Two shapes, one twice as slow: their mixture's spread is no uncertainty of a pass."""
+    passes = timings(np.random.default_rng(0), 30, 0.01)[:, None] * [1.0, 2.0]
+    low, high = statistics.interval(passes, np.mean)
+    assert low <= 1.5 <= high
+    assert high - low < 0.02
+
+
+def test_the_interval_of_a_rate_turns_around():
+    assert statistics.Interval(2.0, 4.0).over(8) == (2.0, 4.0)
+    assert statistics.Interval(1.0, 4.0).over(8) == (2.0, 8.0)
+
+
+def test_outliers_by_hand():
+    # Quartiles 2 and 4: fences at -1 and 7, severe beyond -4 and 10.
+    found = statistics.outliers(np.array([1.0, 2, 2, 3, 3, 3, 4, 4, 8, 11, -2]))
+    assert found == (1, 2, 1, 11)
+
+
+def test_a_trend_is_found_with_its_size():
+    samples = timings(np.random.default_rng(1), 20, 0.01) * np.linspace(1, 1.3, 20)
+    assert statistics.trend(samples) == pytest.approx(0.3 / 1.15, abs=0.04)
+    assert statistics.trend(samples[::-1]) == pytest.approx(-0.3 / 1.15, abs=0.04)
+
+
+def test_a_step_is_found_with_its_place_and_size():
+    samples = timings(np.random.default_rng(1), 30, 0.01)
+    samples[12:] *= 1.2
+    step = statistics.step(samples)
+    assert step.at == 12
+    assert step.change == pytest.approx(0.2, abs=0.02)
+
+
+def test_of_thousands_of_forwards_the_place_is_still_told():
+    samples = timings(np.random.default_rng(1), 5000, 0.05)
+    samples[3000:] *= 1.2
+    assert statistics.step(samples).at == pytest.approx(3000, abs=50)
+
+
+def test_noise_alone_is_no_change():
+    generator = np.random.default_rng(5)
+    runs = [timings(generator, 30, 0.2) for _ in range(RUNS)]
+    assert sum(statistics.trend(run) is not None for run in runs) <= RUNS * 0.02
+    assert sum(statistics.step(run) is not None for run in runs) <= RUNS * 0.02
+
+
+def test_what_is_too_small_to_matter_is_not_said():
+    samples = np.ones(40)
+    samples[20:] = 1.01
+    assert statistics.step(samples) is None
+    assert statistics.trend(np.linspace(1, 1.01, 40)) is None
+
+
+@pytest.mark.parametrize("find", [statistics.trend, statistics.step])
+def test_few_or_equal_samples_show_no_change(find):
+    assert find(np.array([1.0, 2, 3])) is None
+    assert find(np.ones(50)) is None
