@@ -5,14 +5,14 @@ Exit codes: 0 all went well, 1 a run failed, 2 the request was refused, 130 inte
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bert_infer.errors import RefusedError, RunDirectoryError
+from bert_infer.commands import COMMANDS
+from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
 from bert_infer.options import CONF, help_text
 
 if TYPE_CHECKING:
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from bert_infer.metrics import Record
-    from bert_infer.runner import Runner
-
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
-_COMPLETE = {"ok", "drift_exceeded"}
 _RESULTS = ("metrics.json", "multirun.yaml")
-_LOG = logging.getLogger(__name__)
 
 
 def entry_point() -> None:
@@ -36,17 +31,18 @@ def entry_point() -> None:
 
 def main(arguments: Sequence[str], program: str) -> int:
     """Do what ``arguments`` ask and return the exit code."""
-    if set(arguments) & {"--help", "-h"}:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None and set(arguments) & {"--help", "-h"}:
         sys.stdout.write(help_text(program) + "\n")
         return 0
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        return _run(arguments)
-    except RefusedError as error:
+        return command(program, arguments[1:]) if command else _run(arguments)
+    except BertInferError as error:
         if wants_traceback:
             raise
         sys.stderr.write(f"{error}\n")
-        return _REFUSED
+        return _REFUSED if isinstance(error, RefusedError) else _FAILED
     except KeyboardInterrupt:
         if wants_traceback:
             raise
@@ -137,7 +133,7 @@ def _execute(config: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bert_infer import console
+    from bert_infer import console, worker
     from bert_infer.composition import runner_from
 
     hydra_config = HydraConfig.get()
@@ -147,58 +143,16 @@ def _execute(config: DictConfig) -> int:
         console.show_heading(
             f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}"
         )
-    runner = runner_from(config)
-    record = runner.new_record(overrides)
-    try:
-        prepared = runner.prepare()
-        sinks = runner.output.sinks(prepared.tokens)
-        with console.progress_bar() as progress:
-            batch, outputs = runner.execute(record, prepared, sinks, progress)
-        with record.phases("write"):
-            for sink in sinks:
-                sink.write(directory)
-    except KeyboardInterrupt:
-        record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
-        _write(directory, record, runner)
-        raise
-    except RefusedError as error:  # what was checked a moment ago has changed
-        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
-    except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
-        _LOG.exception("The run failed.")
-        record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
-    metrics = _write(directory, record, runner)
-    if record.status in _COMPLETE:
-        pooled = runner.output.pooled(batch, outputs)
-        console.show_outputs(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
+    with console.progress_bar() as progress:
+        metrics, last = worker.carry_out(runner_from(config), directory, overrides, progress)
+    if last:
+        console.show_outputs(last)
         console.show_metrics(metrics)
-    if record.error:
-        sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**record.error))
+    error = metrics["error"]
+    if error:
+        sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**error))
     console.show_directory(directory)
-    return _FAILED if record.error else 0
-
-
-def _write(directory: Path, record: Record, runner: Runner) -> dict[str, Any]:
-    """Write what is known of a run, whatever became of it; return metrics.json's content."""
-    from bert_infer import environment, files
-
-    if "torch" in sys.modules:  # a run that ended before has nothing to describe
-        device = runner.device.resolve()
-        with device.active():  # the threads that the run had
-            described = environment.describe(device)
-        record.run["environment_hash"] = environment.digest(described)
-        disturbances = {"conditions": record.conditions.as_json() if record.conditions else None}
-        files.write_json(directory / "environment.json", described | disturbances)
-    files.write_forwards(directory / "forwards.csv", record.forwards)
-    # Last: a directory with metrics.json is complete.
-    metrics = record.metrics()
-    files.write_json(directory / "metrics.json", metrics)
-    return metrics
-
-
-def _remedy(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
-        return "Lower batch or max_length, or choose a smaller dtype or model."
-    return "The traceback is in run.log, in the run's directory."
+    return _FAILED if error else 0
 
 
 @contextmanager

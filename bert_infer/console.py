@@ -7,16 +7,22 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
+    from bert_infer.comparison import Comparison
+    from bert_infer.duel import Duel
     from bert_infer.runner import ShowProgress
+    from bert_infer.runs import Run
+    from bert_infer.worker import LastForward
 
 
 class _Console(Console):
@@ -37,16 +43,10 @@ def show_heading(text: str) -> None:
     _OUT.print(Text(text, "bold"))
 
 
-def show_outputs(hidden_states: torch.Tensor, pooled: torch.Tensor, last_token: int) -> None:
-    """Print the shape, type and first and last values of what the last forward computed.
-
-    Args:
-        hidden_states: ``[rows, width, hidden]``.
-        pooled: ``[rows, hidden]``.
-        last_token: where the last row's last real token stands.
-    """
-    _show_tensor("Final hidden states", hidden_states, hidden_states[-1, last_token])
-    _show_tensor("Pooled output", pooled, pooled[-1])
+def show_outputs(last: LastForward) -> None:
+    """Print the shape, type and first and last values of what the last forward computed."""
+    _show_tensor("Final hidden states", last.hidden_states, last.hidden_states[-1, last.last_token])
+    _show_tensor("Pooled output", last.pooled, last.pooled[-1])
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
@@ -86,6 +86,63 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         _OUT.print(Text.assemble((f"{name:<12}", "bold"), value))
     for warning in metrics["warnings"]:
         _OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
+
+
+def show_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """Print a table of runs against their baseline, then what else differed between them."""
+    pairs = [run for comparison in comparisons for run in (comparison.baseline, comparison.run)]
+    numbers = {run: str(number) for number, run in enumerate(dict.fromkeys(pairs), start=1)}
+    for run, number in numbers.items():
+        _OUT.print(Text(f"{number:>3}  {run.directory}"))
+    table = Table(
+        "run", "sequences/s", "95 %", "against", "ratio", "95 %", "verdict", box=box.SIMPLE
+    )
+    for baseline in dict.fromkeys(comparison.baseline for comparison in comparisons):
+        table.add_row(numbers[baseline], *_throughput(baseline))
+        for comparison in comparisons:
+            if comparison.baseline is baseline:
+                table.add_row(
+                    numbers[comparison.run],
+                    *_throughput(comparison.run),
+                    numbers[baseline],
+                    f"{comparison.ratio:.3f}",
+                    _between(comparison.interval).strip(" []"),
+                    comparison.verdict,
+                )
+    _OUT.print(table)
+    for comparison in comparisons:
+        if comparison.differences:
+            pair = f"{numbers[comparison.baseline]} | {numbers[comparison.run]}"
+            _OUT.print(Text(f"What else differs, {pair}:", "bold"))
+        for line in comparison.differences:
+            _OUT.print(Text(f"  {line}"))
+    _OUT.print(
+        Text(
+            "The intervals know the spread within each run, and not what changed on the machine "
+            "between two runs; `duel` measures two configurations in turn."
+        )
+    )
+
+
+def _throughput(run: Run) -> tuple[str, str]:
+    interval = run.metrics["throughput"]["sequences_per_s_ci95"]
+    return _number(run.sequences_per_s), _between(interval).strip(" []")
+
+
+def show_duel(duel: Duel, a: str, b: str) -> None:
+    """Print each round of a duel, and what it shows."""
+    table = Table("round", f"A: {a}", f"B: {b}", "B over A", box=box.SIMPLE)
+    for number, ((first, second), ratio) in enumerate(
+        zip(duel.turns, duel.ratios, strict=True), start=1
+    ):
+        cells = (_number(side.sequences_per_s) for side in (first, second))
+        table.add_row(str(number), *cells, f"{ratio:.3f}")
+    _OUT.print(table)
+    low, high = duel.interval
+    _OUT.print(
+        Text(f"B over A in sequences/s: {duel.ratio:.3f}, 99 % interval {low:.3f} to {high:.3f}")
+    )
+    _OUT.print(Text(duel.sentence, "bold"))
 
 
 def show_directory(directory: object) -> None:

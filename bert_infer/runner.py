@@ -173,7 +173,9 @@ class Runner:
                 with record.phases("load"):
                     encode = self.engine.load(prepared.architecture, loaded, self.dtype, device)
                     encode = prepared.graph.wrap(encode, prepared.groups)
-                self._warm_up(record, prepared, encode)
+                self._warm_up(
+                    record, prepared, encode, single_pass=total == prepared.workload.forwards
+                )
                 matmuls = self.dtype.matmuls()
                 with record.phases("ceiling"), memory.uncounted():
                     record.ceiling = ceiling.before(device, matmuls, prepared.architecture)
@@ -196,7 +198,9 @@ class Runner:
         record.finish(self.drift.min_cosine)
         return batch, outputs
 
-    def _warm_up(self, record: Record, prepared: Prepared, encode: Encode) -> None:
+    def _warm_up(
+        self, record: Record, prepared: Prepared, encode: Encode, *, single_pass: bool
+    ) -> None:
         """Run every shape once, and then the passes that ``warmup`` asks for."""
         device, settings = prepared.device, self.settings
 
@@ -217,7 +221,7 @@ class Runner:
                 )
                 return
             every_shape()
-            if settings.iterations > 1 or self.until.relative_ci is not None:
+            if not single_pass:
                 record.warm_up = warm_up_until_steady(
                     lambda: self._batches(prepared), encode, device
                 )

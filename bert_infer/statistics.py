@@ -35,6 +35,10 @@ class Interval(NamedTuple):
         """Return the interval of ``amount`` over what this is an interval of."""
         return Interval(amount / self.high, amount / self.low)
 
+    def times(self, factor: float) -> Interval:
+        """Return the interval of ``factor`` times what this is an interval of."""
+        return Interval(factor * self.low, factor * self.high)
+
 
 class Outliers(NamedTuple):
     """How many samples lie beyond Tukey's fences, and how many there are."""
@@ -76,7 +80,6 @@ def interval(
         return Interval(value, value)
     from scipy import stats
 
-    widened = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + confidence) / 2, count - 1)
     rows = samples.reshape(count, -1)
 
     def of_rows(chosen: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
@@ -88,12 +91,64 @@ def interval(
         of_rows,
         n_resamples=int(np.clip(_RESAMPLED_VALUES // rows.size, 200, _RESAMPLES)),
         batch=max(1, 2_000_000 // rows.size),
-        confidence_level=1 - 2 * stats.norm.cdf(-widened),
+        confidence_level=_widened(count, confidence),
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(0),  # the same samples give the same interval
     ).confidence_interval
     return Interval(float(found.low), float(found.high))
+
+
+def ratio(
+    over: NDArray[np.float64], under: NDArray[np.float64], confidence: float = 0.95
+) -> Interval | None:
+    """Return the bootstrap interval of ``mean(over) / mean(under)``, two independent samples.
+
+    Widened for the smaller of the two, as ``interval`` is; None where that is too small.
+
+    Args:
+        over: ``[samples]``.
+        under: ``[other samples]``.
+        confidence: how often the interval is to hold the truth.
+    """
+    fewest = min(len(over), len(under))
+    if fewest < FEWEST_FOR_INTERVAL:
+        return None
+    from scipy import stats
+
+    found = stats.bootstrap(
+        (over, under),
+        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
+        n_resamples=int(np.clip(_RESAMPLED_VALUES // (len(over) + len(under)), 200, _RESAMPLES)),
+        batch=max(1, 2_000_000 // (len(over) + len(under))),
+        confidence_level=_widened(fewest, confidence),
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
+def paired_ratio(ratios: NDArray[np.float64], confidence: float) -> Interval:
+    """Return the interval of the typical one of ``ratios``, by Student's t on their logarithms.
+
+    Args:
+        ratios: ``[pairs]``, at least 2, each of two things measured one right after the other.
+        confidence: how often the interval is to hold the truth.
+    """
+    from scipy import stats
+
+    logs = np.log(ratios)
+    half = stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * stats.sem(logs)
+    return Interval(float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half)))
+
+
+def _widened(count: int, confidence: float) -> float:
+    """Return the level at which a bootstrap of ``count`` samples reaches ``confidence``."""
+    from scipy import stats
+
+    far = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + confidence) / 2, count - 1)
+    return float(1 - 2 * stats.norm.cdf(-far))
 
 
 def outliers(samples: NDArray[np.float64]) -> Outliers:

@@ -1,0 +1,67 @@
+"""The commands beside a run: ``compare`` and ``duel``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses wrong arguments as everything else here is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong."""
+        raise RefusedError(f"{self.prog}: {message}.", f"Try {self.prog} --help.")
+
+
+def compare(program: str, arguments: Sequence[str]) -> int:
+    """Print a table of runs against the first of them."""
+    parser = _Parser(
+        prog=f"{program} compare",
+        description="Compare finished runs with the first: ratios, intervals, and what differed.",
+    )
+    parser.add_argument("directories", nargs="+", help="run directories, or sweep directories")
+    parser.add_argument("--force", action="store_true", help="compare runs of different work, too")
+    asked = parser.parse_args(arguments)
+
+    from bert_infer import comparison, console
+
+    console.show_comparisons(comparison.compare(asked.directories, force=asked.force))
+    return 0
+
+
+def duel(program: str, arguments: Sequence[str]) -> int:
+    """Measure two configurations in turn, and print the paired ratio."""
+    parser = _Parser(
+        prog=f"{program} duel",
+        description="Measure two configurations in turn, A B B A A B, and report the paired ratio.",
+    )
+    parser.add_argument("a", help='overrides of the first: "dtype=bf16 batch=4"')
+    parser.add_argument("b", help="overrides of the second")
+    parser.add_argument("common", nargs="*", help="overrides of both, such as model=minilm")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (7)")
+    parser.add_argument("--force", action="store_true", help="let them do different work")
+    asked = parser.parse_intermixed_args(arguments)
+
+    from bert_infer import console
+    from bert_infer import duel as duels
+
+    directory = Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
+    a, b = (["iterations=3", *asked.common, *shlex.split(side)] for side in (asked.a, asked.b))
+    outcome = duels.fight(a, b, asked.rounds, directory, force=asked.force)
+    console.show_duel(outcome, asked.a, asked.b)
+    console.show_directory(directory.resolve())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {"compare": compare, "duel": duel}
+"""Every command by its name."""

@@ -1,0 +1,245 @@
+"""``duel``: two configurations measured in turn, so that what the machine does meets both.
+
+Each side is a run in a process of its own, loaded and warmed once. The parent, which imports no
+torch and waits blocked, gives them turns: A B, B A, A B, ... The order within a round alternates,
+so that a machine that slows down steadily favours neither. A round gives one ratio, and the
+verdict is a 99 % interval of the typical ratio: of a hundred duels of a thing with itself, one is
+expected to show a difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from bert_infer import files, statistics
+from bert_infer.comparison import verdict
+from bert_infer.errors import BertInferError, OptionError, RefusedError
+from bert_infer.metrics import useful_flop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from bert_infer.preparation import Prepared
+    from bert_infer.records import Forward
+    from bert_infer.statistics import Interval
+
+CONFIDENCE = 0.99
+FEWEST_ROUNDS = 3
+_MEASURE, _FINISH = "measure", "finish"
+TURN_S = 0.5
+"""A turn lasts at least so long, and at least ``iterations`` passes."""
+
+
+class Turn(NamedTuple):
+    """What one side measured in one turn."""
+
+    sequences: int
+    wall_s: float
+
+    @property
+    def sequences_per_s(self) -> float:
+        """The throughput."""
+        return self.sequences / self.wall_s
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The outcome.
+
+    Attributes:
+        turns: of A and B, by round.
+        ratios: B's throughput over A's, by round.
+        ratio: their geometric mean.
+        interval: its 99 % interval.
+    """
+
+    turns: list[tuple[Turn, Turn]]
+
+    @property
+    def ratios(self) -> list[float]:
+        """B's throughput over A's, by round."""
+        return [b.sequences_per_s / a.sequences_per_s for a, b in self.turns]
+
+    @property
+    def ratio(self) -> float:
+        """Their geometric mean."""
+        return float(np.exp(np.mean(np.log(self.ratios))))
+
+    @property
+    def interval(self) -> Interval:
+        """The 99 % interval of the ratio."""
+        return statistics.paired_ratio(np.array(self.ratios), CONFIDENCE)
+
+    @property
+    def sentence(self) -> str:
+        """What the interval supports saying."""
+        found = verdict(self.interval)
+        return f"B is {found}." if " by " in found else f"{found.capitalize()}."
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of duel.json."""
+        return {
+            "rounds": [
+                {"a_sequences_per_s": a.sequences_per_s, "b_sequences_per_s": b.sequences_per_s}
+                for a, b in self.turns
+            ],
+            "ratio": self.ratio,
+            "confidence": CONFIDENCE,
+            "ratio_interval": self.interval,
+            "verdict": self.sentence,
+        }
+
+
+def fight(
+    a: Sequence[str], b: Sequence[str], rounds: int, directory: Path, *, force: bool = False
+) -> Duel:
+    """Measure two configurations in turn, and leave the record of each in ``directory``.
+
+    Args:
+        a: overrides of the first, as on the command line.
+        b: overrides of the second.
+        rounds: turns of each.
+        directory: gets ``a``, ``b`` and ``duel.json``; it is made.
+        force: compare different work, too.
+
+    Raises:
+        RefusedError: an override is wrong, or the two would do different work.
+        BertInferError: a side failed; its record says why.
+    """
+    from bert_infer.composition import compose
+
+    if rounds < FEWEST_ROUNDS:
+        raise OptionError("--rounds", rounds, f"a whole number from {FEWEST_ROUNDS}")
+    prepared = [compose(overrides).prepare() for overrides in (a, b)]
+    if not force:
+        _check_same_work(*prepared)
+    with ExitStack() as stack:
+        # One after the other: a side that loads would disturb the other's warm-up.
+        sides = [
+            stack.enter_context(_Side(directory / name, overrides))
+            for name, overrides in (("a", a), ("b", b))
+        ]
+        turns = []
+        for number in range(rounds):
+            order = sides if number % 2 == 0 else sides[::-1]
+            taken = {side: side.turn() for side in order}
+            turns.append((taken[sides[0]], taken[sides[1]]))
+        for side in sides:
+            side.finish()
+    duel = Duel(turns)
+    files.write_json(directory / "duel.json", duel.as_json())
+    return duel
+
+
+def _check_same_work(a: Prepared, b: Prepared) -> None:
+    flop = [useful_flop(p.tokens.lengths, p.architecture) / len(p.tokens) for p in (a, b)]
+    if a.tokens.sha256 != b.tokens.sha256 or flop[0] != flop[1]:
+        raise RefusedError(
+            f"The two would do different work: {flop[0] / 1e9:.4g} and {flop[1] / 1e9:.4g} useful "
+            "GFLOP a sequence, or other texts.",
+            "Give both the same texts, model and max_length, or add --force.",
+        )
+
+
+class _Side:
+    """One run in a process of its own, which measures when it is told to."""
+
+    def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
+        self._directory = directory
+        self._overrides = list(overrides)
+
+    def __enter__(self) -> Self:
+        """Start the process and wait until it has warmed up."""
+        # A fresh interpreter: torch's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run_side, args=(theirs, self._directory, self._overrides), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._receive()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process if it has not ended by itself."""
+        self._process.terminate()
+        self._process.join()
+
+    def turn(self) -> Turn:
+        """Let it measure for a turn."""
+        self._pipe.send(_MEASURE)
+        turn = self._receive()
+        if not isinstance(turn, Turn):
+            raise self._failed()
+        return turn
+
+    def finish(self) -> None:
+        """Let it write its record and end."""
+        self._pipe.send(_FINISH)
+        self._process.join()
+        if self._process.exitcode:
+            raise self._failed()
+
+    def _receive(self) -> Turn | None:
+        try:
+            message: Turn | None = self._pipe.recv()
+        except EOFError:
+            raise self._failed() from None
+        return message
+
+    def _failed(self) -> BertInferError:
+        error = None
+        if (self._directory / "metrics.json").is_file():
+            error = files.read_json_object(self._directory / "metrics.json")["error"]
+        return BertInferError(
+            f"{' '.join(self._overrides)} failed: "
+            + (f"{error['type']}: {error['message']}" if error else "its process died."),
+            error["remedy"] if error else f"See {self._directory}.",
+        )
+
+
+def _run_side(pipe: Connection, directory: Path, overrides: list[str]) -> None:
+    """Make one side's run; the process ends with exit code 1 if it failed."""
+    from omegaconf import OmegaConf
+
+    from bert_infer import worker
+    from bert_infer.composition import config_from, runner_from
+    from bert_infer.overrides import expand_short_forms
+
+    config = config_from(expand_short_forms(overrides))
+    (directory / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, directory / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
+    logging.basicConfig(filename=directory / "run.log", level=logging.INFO)
+    runner = runner_from(config)
+    passes = partial(_turns, pipe, runner.settings.iterations)
+    finished = worker.carry_out(runner, directory, overrides, passes=passes)
+    if finished.metrics["error"]:
+        raise SystemExit(1)
+
+
+def _turns(pipe: Connection, fewest: int, forwards: list[Forward]) -> Iterator[int]:
+    """Yield the passes of each turn that ``pipe`` grants, and report the turn when it is over."""
+    pipe.send(None)  # ready
+    index = 0
+    while pipe.recv() == _MEASURE:
+        begin, first = len(forwards), index
+        while index - first < fewest or _wall_s(forwards[begin:]) < TURN_S:
+            yield index
+            index += 1
+        of_turn = forwards[begin:]
+        pipe.send(Turn(sum(forward.sequences for forward in of_turn), _wall_s(of_turn)))
+
+
+def _wall_s(forwards: list[Forward]) -> float:
+    return sum(forward.wall_s for forward in forwards)

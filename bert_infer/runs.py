@@ -1,0 +1,156 @@
+"""Run directories read back: checked, and never measured again."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_infer.errors import RefusedError
+from bert_infer.files import FORWARD_COLUMNS, read_json_object
+from bert_infer.metrics import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+COMPLETE = ("ok", "drift_exceeded")
+"""The statuses of runs that were measured to their end."""
+
+_COUNTS = ("workload.sequences", "workload.forwards_per_pass")
+_NUMBERS = (
+    *_COUNTS,
+    "throughput.sequences_per_s",
+    "latency_ms.p50",
+    "compute.useful_flop",
+)
+_TEXTS = ("run.config_hash", "provenance.input.sha256", "measurement.sample")
+_AGREEMENT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that was measured to its end.
+
+    Attributes:
+        directory: where it lies.
+        metrics: the content of its metrics.json, as is ``environment`` of environment.json.
+        wall_s: ``[samples]``, wall time of each sample (``measurement.sample``).
+        sequences: how many sequences a sample holds.
+    """
+
+    directory: Path
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    wall_s: NDArray[np.float64]
+    sequences: int
+
+    @property
+    def sequences_per_s(self) -> float:
+        """The throughput that it recorded."""
+        return float(self.metrics["throughput"]["sequences_per_s"])
+
+    @property
+    def flop_per_sequence(self) -> float:
+        """Useful FLOP of a sequence, on average."""
+        return float(self.metrics["compute"]["useful_flop"] / self.metrics["workload"]["sequences"])
+
+
+def below(directory: Path) -> list[Path]:
+    """Return ``directory`` if it holds a run, else the runs of the sweep that it holds, in order.
+
+    Raises:
+        RefusedError: it holds neither.
+    """
+    if (directory / "metrics.json").is_file():
+        return [directory]
+    found = [path.parent for path in directory.glob("*/metrics.json")]
+    if not found:
+        raise RefusedError(
+            f"{directory} is no run or sweep directory: there is no metrics.json in it.",
+            "Name a directory below multirun_outputs/.",
+        )
+    return sorted(found, key=lambda path: (not path.name.isdigit(), len(path.name), path.name))
+
+
+def read(directory: Path) -> Run:
+    """Return the run that ``directory`` holds.
+
+    Raises:
+        RefusedError: naming the file and key that is missing, wrong, or of another version.
+    """
+    path = directory / "metrics.json"
+    metrics = read_json_object(path)
+    if metrics.get("schema_version") != SCHEMA_VERSION:
+        raise RefusedError(
+            f"{path}: schema_version={metrics.get('schema_version')}; this version reads "
+            f"{SCHEMA_VERSION}.",
+            "Use the version of bert_infer that wrote it, or run it again.",
+        )
+    if metrics.get("status") not in COMPLETE:
+        raise RefusedError(
+            f"{path}: status={metrics.get('status')}; only runs that were measured to their end "
+            "can be read.",
+            "Run it again.",
+        )
+    for key in _NUMBERS:
+        value = _at(metrics, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise _edited(path, key, value, "a number above 0")
+        if key in _COUNTS and not isinstance(value, int):
+            raise _edited(path, key, value, "a whole number")
+    for key in _TEXTS:
+        if not isinstance(_at(metrics, key), str):
+            raise _edited(path, key, _at(metrics, key), "a string")
+    wall_s, sequences = _samples(directory / "forwards.csv", metrics)
+    return Run(
+        directory, metrics, read_json_object(directory / "environment.json"), wall_s, sequences
+    )
+
+
+def _samples(path: Path, metrics: dict[str, Any]) -> tuple[NDArray[np.float64], int]:
+    """Return each sample's wall time, and its sequences, from forwards.csv."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if tuple(rows.fieldnames or ()) != FORWARD_COLUMNS:
+                raise RefusedError(
+                    f"{path}: its columns are not {', '.join(FORWARD_COLUMNS)}.", "Run it again."
+                )
+            pairs = [(int(row["sequences"]), float(row["wall_ms"]) / 1e3) for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RefusedError(f"{path} cannot be read: {error}.", "Run it again.") from None
+    counts, wall_s = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    stated = metrics["throughput"]["sequences_per_s"]
+    found = counts.sum() / wall_s.sum() if wall_s.sum() > 0 else math.nan
+    if not math.isclose(found, stated, rel_tol=_AGREEMENT):
+        raise RefusedError(
+            f"{path.parent / 'metrics.json'}: throughput.sequences_per_s={stated}, but "
+            f"forwards.csv makes it {found}.",
+            "One of the two was changed after the run; run it again.",
+        )
+    size = metrics["workload"]["forwards_per_pass"] if _is_by_pass(metrics) else 1
+    if size > len(pairs):
+        raise _edited(path.parent / "metrics.json", "workload.forwards_per_pass", size, "fewer")
+    whole = len(pairs) // size * size
+    return wall_s[:whole].reshape(-1, size).sum(axis=1), int(counts[:size].sum())
+
+
+def _is_by_pass(metrics: dict[str, Any]) -> bool:
+    return bool(metrics["measurement"]["sample"] == "pass")
+
+
+def _at(content: dict[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
+    """Return what stands at a dotted key; None where nothing does."""
+    value: Any = content
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _edited(path: Path, key: str, value: object, allowed: str) -> RefusedError:
+    return RefusedError(f"{path}: {key}={value}; it takes {allowed}.", "Run it again.")

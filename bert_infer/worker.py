@@ -1,0 +1,112 @@
+"""One run in its directory: whatever becomes of it, its record is written."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bert_infer import environment, files
+from bert_infer.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from bert_infer.metrics import Record
+    from bert_infer.records import Forward
+    from bert_infer.runner import Runner, ShowProgress
+
+_LOG = logging.getLogger(__name__)
+
+
+class LastForward(NamedTuple):
+    """What the console shows of the outputs.
+
+    Attributes:
+        hidden_states: ``[rows, width, hidden]``.
+        pooled: ``[rows, hidden]``, by ``output.pooling``.
+        last_token: where the last row's last real token stands.
+    """
+
+    hidden_states: torch.Tensor
+    pooled: torch.Tensor
+    last_token: int
+
+
+class Finished(NamedTuple):
+    """A run that came to an end, good or bad.
+
+    Attributes:
+        metrics: the content of metrics.json; its ``error`` says why the run failed, if it did.
+        last: the outputs of the last forward, if it came to that.
+    """
+
+    metrics: dict[str, Any]
+    last: LastForward | None
+
+
+def carry_out(
+    runner: Runner,
+    directory: Path,
+    overrides: Sequence[str],
+    progress: ShowProgress = lambda _done, _total: None,
+    passes: Callable[[list[Forward]], Iterator[int]] | None = None,
+) -> Finished:
+    """Make one run, and leave its record in ``directory`` whatever happens.
+
+    Args:
+        runner: what to run.
+        directory: where its files go; it is there.
+        overrides: how the user chose it, for the record.
+        progress: as in ``Runner.execute``.
+        passes: as in ``Runner.execute``.
+
+    Raises:
+        KeyboardInterrupt: passed on, after the record is written.
+    """
+    record = runner.new_record(overrides)
+    last = None
+    try:
+        prepared = runner.prepare()
+        sinks = runner.output.sinks(prepared.tokens)
+        batch, outputs = runner.execute(record, prepared, sinks, progress, passes)
+        with record.phases("write"):
+            for sink in sinks:
+                sink.write(directory)
+        pooled = runner.output.pooled(batch, outputs)
+        last = LastForward(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
+    except KeyboardInterrupt:
+        record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
+        _write(directory, record, runner)
+        raise
+    except RefusedError as error:  # what was checked a moment ago has changed
+        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
+    except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
+        _LOG.exception("The run failed.")
+        record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
+    return Finished(_write(directory, record, runner), last)
+
+
+def _write(directory: Path, record: Record, runner: Runner) -> dict[str, Any]:
+    """Write what is known of a run, whatever became of it; return metrics.json's content."""
+    if "torch" in sys.modules:  # a run that ended before has nothing to describe
+        device = runner.device.resolve()
+        with device.active():  # the threads that the run had
+            described = environment.describe(device)
+        record.run["environment_hash"] = environment.digest(described)
+        disturbances = {"conditions": record.conditions.as_json() if record.conditions else None}
+        files.write_json(directory / "environment.json", described | disturbances)
+    files.write_forwards(directory / "forwards.csv", record.forwards)
+    # Last: a directory with metrics.json is complete.
+    metrics = record.metrics()
+    files.write_json(directory / "metrics.json", metrics)
+    return metrics
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
+        return "Lower batch or max_length, or choose a smaller dtype or model."
+    return "The traceback is in run.log, in the run's directory."
