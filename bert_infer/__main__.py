@@ -4,4 +4,5 @@ import sys
 
 from bert_infer.cli import main
 
-sys.exit(main(sys.argv[1:], "python -m bert_infer"))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], "python -m bert_infer"))

@@ -40,7 +40,7 @@ def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
         return []
     rules = [
         _outputs(record, record.workload),
-        _drift(figures["drift"]),
+        _drift(figures["drift"], is_finite=record.is_finite),
         _workload(record, record.workload),
         _choice(record),
         _measuring(record, figures),
@@ -86,16 +86,14 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
         )
 
 
-def _drift(drift: dict[str, Any] | None) -> Iterator[Caveat]:
-    if drift is None:
-        return
-    if drift["min_cosine"] is None or drift["max_abs"] is None:
+def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]:
+    if not is_finite or (drift and None in (drift["min_cosine"], drift["max_abs"])):
         yield Caveat(
             "not_finite",
             "Some outputs are infinite or no numbers.",
-            "Use a dtype of greater range: bf16, or fp32.",
+            "Use a dtype of greater range (bf16, fp32); if it stays, look into the weights.",
         )
-    elif drift["min_cosine"] < _POOR_COSINE:
+    elif drift and drift["min_cosine"] < _POOR_COSINE:
         yield Caveat(
             "large_drift",
             f"Outputs drift: some token's cosine to the fp32 reference is {drift['min_cosine']:.4f}"

@@ -16,9 +16,9 @@ from bert_infer.measure import fastest_s, timed
 if TYPE_CHECKING:
     import torch
 
+    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.linears import MakeLinear
-    from bert_infer.models import Architecture
 
 ROWS = (64, 256, 1024, 4096, 16384)
 """Rows tried, in this order: more are faster each, and large devices need many."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
-_RESULTS = ("metrics.json", "multirun.yaml")
 
 
 def entry_point() -> None:
@@ -31,13 +30,20 @@ def entry_point() -> None:
 
 def main(arguments: Sequence[str], program: str) -> int:
     """Do what ``arguments`` ask and return the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     command = COMMANDS.get(arguments[0]) if arguments else None
-    if command is None and set(arguments) & {"--help", "-h"}:
-        sys.stdout.write(help_text(program) + "\n")
-        return 0
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        return command(program, arguments[1:]) if command else _run(arguments)
+        if command:
+            return command(program, arguments[1:])
+        if set(arguments) & {"--help", "-h"}:
+            from bert_infer import console
+
+            console.show_text(help_text(program))
+            return 0
+        return _run(arguments)
     except BertInferError as error:
         if wants_traceback:
             raise
@@ -53,28 +59,25 @@ def main(arguments: Sequence[str], program: str) -> int:
 def _run(arguments: Sequence[str]) -> int:
     """Check every run that is asked for, then let Hydra call ``_execute`` for each."""
     import hydra
-    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
-    from bert_infer.overrides import check_overrides, expand_short_forms
+    from bert_infer import console, worker  # noqa: F401  an interruption past this leaves a record
+    from bert_infer.composition import interpolation_refused
+    from bert_infer.request import Request
 
-    asked = get_args_parser().parse_args(list(arguments))
-    overrides = expand_short_forms(asked.overrides)
-    searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
-    check_overrides(overrides, bundled_only=not searchpath)
-    if not (asked.cfg or asked.info or asked.hydra_help or asked.shell_completion):
-        _check(overrides, searchpath, is_sweep=asked.multirun)
-
+    request = Request.of(arguments)
+    if not request.only_shows:
+        request.check()
     codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> None:
         codes.append(_execute(config))
 
-    flags = [argument for argument in arguments if argument not in asked.overrides]
-    with _arguments([*flags, *overrides]), _hydra_errors_raised():
+    with _arguments([*request.flags, *request.overrides]), _hydra_errors_raised():
         try:
-            job()
+            with interpolation_refused():
+                job()
         except HydraException as error:
             raise RefusedError(str(error).strip(), "Try --help.") from error
         except OSError as error:
@@ -83,49 +86,6 @@ def _run(arguments: Sequence[str]) -> int:
                 "Choose another: hydra.run.dir=DIR.",
             ) from error
     return max(codes)
-
-
-def _check(overrides: list[str], searchpath: list[str], *, is_sweep: bool) -> None:
-    """Compose and prepare every run, so that a mistake in any ends the command before the first.
-
-    Raises:
-        RefusedError: the first mistake.
-    """
-    from bert_infer.composition import config_from, runner_from
-    from bert_infer.overrides import sweep
-
-    runs = sweep(overrides) if is_sweep else [overrides]
-    if not is_sweep and len(sweep(overrides)) > 1:
-        raise RefusedError(
-            f"{' '.join(overrides)} asks for several runs.",
-            "Add --multirun (or -m) to make a sweep.",
-        )
-    configs = [config_from(run, searchpath, job=number) for number, run in enumerate(runs)]
-    for config in configs:
-        runner_from(config).prepare()
-    if is_sweep:
-        _check_free("sweep", configs[0], [config.hydra.sweep.subdir for config in configs])
-    else:
-        _check_free("run", configs[0], [""])
-
-
-def _check_free(kind: str, config: DictConfig, folders: list[str]) -> None:
-    """Refuse directories that hold results already, or that runs would share.
-
-    Raises:
-        RunDirectoryError: naming the key to change.
-    """
-    root = Path(config.hydra[kind].dir)
-    if any((d / name).exists() for d in (root, *map(root.joinpath, folders)) for name in _RESULTS):
-        raise RunDirectoryError(
-            f"{root} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
-        )
-    shared = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if shared is not None:
-        raise RunDirectoryError(
-            f"hydra.sweep.subdir gives several runs the same directory, {shared}.",
-            "Leave it out, or let it contain ${hydra.job.num}.",
-        )
 
 
 def _execute(config: DictConfig) -> int:
@@ -144,7 +104,9 @@ def _execute(config: DictConfig) -> int:
             f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}"
         )
     with console.progress_bar() as progress:
-        metrics, last = worker.carry_out(runner_from(config), directory, overrides, progress)
+        metrics, last = worker.carry_out(
+            lambda: runner_from(config, overrides), directory, progress
+        )
     if last:
         console.show_outputs(last)
         console.show_metrics(metrics)

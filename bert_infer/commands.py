@@ -45,20 +45,26 @@ def duel(program: str, arguments: Sequence[str]) -> int:
         prog=f"{program} duel",
         description="Measure two configurations in turn, A B B A A B, and report the paired ratio.",
     )
-    parser.add_argument("a", help='overrides of the first: "dtype=bf16 batch=4"')
-    parser.add_argument("b", help="overrides of the second")
-    parser.add_argument("common", nargs="*", help="overrides of both, such as model=minilm")
+    parser.add_argument(
+        "sides",
+        nargs="+",
+        metavar="A B [KEY=VALUE ...]",
+        help='overrides of each, as "dtype=bf16 batch=4", then overrides of both',
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (7)")
     parser.add_argument("--force", action="store_true", help="let them do different work")
     asked = parser.parse_intermixed_args(arguments)
+    if len(asked.sides) < 2:  # noqa: PLR2004  a duel has two sides
+        parser.error("name two sides, A B")
+    first, second, *common = asked.sides
 
     from bert_infer import console
     from bert_infer import duel as duels
 
     directory = Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
-    a, b = (["iterations=3", *asked.common, *shlex.split(side)] for side in (asked.a, asked.b))
+    a, b = (["iterations=3", *common, *shlex.split(side)] for side in (first, second))
     outcome = duels.fight(a, b, asked.rounds, directory, force=asked.force)
-    console.show_duel(outcome, asked.a, asked.b)
+    console.show_duel(outcome, first, second)
     console.show_directory(directory.resolve())
     return 0
 

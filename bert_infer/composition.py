@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bert_infer.batching import Batching
@@ -16,14 +18,14 @@ from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.graphs import Graph
 from bert_infer.inputs import Input
 from bert_infer.models import Model
-from bert_infer.options import CONF
+from bert_infer.options import CONF, options_with
 from bert_infer.outputs import Output
 from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
 from bert_infer.runner import Runner
 from bert_infer.settings import DriftSettings, Settings, Until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from omegaconf import DictConfig
 
@@ -45,6 +47,8 @@ SECTIONS: dict[str, type] = {"until": Until, "drift": DriftSettings}
 ENTRY_POINTS = "bert_infer.components"
 """The entry-point group through which other packages' components are allowed."""
 
+_ONE_AT_A_TIME = RLock()
+
 C = TypeVar("C")
 
 
@@ -54,9 +58,9 @@ def compose(overrides: Sequence[str] = ()) -> Runner:
     Raises:
         RefusedError: an override is wrong; the message names the key and what it takes.
     """
-    overrides = expand_short_forms(overrides)
-    check_overrides(overrides)
-    return runner_from(config_from(overrides))
+    expanded = expand_short_forms(overrides)
+    check_overrides(expanded)
+    return runner_from(config_from(expanded), overrides)
 
 
 def config_from(
@@ -74,7 +78,6 @@ def config_from(
         RefusedError: Hydra cannot compose them.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
     from omegaconf import open_dict
@@ -83,7 +86,7 @@ def config_from(
     paths = [QuotedString(f"file://{p}", Quote.single).with_quotes() for p in searchpath]
     more = [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
     try:
-        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        with _hydra():
             config = hydra_compose(
                 "config", [*overrides, *more], return_hydra_config=job is not None
             )
@@ -98,8 +101,46 @@ def config_from(
     return config
 
 
-def runner_from(config: DictConfig) -> Runner:
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Set Hydra up for composing, and leave it as it was: a program may use it for itself."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _ONE_AT_A_TIME:  # Hydra's state is the process'
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = before
+
+
+@contextmanager
+def interpolation_refused() -> Iterator[None]:
+    """Refuse a value that refers, by ``${...}``, to what is not there.
+
+    Raises:
+        RefusedError: naming the value's key.
+    """
+    from omegaconf.errors import InterpolationResolutionError
+
+    try:
+        yield
+    except InterpolationResolutionError as error:
+        reason = str(error.msg).splitlines()[0]
+        raise RefusedError(
+            f"{error.full_key}: {reason}.", "Write \\${ for a literal ${."
+        ) from error
+
+
+def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     """Return the Runner of a composed configuration.
+
+    Args:
+        config: the configuration.
+        overrides: how the user chose it, for the record.
 
     Raises:
         OptionError: a value is missing, unknown, or of another type than its field's.
@@ -111,7 +152,7 @@ def runner_from(config: DictConfig) -> Runner:
     parts: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
     } | {key: _checked(schema, config[key], key) for key, schema in SECTIONS.items()}
-    return Runner(**parts, settings=_checked(Settings, values, ""))
+    return Runner(**parts, settings=_checked(Settings, values, ""), overrides=tuple(overrides))
 
 
 def component(group: str, node: DictConfig, base: type[C]) -> C:
@@ -121,15 +162,9 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
         OptionError: the class is none of ours, or a value does not fit its field.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError
 
-    try:
+    with interpolation_refused():
         content = literal(OmegaConf.to_container(node, resolve=True))
-    except InterpolationResolutionError as error:
-        reason = str(error.msg).splitlines()[0]
-        raise RefusedError(
-            f"{error.full_key}: {reason}.", "Write \\${ for a literal ${."
-        ) from error
     target = str(content.pop("_target_", None))
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
@@ -176,7 +211,8 @@ def _checked(schema: type[C], content: DictConfig | dict[Any, Any], group: str) 
     try:
         node = OmegaConf.structured(schema)
         OmegaConf.set_readonly(node, value=False)  # frozen classes make read-only nodes
-        made: C = OmegaConf.to_object(OmegaConf.merge(node, content))  # type: ignore[assignment]
+        with interpolation_refused():
+            made: C = OmegaConf.to_object(OmegaConf.merge(node, content))  # type: ignore[assignment]
     except ConfigKeyError as error:
         known = ", ".join(prefix + name for name in names) or "none"
         raise RefusedError(
@@ -223,8 +259,16 @@ _TYPE_NAMES = {
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> RefusedError:
     """Say what there is instead of ``key``, a field of a group's option."""
+    from omegaconf import OmegaConf
+
     parent, _, _ = key.rpartition(".")
     # The node as its group's choice makes it, without the keys set one by one.
     whole = [o for o in overrides if "." not in o.split("=")[0]]
-    node = config_from(whole).get(parent) or {}
-    return unknown_key(key, [f"{parent}.{field}" for field in node if field != "_target_"])
+    node = OmegaConf.select(config_from(whole), parent)
+    keys = [k for k in node if k != "_target_"] if OmegaConf.is_dict(node) else []
+    having = options_with(parent, key.removeprefix(f"{parent}."))
+    if having and not keys:
+        return RefusedError(
+            f"{key} is no key here: it belongs to {' and '.join(having)}.", f"Add {having[0]}."
+        )
+    return unknown_key(key, [f"{parent}.{name}" for name in keys])

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """Goes silent, and ends nothing, when whoever read it has gone: ``python run.py | head``."""
+    """Goes silent, and ends nothing, where nobody reads it: a closed pipe, a full disk."""
+
+    def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401  rich's own signature
+        """Print, and say so once if that is no longer possible."""
+        try:
+            super().print(*objects, **how)
+        except OSError as error:
+            self.on_broken_pipe()
+            sys.stderr.write(f"Standard output cannot be written: {error}.\n")
 
     def on_broken_pipe(self) -> None:
         """Send what is still to come nowhere, also what Python flushes when it ends."""
@@ -36,6 +44,11 @@ class _Console(Console):
 
 _OUT = _Console(highlight=False, soft_wrap=True)
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_text(text: str) -> None:
+    """Print ``text`` as it is."""
+    _OUT.print(Text(text))
 
 
 def show_heading(text: str) -> None:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
-    from bert_infer.models import Architecture
     from bert_infer.outputs import Pooling, Sink
     from bert_infer.records import Tokens, Weights
     from bert_infer.runner import Runner

@@ -221,9 +221,9 @@ def _run_side(pipe: Connection, directory: Path, overrides: list[str]) -> None:
     OmegaConf.save(config, directory / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
     logging.basicConfig(filename=directory / "run.log", level=logging.INFO)
-    runner = runner_from(config)
+    runner = runner_from(config, overrides)
     passes = partial(_turns, pipe, runner.settings.iterations)
-    finished = worker.carry_out(runner, directory, overrides, passes=passes)
+    finished = worker.carry_out(lambda: runner, directory, passes=passes)
     if finished.metrics["error"]:
         raise SystemExit(1)
 

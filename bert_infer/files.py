@@ -43,6 +43,13 @@ def whole(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def not_a_file(path: Path) -> str:
+    """Return why ``path`` is no regular file, to end a sentence with."""
+    if path.is_dir():
+        return "this is a directory"
+    return "this is a pipe or device" if path.exists() else "nothing is there"
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object that ``path`` holds.
 

@@ -20,6 +20,7 @@ _FILES = [
     "tokenizer_config.json",
     "vocab.txt",
     "model.safetensors",
+    "model.safetensors.index.json",
 ]
 
 

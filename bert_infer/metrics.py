@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_infer import caveats, statistics
+from bert_infer.environment import digest
 from bert_infer.measure import Phases
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.ceiling import Ceiling
     from bert_infer.conditions import Conditions
     from bert_infer.drift import Drift
     from bert_infer.measure import WarmUp
-    from bert_infer.models import Architecture
     from bert_infer.records import Forward, Shape
     from bert_infer.settings import Until
     from bert_infer.statistics import Interval, Outliers
@@ -80,10 +81,12 @@ class Record:
     architecture: Architecture | None = None
     workload: Workload | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] | None = None
     emulated: bool = False
     warm_up: WarmUp | None = None
     forwards: list[Forward] = field(default_factory=list)
     ceiling: Ceiling | None = None
+    is_finite: bool = True
     drift: Drift | None = None
     conditions: Conditions | None = None
     peak_host_bytes: int | None = None
@@ -126,7 +129,8 @@ class Record:
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
             "error": self.error,
-            "run": {key: self.run.get(key) for key in _RUN},
+            "run": {key: self.run.get(key) for key in _RUN}
+            | {"environment_hash": digest(self.environment) if self.environment else None},
             "choice": {key: self.choice.get(key) for key in _CHOICE},
             "workload": _workload(self.workload),
             "phases_s": self.phases.seconds,

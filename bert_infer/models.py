@@ -1,21 +1,17 @@
-"""The ``model`` group: which encoder, and its architecture."""
+"""The ``model`` group: which encoder, and where its files are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bert_infer import hub
+from bert_infer.architecture import Architecture
 from bert_infer.errors import OptionError, WeightsError
-from bert_infer.files import read_json_object
+from bert_infer.files import not_a_file, read_json_object
 from bert_infer.records import ModelFiles
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _DATA = Path(__file__).parent / "data"
 
@@ -29,107 +25,6 @@ class WeightsPolicy(Enum):
     auto = "auto"
     pretrained = "pretrained"
     random = "random"
-
-
-@dataclass(frozen=True, eq=False)
-class Architecture:
-    """A BERT encoder's sizes, from its config.json."""
-
-    config: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        kind = self.config.get("model_type")
-        if kind != "bert":
-            raise WeightsError(
-                f"The model's config.json says model_type={kind}; only BERT encoders run here.",
-                "Choose a model whose model_type is bert.",
-            )
-        for key in _SIZES:
-            size = self.config.get(key)
-            if type(size) is not int or size < 1:  # a bool is an int to isinstance
-                raise WeightsError(
-                    f"The model's config.json says {key}={size}: it takes a whole number from 1.",
-                    "Correct it, or use another model.",
-                )
-        if self.hidden % self.config["num_attention_heads"]:
-            raise WeightsError(
-                f"hidden_size={self.hidden} does not divide into "
-                f"num_attention_heads={self.config['num_attention_heads']}.",
-                "Correct config.json.",
-            )
-
-    @property
-    def layers(self) -> int:
-        """Encoder layers."""
-        return int(self.config["num_hidden_layers"])
-
-    @property
-    def hidden(self) -> int:
-        """Width of a token's state."""
-        return int(self.config["hidden_size"])
-
-    @property
-    def intermediate(self) -> int:
-        """Width inside the feed-forward network."""
-        return int(self.config["intermediate_size"])
-
-    @property
-    def vocab_size(self) -> int:
-        """Entries of the word embedding."""
-        return int(self.config["vocab_size"])
-
-    @property
-    def max_length(self) -> int:
-        """Longest sequence, in tokens."""
-        return int(self.config["max_position_embeddings"])
-
-    @property
-    def pad_token_id(self) -> int:
-        """The id that fills padding."""
-        return int(self.config.get("pad_token_id") or 0)
-
-    @cached_property
-    def parameters(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name in transformers' BertModel, and its shape."""
-        hidden, intermediate = self.hidden, self.intermediate
-        shapes: dict[str, tuple[int, ...]] = {
-            "embeddings.word_embeddings.weight": (self.vocab_size, hidden),
-            "embeddings.position_embeddings.weight": (self.max_length, hidden),
-            "embeddings.token_type_embeddings.weight": (
-                int(self.config["type_vocab_size"]),
-                hidden,
-            ),
-            **_layer_norm("embeddings", hidden),
-        }
-        for layer in range(self.layers):
-            prefix = f"encoder.layer.{layer}"
-            for name in ("query", "key", "value"):
-                shapes |= _linear(f"{prefix}.attention.self.{name}", hidden, hidden)
-            shapes |= _linear(f"{prefix}.attention.output.dense", hidden, hidden)
-            shapes |= _layer_norm(f"{prefix}.attention.output", hidden)
-            shapes |= _linear(f"{prefix}.intermediate.dense", hidden, intermediate)
-            shapes |= _linear(f"{prefix}.output.dense", intermediate, hidden)
-            shapes |= _layer_norm(f"{prefix}.output", hidden)
-        return shapes | _linear("pooler.dense", hidden, hidden)
-
-
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "vocab_size",
-    "type_vocab_size",
-)
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _layer_norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.LayerNorm.weight": (size,), f"{name}.LayerNorm.bias": (size,)}
 
 
 @dataclass(frozen=True)
@@ -148,7 +43,7 @@ class Model:
             OptionError: naming ``model.checkpoint``.
         """
         if self.checkpoint is not None and not Path(self.checkpoint).is_file():
-            there = "this is a directory" if Path(self.checkpoint).is_dir() else "nothing is there"
+            there = not_a_file(Path(self.checkpoint))
             raise OptionError(
                 "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; {there}"
             )

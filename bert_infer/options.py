@@ -38,6 +38,15 @@ def options(group: str) -> dict[str, str]:
     return {path.stem: _summary(path) for path in paths}
 
 
+def options_with(group: str, field: str) -> list[str]:
+    """Return the options of ``group`` that have ``field``, written as a choice: GROUP=OPTION."""
+    return [
+        f"{group}={path.stem}"
+        for path in sorted((CONF / group).glob("*.yaml"))
+        if re.search(rf"^{re.escape(field)}:", path.read_text("utf-8"), re.MULTILINE)
+    ]
+
+
 def values() -> dict[str, tuple[str, str]]:
     """Return every top-level value with its default and its line."""
     found = re.findall(r"^(\w+): +(\S+|{.*}) +# (.*)$", _CONFIG, re.MULTILINE)

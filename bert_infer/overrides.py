@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,31 +12,48 @@ from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.options import PLANNED, groups, options, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from hydra.core.override_parser.types import Override
 
 
 def expand_short_forms(overrides: Sequence[str]) -> list[str]:
-    """Write ``text=...`` as ``input.text=...``, and take the text of both as it is.
+    """Write ``text=...`` as ``input.text=...``, and quote for Hydra what its grammar cannot read.
 
-    Hydra's grammar would refuse "Don't panic!" and make two runs of "Hello, world"; a text that is
-    a list or quoted in that grammar is left to it.
+    A text is taken as it is, unless it is a list or quoted in that grammar, which would refuse
+    "Don't panic!" and make two runs of "Hello, world". Any other value is left to the grammar, and
+    taken as it is where that fails: a path with an umlaut, say.
     """
-    return [_verbatim(o) if o.startswith(("text=", "input.text=")) else o for o in overrides]
+    return [_expanded(override) for override in overrides]
 
 
-def _verbatim(override: str) -> str:
+def _expanded(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if key in {"text", "input.text"} and equals:
+        key = "input.text"
+        if not value.startswith(("[", "'", '"')):
+            return _quoted(key, literal(value))
+    if not equals or _can_parse(f"{key}={value}"):
+        return f"{key}{equals}{value}"
+    is_text = key == "input.text"
+    quoted = _quoted(key, literal(value) if is_text else value)
+    return quoted if _can_parse(quoted) else override
+
+
+def _quoted(key: str, value: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
+
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def _can_parse(override: str) -> bool:
     from hydra.errors import HydraException
 
-    text = override.split("=", 1)[1]
-    if text.startswith(("[", "'", '"')):
-        try:
-            return str(_parser().parse_override(f"input.text={text}").input_line)
-        except HydraException:
-            pass  # a text that begins with a quote or bracket
-    return f"input.text={QuotedString(literal(text), Quote.single).with_quotes()}"
+    try:
+        _parser().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def literal(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
@@ -70,6 +88,8 @@ def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> N
     known = groups()
     for override in _parsed(overrides):
         key = override.key_or_group
+        if key.startswith("hydra.sweeper"):
+            raise RefusedError(f"{key} is not read here.", "Give its values as overrides.")
         if key in known and bundled_only:
             for value in _values(override):
                 _check_option(key, value)
@@ -77,18 +97,22 @@ def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> N
             raise unknown_key(key, sorted({*_top_level(), *known, "text"} - {"hydra"}))
 
 
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
+def sweep(overrides: Sequence[str], most: int) -> list[list[str]]:
     """Return the overrides of each run of a sweep, in Hydra's order.
 
     Raises:
-        RefusedError: an override is malformed.
+        RefusedError: an override is malformed, or there are more than ``most`` runs.
     """
     choices = [
-        [f"{o.get_key_element()}={value}" for value in _values(o)]
+        [f"{o.get_key_element()}={value}" for value in itertools.islice(_values(o), most + 1)]
         if o.is_sweep_override()
         else [str(o.input_line)]
         for o in _parsed(overrides)
     ]
+    if math.prod(map(len, choices)) > most:
+        raise RefusedError(
+            f"{' '.join(overrides)} asks for more than {most:,} runs.", "Make several sweeps."
+        )
     return [list(job) for job in itertools.product(*choices)]
 
 
@@ -108,15 +132,16 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
     return parsed
 
 
-def _values(override: Override) -> list[str]:
+def _values(override: Override) -> Iterator[str]:
     from hydra.core.override_parser.types import Glob
 
-    if not override.is_sweep_override():
-        return [str(override.get_value_element_as_str())]
     value = override.value()
-    if isinstance(value, Glob):
-        return value.filter(list(options(override.key_or_group)))
-    return [str(v) for v in override.sweep_string_iterator()]
+    if not override.is_sweep_override():
+        yield str(override.get_value_element_as_str())
+    elif isinstance(value, Glob):
+        yield from value.filter(list(options(override.key_or_group)))
+    else:
+        yield from map(str, override.sweep_string_iterator())
 
 
 def _check_option(group: str, option: str) -> None:
@@ -139,5 +164,5 @@ def _top_level() -> frozenset[str]:
 
 def unknown_key(key: str, known: Sequence[str]) -> RefusedError:
     """Return the error that says what there is instead of ``key``."""
-    listed = ", ".join(known) or "none"
-    return RefusedError(f"{key} is no key here. There are: {listed}.", nearest(key, known))
+    listed = f" There are: {', '.join(known)}." if known else ""
+    return RefusedError(f"{key} is no key here.{listed}", nearest(key, known))

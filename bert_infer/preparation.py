@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer import batching as batches
 from bert_infer import environment, tokens, weights
-from bert_infer.errors import OptionError, RefusedError
+from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
 from bert_infer.measure import timed
 from bert_infer.metrics import Workload
@@ -16,11 +16,11 @@ from bert_infer.metrics import Workload
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from bert_infer.architecture import Architecture
     from bert_infer.batching import Group
     from bert_infer.devices import Device
     from bert_infer.graphs import Graph
-    from bert_infer.models import Architecture, Model
-    from bert_infer.records import Shape, Tokens
+    from bert_infer.records import ModelFiles, Shape, Tokens
     from bert_infer.runner import Runner
     from bert_infer.weights import WeightsSource
 
@@ -68,9 +68,16 @@ def prepare(runner: Runner) -> Prepared:
     architecture = runner.model.architecture()
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)
     runner.batching.check(max_length)
-    one_pass, provenance, tokenize_s = _tokenise(
-        runner.input, runner.input.version(), runner.model, architecture.vocab_size, max_length
-    )
+    files = runner.model.tokenizer_files()
+    versions = (runner.input.version(), tokens.version(files))
+    try:
+        one_pass, provenance, tokenize_s = _tokenise(
+            runner.input, files, versions, architecture.vocab_size, max_length
+        )
+    except MemoryError:
+        raise InputError(
+            "The input's tokens do not fit in memory.", "Split it, or run a part of it."
+        ) from None
     batch = runner.settings.batch
     try:
         one_pass = runner.input.fill(one_pass, batch)
@@ -128,11 +135,11 @@ def _check_fits(groups: list[Group], architecture: Architecture) -> None:
 
 @lru_cache(maxsize=4)
 def _tokenise(
-    source: Input, version: Hashable, model: Model, vocab_size: int, max_length: int
+    source: Input, files: ModelFiles | None, versions: Hashable, vocab_size: int, max_length: int
 ) -> tuple[Tokens, dict[str, Any], float | None]:
     """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
-    del version  # part of the key: a file that has changed is read again
-    tokenizer = tokens.load(model.tokenizer_files(), vocab_size, max_length)
+    del versions  # part of the key: a file that has changed is read again
+    tokenizer = tokens.load(files, vocab_size, max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
     tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
     return one_pass, dict(tokenizer.provenance), tokenize_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -78,14 +78,20 @@ class Runner:
     settings: Settings
     until: Until
     drift: DriftSettings
+    overrides: tuple[str, ...] = ()
 
-    def run(self, texts: Sequence[str] | None = None) -> Result:
+    def run(self, texts: str | Iterable[str] | None = None) -> Result:
         """Run ``texts``, or the configured input, and return the outputs of the last pass.
+
+        Args:
+            texts: a text, or some.
 
         Raises:
             RefusedError: the request cannot be met.
         """
-        runner = self if texts is None else replace(self, input=Prompt(list(texts)))
+        is_some = isinstance(texts, Iterable) and not isinstance(texts, str)
+        given = list(texts) if is_some else texts  # type: ignore[arg-type]
+        runner = self if texts is None else replace(self, input=Prompt(given))
         prepared = runner.prepare()
         hidden_states = HiddenStates(prepared.tokens)
         pooled = Pooled(prepared.tokens, runner.output.pooling)
@@ -95,14 +101,14 @@ class Runner:
             record.metrics(), hidden_states.in_order, pooled.stacked(), prepared.tokens.positions
         )
 
-    def new_record(self, overrides: Sequence[str] = ()) -> Record:
+    def new_record(self) -> Record:
         """Return a record that says which run this is."""
         started = datetime.now(UTC)
         work = {
             part.name: [type(getattr(self, part.name)).__name__, asdict(getattr(self, part.name))]
             for part in fields(self)
-            # What is kept or compared does not change what is computed.
-            if part.name not in {"output", "drift"}
+            # How it was asked, and what is kept or compared, do not change what is computed.
+            if part.name not in {"output", "drift", "overrides"}
         }
         config_hash = environment.digest(work)
         return Record(
@@ -110,7 +116,7 @@ class Runner:
                 "id": f"{started:%Y%m%dT%H%M%S%f}-{config_hash[:8]}",
                 "started_at": started.isoformat(),
                 "config_hash": config_hash,
-                "overrides": list(overrides),
+                "overrides": list(self.overrides),
                 "isolation": "inline",
             }
         )
@@ -161,6 +167,7 @@ class Runner:
         compared = drift.sample(self, prepared.tokens)
         record.emulated = device.emulates(self.dtype.matmuls())
         with torch.inference_mode(), device.active():
+            record.environment = environment.describe(device)
             memory = PeakMemory(device)
             with record.phases("load"):
                 loaded = weights.load(prepared.source, prepared.architecture)
@@ -187,6 +194,7 @@ class Runner:
                         for sink in sinks:
                             sink.collect(batch, outputs)
                         progress(len(record.forwards), total)
+                record.is_finite = bool(outputs.hidden_states.isfinite().all())
                 record.conditions = conditions.between(earlier, conditions.snapshot(device))
                 record.peak_host_bytes = memory.host_bytes()
                 record.peak_device_bytes = memory.device_bytes()

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from bert_infer.errors import OptionError
 
+MOST = 2**31 - 1
+"""The largest number of sequences or passes: tensors and arrays count with 32 bits in places."""
+
 
 @dataclass(frozen=True)
 class Until:
@@ -65,8 +68,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for key in ("batch", "iterations"):
-            if getattr(self, key) < 1:
-                raise OptionError(key, getattr(self, key), "a whole number from 1")
+            if not 1 <= getattr(self, key) <= MOST:
+                raise OptionError(key, getattr(self, key), f"a whole number from 1 to {MOST}")
         if self.warmup != "auto" and not (isinstance(self.warmup, int) and self.warmup >= 0):
             raise OptionError("warmup", self.warmup, "auto or a whole number from 0")
         if self.max_length is not None and (self.max_length < 0 or self.max_length in {1, 2}):

@@ -16,7 +16,7 @@ from bert_infer.files import read_json_object
 from bert_infer.records import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     import tokenizers
     from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.records import ModelFiles, Text
 
 BUNDLED_VOCABULARY = Path(__file__).parent / "data" / "vocab.txt"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 _CHUNK = 1024  # texts tokenised at once: enough for the library's threads, little memory
 
 
@@ -92,6 +93,12 @@ class Tokenizer:
         )
 
 
+def version(files: ModelFiles | None) -> Hashable:
+    """Return what differs once the tokenizer among ``files`` has changed."""
+    found = [files.find(name) for name in _TOKENIZER_FILES] if files else []
+    return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found if path)
+
+
 def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenizer:
     """Load the tokenizer among ``files``, or the bundled uncased vocabulary.
 
@@ -152,7 +159,10 @@ def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text("utf-8").rstrip("\n").split("\n")
+    try:
+        return path.read_text("utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}.", "Correct or replace it.") from None
 
 
 def _lowercases(files: ModelFiles) -> bool:

@@ -7,7 +7,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,17 @@ from bert_infer.models import WeightsPolicy
 from bert_infer.records import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import torch
 
-    from bert_infer.models import Architecture, Model
+    from bert_infer.architecture import Architecture
+    from bert_infer.models import Model
 
 _HEADS = ("cls.", "classifier.", "qa_outputs.")
 """Prefixes of what transformers' BERT classes keep beside the encoder."""
+
+_SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ def locate(model: Model, seed: int) -> WeightsSource:
     if model.weights is not WeightsPolicy.random:
         files = model.files()
         found = files.find("model.safetensors", "pytorch_model.bin") if files else None
+        if files and not found and files.find(*_SHARDED):
+            raise WeightsError(
+                f"The weights of {model.name} are in several files (shards), which are not read.",
+                "Save them as one: model.save_pretrained(DIR, max_shard_size='100GB').",
+            )
         if files and found:
             return WeightsSource(
                 "pretrained", found, seed, {**files.provenance, "file": found.name}
@@ -83,7 +91,7 @@ def make(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    scale = np.float32(architecture.config.get("initializer_range", 0.02))
+    scale = np.float32(architecture.initializer_range)
     names = list(architecture.parameters)
     streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
 
@@ -102,20 +110,8 @@ def make(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
         return dict(zip(names, pool.map(draw, names), strict=True))
 
 
-def read(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
-    """Return a file's encoder weights by transformers' names; nothing in it is executed.
-
-    Raises:
-        WeightsError: not a weights file, or its keys or shapes are not the model's.
-    """
-    tensors = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    named = {_canonical(name): name for name in _encoder_names(tensors)}
-    check_fit(path, {new: tuple(tensors[old].shape) for new, old in named.items()}, architecture)
-    return {new: tensors[old] for new, old in named.items()}
-
-
 def check(source: WeightsSource, architecture: Architecture) -> None:
-    """Check what a file says it holds, without reading its values.
+    """Check what a file says it holds, before its values are read.
 
     Raises:
         WeightsError: as ``read``.
@@ -123,29 +119,67 @@ def check(source: WeightsSource, architecture: Architecture) -> None:
     path = source.path
     if path is None:
         return
-    shapes = _safetensors_shapes(path) if _is_safetensors(path) else _torch_shapes(path)
-    check_fit(path, {_canonical(n): shapes[n] for n in _encoder_names(shapes)}, architecture)
+    if _is_safetensors(path):
+        fit(path, _safetensors_header(path), architecture)
+    else:
+        # Only torch can tell. It maps the file; those from before torch 1.6 are no zip archives.
+        tensors = _read_torch(path, mmap=zipfile.is_zipfile(path))
+        fit(path, _described(tensors), architecture)
 
 
-def check_fit(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: Architecture
-) -> None:
-    """Compare a file's parameters with the model's.
+def read(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
+    """Return a file's encoder weights by transformers' names; nothing in it is executed.
 
     Raises:
-        WeightsError: listing what is missing, unexpected or of another shape.
+        WeightsError: not a weights file, or its keys or shapes are not the model's.
     """
+    tensors = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    names = fit(path, _described(tensors), architecture)
+    return {name: tensors[stored] for name, stored in names.items()}
+
+
+class Stored(NamedTuple):
+    """What a file says of a tensor; ``kind`` is "float" or what it is instead."""
+
+    shape: tuple[int, ...]
+    kind: str
+
+
+def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) -> dict[str, str]:
+    """Return the file's name of each parameter of the model.
+
+    Task heads beside an encoder are left out, as is a buffer of old versions.
+
+    Raises:
+        WeightsError: listing what is missing, unexpected, there twice or of another shape or kind.
+    """
+    has_prefix = any(name.startswith("bert.") for name in stored)
+    names: dict[str, str] = {}
+    twice = []
+    for name in stored:
+        is_head = has_prefix and name.startswith(_HEADS)
+        if is_head or name.endswith("embeddings.position_ids"):
+            continue
+        if _canonical(name) in names:
+            twice.append(f"{name} and {names[_canonical(name)]}")
+        names[_canonical(name)] = name
     expected = architecture.parameters
+    known = {name: stored[old] for name, old in names.items() if name in expected}
     problems = [
-        *_listed("missing", [name for name in expected if name not in shapes]),
-        *_listed("unexpected", [name for name in shapes if name not in expected]),
+        *_listed("missing", [name for name in expected if name not in names]),
+        *_listed("unexpected", [name for name in names if name not in expected]),
+        *_listed("there twice", twice),
         *_listed(
             "of another shape",
             [
                 f"{name} {list(shape)} instead of {list(expected[name])}"
-                for name, shape in shapes.items()
-                if name in expected and shape != expected[name]
+                for name, (shape, _) in known.items()
+                if shape != expected[name]
             ],
+        ),
+        *_listed(
+            "no floating-point numbers",
+            [f"{name} is {kind}" for name, (_, kind) in known.items() if kind != "float"],
         ),
     ]
     if problems:
@@ -153,6 +187,7 @@ def check_fit(
             f"The weights in {path} do not fit the model:\n  " + "\n  ".join(problems),
             "Choose the model group that the file was saved from.",
         )
+    return names
 
 
 def sha256(path: Path) -> str:
@@ -163,18 +198,6 @@ def sha256(path: Path) -> str:
 
 def _listed(what: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {what}:", *(f"  {name}" for name in names)] if names else []
-
-
-def _encoder_names(names: Iterable[str]) -> list[str]:
-    """Leave out the task heads that stand beside the encoder, and a buffer of old versions."""
-    names = list(names)
-    has_prefix = any(name.startswith("bert.") for name in names)
-    return [
-        name
-        for name in names
-        if not (has_prefix and name.startswith(_HEADS))
-        and not name.endswith("embeddings.position_ids")
-    ]
 
 
 def _canonical(name: str) -> str:
@@ -200,23 +223,29 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(path, str(error)) from None
 
 
-def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _safetensors_header(path: Path) -> dict[str, Stored]:
     from safetensors import SafetensorError, safe_open
+
+    def stored(part: Any) -> Stored:  # noqa: ANN401  an untyped library
+        kind = str(part.get_dtype())
+        return Stored(tuple(part.get_shape()), "float" if "F" in kind else kind.lower())
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: stored(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _unreadable(path, str(error)) from None
 
 
-def _torch_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Only torch can tell, and is imported here; it maps the file and reads no values.
+def _described(tensors: Mapping[str, torch.Tensor]) -> dict[str, Stored]:
+    import torch
 
-    Files from before torch 1.6 are no zip archives, and are read whole.
-    """
-    tensors = _read_torch(path, mmap=zipfile.is_zipfile(path))
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    def kind(tensor: torch.Tensor) -> str:
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            return "sparse, or has no values"
+        return "float" if tensor.is_floating_point() else str(tensor.dtype)
+
+    return {name: Stored(tuple(tensor.shape), kind(tensor)) for name, tensor in tensors.items()}
 
 
 def _read_torch(path: Path, *, mmap: bool = False) -> dict[str, torch.Tensor]:
@@ -231,10 +260,13 @@ def _read_torch(path: Path, *, mmap: bool = False) -> dict[str, torch.Tensor]:
         raise _unreadable(
             path, "it holds objects that are no tensors, or is no PyTorch file"
         ) from None
-    except (EOFError, RuntimeError, ValueError) as error:
-        raise _unreadable(path, str(error).splitlines()[0]) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  the reader trips over garbage in many ways
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise _unreadable(path, f"PyTorch cannot read it ({reason})") from None
     if not isinstance(content, dict) or not all(
-        isinstance(v, torch.Tensor) for v in content.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise _unreadable(path, "it holds something else than a state dict of tensors")
     return content

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bert_infer import environment, files
+from bert_infer import files
 from bert_infer.errors import RefusedError
+from bert_infer.metrics import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import torch
 
-    from bert_infer.metrics import Record
     from bert_infer.records import Forward
     from bert_infer.runner import Runner, ShowProgress
 
@@ -49,27 +48,26 @@ class Finished(NamedTuple):
 
 
 def carry_out(
-    runner: Runner,
+    compose: Callable[[], Runner],
     directory: Path,
-    overrides: Sequence[str],
     progress: ShowProgress = lambda _done, _total: None,
     passes: Callable[[list[Forward]], Iterator[int]] | None = None,
 ) -> Finished:
     """Make one run, and leave its record in ``directory`` whatever happens.
 
     Args:
-        runner: what to run.
+        compose: returns what to run.
         directory: where its files go; it is there.
-        overrides: how the user chose it, for the record.
         progress: as in ``Runner.execute``.
         passes: as in ``Runner.execute``.
 
     Raises:
         KeyboardInterrupt: passed on, after the record is written.
     """
-    record = runner.new_record(overrides)
-    last = None
+    record, last = Record(), None
     try:
+        runner = compose()
+        record = runner.new_record()
         prepared = runner.prepare()
         sinks = runner.output.sinks(prepared.tokens)
         batch, outputs = runner.execute(record, prepared, sinks, progress, passes)
@@ -80,25 +78,22 @@ def carry_out(
         last = LastForward(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
     except KeyboardInterrupt:
         record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
-        _write(directory, record, runner)
+        _write(directory, record)
         raise
     except RefusedError as error:  # what was checked a moment ago has changed
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
-    return Finished(_write(directory, record, runner), last)
+    return Finished(_write(directory, record), last)
 
 
-def _write(directory: Path, record: Record, runner: Runner) -> dict[str, Any]:
+def _write(directory: Path, record: Record) -> dict[str, Any]:
     """Write what is known of a run, whatever became of it; return metrics.json's content."""
-    if "torch" in sys.modules:  # a run that ended before has nothing to describe
-        device = runner.device.resolve()
-        with device.active():  # the threads that the run had
-            described = environment.describe(device)
-        record.run["environment_hash"] = environment.digest(described)
-        disturbances = {"conditions": record.conditions.as_json() if record.conditions else None}
-        files.write_json(directory / "environment.json", described | disturbances)
+    if record.environment:  # a run that ended before has nothing to describe
+        conditions = record.conditions.as_json() if record.conditions else None
+        described = record.environment | {"conditions": conditions}
+        files.write_json(directory / "environment.json", described)
     files.write_forwards(directory / "forwards.csv", record.forwards)
     # Last: a directory with metrics.json is complete.
     metrics = record.metrics()

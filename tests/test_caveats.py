@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import platform
+from dataclasses import replace
 
-from bert_infer import compose
+import pytest
+from test_metrics import finished, forward
+
+from bert_infer import compose, linears
+from bert_infer.ceiling import Ceiling, Matmul
+from bert_infer.conditions import Conditions
+from bert_infer.drift import Drift
+from bert_infer.environment import cpu_flags
 
 RAGGED = ["word " * n for n in (1, 2, 3, 400)]
 
@@ -15,8 +23,16 @@ def codes(overrides, texts):
     return {warning["code"] for warning in record["warnings"]}
 
 
+BY_CHANCE = {"outliers", "trend", "step", "ceiling_moved", "clock_moved", "swapping"} | {
+    "busy_machine",
+    "loaded_machine",
+    "stolen_time",
+}
+"""What a noisy machine may add to any run."""
+
+
 def test_nothing_to_warn_of():
-    assert codes(["iterations=100"], ["one text"]) == set()
+    assert codes(["iterations=100"], ["one text"]) <= BY_CHANCE
 
 
 @pytest.mark.parametrize(
@@ -32,7 +48,9 @@ def test_nothing_to_warn_of():
         ("empty_texts", [], ["a", " "]),
         ("batch_not_filled", ["batch=8"], RAGGED),
         ("batch_ignored", ["batch=8", "batching=token_budget"], RAGGED),
-        ("slow_fp16", ["dtype=fp16", "device=cpu"], ["a"]),
+        ("no_interval", ["iterations=2"], ["a"]),
+        ("autocast", ["dtype=bf16_autocast"], ["a"]),
+        ("until_not_reached", ["until.relative_ci=0.0001", "until.max_s=0.05"], ["a"]),
     ],
 )
 def test_what_deserves_a_warning_gets_one(code, overrides, texts):
@@ -42,3 +60,76 @@ def test_what_deserves_a_warning_gets_one(code, overrides, texts):
 def test_a_single_prompt_fills_whatever_batch_is_asked():
     found = codes(["batch=3", "batching=token_budget"], ["a"])
     assert not found & {"batch_not_filled", "batch_ignored", "padding_waste"}
+
+
+QUIET = Conditions(
+    load_average=1.0,
+    cores=4,
+    other_processes=0.01,
+    stolen=0.0,
+    swapped_bytes=0,
+    cpu_mhz=(2000.0, 2000.0),
+    accelerator=({}, {}),
+    accelerator_processes=(),
+    throttled=(),
+)
+
+
+def of_conditions(**changed):
+    record = finished(forwards=[forward(0, 0.0, 1.0)], conditions=replace(QUIET, **changed))
+    return {warning["code"] for warning in record.metrics()["warnings"]}
+
+
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        ("busy_machine", {"other_processes": 0.2}),
+        ("loaded_machine", {"load_average": 9.0}),
+        ("stolen_time", {"stolen": 0.05}),
+        ("swapping", {"swapped_bytes": 4096}),
+        ("clock_moved", {"cpu_mhz": (3000.0, 2000.0)}),
+        ("shared_accelerator", {"accelerator_processes": (17,)}),
+        ("throttled", {"throttled": ("temperature",)}),
+    ],
+)
+def test_what_the_machine_did_beside_is_warned_of(code, changed):
+    assert of_conditions(**changed) - of_conditions() == {code}
+
+
+def test_what_cannot_be_read_is_no_warning():
+    unknown = {"load_average": None, "other_processes": None, "stolen": None}
+    unknown |= {"swapped_bytes": None, "cpu_mhz": (None, None)}
+    assert of_conditions(**unknown) == of_conditions()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [(100.0, 80.0, "ceiling_moved"), (100.0, 125.0, "ceiling_moved"), (1.0, 1.0, "above_ceiling")],
+)
+def test_a_ceiling_that_moves_or_is_exceeded_is_warned_of(before, after, code):
+    # A forward of a second does 4704 FLOP: far below the first two ceilings times a hundred.
+    scale = 1 if code == "above_ceiling" else 100
+    matmul = Matmul(8, 4, 5, linears.plain)
+    record = finished(forwards=[forward(0, 0.0, 1.0)])
+    record.ceiling = Ceiling(matmul, scale * before, scale * after)
+    assert code in {warning["code"] for warning in record.metrics()["warnings"]}
+    record.ceiling = Ceiling(matmul, 1e6, 1e6)
+    assert code not in {warning["code"] for warning in record.metrics()["warnings"]}
+
+
+def test_an_emulated_format_is_told_by_the_processors_features():
+    has = {"avx512_bf16", "avx512_fp16"} & cpu_flags()
+    for dtype, feature in (("bf16", "avx512_bf16"), ("fp16", "avx512_fp16")):
+        if cpu_flags() and platform.machine() == "x86_64":
+            found = "emulated_dtype" in codes([f"dtype={dtype}", "device=cpu"], ["a"])
+            assert found or feature in has or "amx_bf16" in cpu_flags()
+
+
+@pytest.mark.parametrize(
+    ("cosine", "code"), [(None, "not_finite"), (0.5, "large_drift"), (0.9999, None)]
+)
+def test_drift_is_warned_of_when_it_is_large(cosine, code):
+    record = finished(forwards=[forward(0, 0.0, 1.0)])
+    record.drift = Drift(1, "the reference", 0.1, cosine, cosine, cosine)
+    found = {warning["code"] for warning in record.metrics()["warnings"]}
+    assert found & {"not_finite", "large_drift"} == ({code} if code else set())

@@ -134,11 +134,29 @@ REFUSED = [
     (["model=tiny", "batch=1000000000000"], "batch=1000000000000"),
     (["model=tiny", "batch=30000000000", "batching=token_budget"], "fit in memory"),
     (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=same"], "same directory"),
+    (["-m", "model=tiny", "batch=range(1,1)"], "no run at all"),
+    (["-m", "model=tiny", "batch=range(1,100000000)"], "more than 10,000 runs"),
+    (["-m", "batch=1", "hydra.sweeper.params.dtype=fp32,bf61"], "hydra.sweeper"),
+    (["hydra.run.dir=${nope}"], "nope"),
+    (["hydra.run.dir="], "hydra.run.dir"),
+    (["hydra.job.chdir=true"], "hydra.job.chdir"),
+    (["hydra.foo=1"], "hydra.foo"),
+    (["--cfg", "job", "--resolve", "batch=${nope}"], "nope"),
+    (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
+    (["--experimental-rerun", "nowhere"], "not supported"),
+    (["model.checkpoint=/dev/zero"], "pipe or device"),
+    (["model=tiny", "hydra.run.dir=/proc/here"], "cannot be written"),
+    (["compare", "nowhere"], "no run or sweep"),
+    (["compare"], "directories"),
+    (["duel", "dtype=bf16"], "A B"),
+    (["duel", "dtype=bf61", "dtype=fp32"], "Did you mean bf16?"),
+    (["duel", "model=tiny", "model=minilm"], "different work"),
+    (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else ""
+    ("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else "says"
 )
 def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments, says):
     (command.directory / "file.txt").write_text("here")
@@ -185,6 +203,40 @@ def test_the_last_values_shown_are_a_real_tokens_and_the_pooling_is_the_one_chos
         shown = [float(v) for v in line.split("[")[1].rstrip("]").replace("...,", "").split(",")]
         expected = [*row[:3].tolist(), *row[-3:].tolist()]
         assert shown == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_output_that_cannot_be_written_ends_nothing(command):
+    front_door = f"{sys.executable} {ROOT / 'run.py'}"
+    for redirected in (f"{front_door} model=tiny > /dev/full", f"{front_door} model=tiny >&-"):
+        done = subprocess.run(
+            ["bash", "-c", redirected],
+            cwd=command.directory,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "Traceback" not in done.stderr
+    assert [m["status"] for m in command.metrics()] == ["ok", "ok"]
+
+
+def test_flags_may_stand_between_overrides(command):
+    done = command("model=tiny", "--multirun", "batch=1,2")
+    assert done.returncode == 0, done.stderr
+    assert len(command.runs()) == 2
+
+
+def test_an_interruption_before_the_first_phase_leaves_a_record(command):
+    with command.running("model=tiny", "iterations=10000000") as process:
+        waited_until = time.monotonic() + 60
+        while not list(command.directory.rglob("run.log")):
+            assert time.monotonic() < waited_until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert [m["status"] for m in command.metrics()] == ["interrupted"]
 
 
 def test_options_of_your_own_lie_in_any_directory(command):
@@ -289,6 +341,8 @@ def test_from_python_the_tensors_and_the_same_record(command):
     command("model=tiny", "dtype=bf16", "batch=12", "text=Good morning BERT!")
     (written,) = command.metrics()
     assert record["run"]["config_hash"] == written["run"]["config_hash"]
+    assert record["run"]["environment_hash"] == written["run"]["environment_hash"] is not None
+    assert record["run"]["overrides"] == ["model=tiny", "dtype=bf16", "batch=12"]
     assert {k: _keys(v) for k, v in record.items()} == {k: _keys(v) for k, v in written.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
@@ -71,6 +72,13 @@ def test_the_default_is_the_contracts():
         (["batch=true"], ["batch=True", "whole number"]),
         (["batch=0"], ["batch=0", "from 1"]),
         (["batch=null"], ["batch=None", "whole number"]),
+        (["batch=99999999999999999999"], ["batch=99999999999999999999", "2147483647"]),
+        (["batch=[1,2"], ["batch=[1,2", "whole number"]),
+        (["batch.x=2"], ["batch.x"]),
+        (["batch=${nope}"], ["nope"]),
+        (["graph.mode=default"], ["graph.mode", "graph=compile"]),
+        (["device=cpu", "device.threads=99999"], ["device.threads=99999", "1024"]),
+        (["input=synthetic", "input.texts=1000000000000"], ["input.texts=1000000000000"]),
         (["iterations=-1"], ["iterations=-1"]),
         (["warmup=soon"], ["warmup=soon", "auto"]),
         (["warmup=-1"], ["warmup=-1"]),
@@ -102,6 +110,27 @@ def test_mistakes_name_the_key_what_was_given_and_what_is_allowed(overrides, say
         assert part in str(refused.value)
 
 
+def test_paths_and_columns_are_taken_as_they_are():
+    chosen = compose(["input=table", "input.path=/tmp/münchen (1).csv", "input.column=täxt ~"])
+    assert (chosen.input.path, chosen.input.column) == ("/tmp/münchen (1).csv", "täxt ~")
+
+
+def test_a_program_that_uses_hydra_itself_is_not_disturbed(tmp_path):
+    from hydra import compose as theirs
+    from hydra import initialize_config_dir
+
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose(["batch=3"]).settings.batch == 3
+        assert theirs("mine").a == 1
+
+
+def test_threads_compose_at_the_same_time():
+    with ThreadPoolExecutor(4) as pool:
+        runners = list(pool.map(lambda batch: compose([f"batch={batch}"]), range(1, 9)))
+    assert [runner.settings.batch for runner in runners] == list(range(1, 9))
+
+
 @pytest.mark.parametrize(
     ("group", "option"), [(group, option) for group in PLANNED for option in PLANNED[group]]
 )
@@ -118,6 +147,7 @@ def test_what_is_promised_is_said_to_be_missing(group, option):
         "bert_infer.batching.PaddedBatch",  # ours, but imported there from elsewhere
         "bert_infer.environment.digest",
         "bert_infer.nowhere.Thing",
+        "bert_infer.__main__.main",
         "bert_infer",
         "None",
     ],
@@ -185,18 +215,21 @@ def test_lists_and_sweeps_of_texts_are_written_in_hydras_grammar():
     assert compose(["text=[one, two three]"]).input.text == ("one", "two three")
     assert compose(["text=['a, b', \"c's\"]"]).input.text == ("a, b", "c's")
     assert compose(["text='quoted, whole'"]).input.text == ("quoted, whole",)
-    runs = sweep(expand_short_forms(["text='a, b','c'", "batch=1,2"]))
+    runs = sweep(expand_short_forms(["text='a, b','c'", "batch=1,2"]), 100)
     assert [compose(run).input.text for run in runs] == [("a, b",)] * 2 + [("c",)] * 2
 
 
 def test_sweeps_are_expanded_as_hydra_does():
-    assert sweep(["dtype=fp32,bf16", "batch=range(1,3)", "seed=7"]) == [
+    assert sweep(["dtype=fp32,bf16", "batch=range(1,3)", "seed=7"], 100) == [
         ["dtype=fp32", "batch=1", "seed=7"],
         ["dtype=fp32", "batch=2", "seed=7"],
         ["dtype=bf16", "batch=1", "seed=7"],
         ["dtype=bf16", "batch=2", "seed=7"],
     ]
-    assert [run[0] for run in sweep(["dtype=glob(bf*)"])] == ["dtype=bf16", "dtype=bf16_autocast"]
+    assert [run[0] for run in sweep(["dtype=glob(bf*)"], 9)] == [
+        "dtype=bf16",
+        "dtype=bf16_autocast",
+    ]
 
 
 def test_help_lists_every_group_and_option():

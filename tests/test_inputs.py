@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -66,7 +68,12 @@ def test_json_lines_are_read_as_they_are_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [("{half", "line 2: no JSON object"), ("[1]", "line 2: no JSON"), ('{"body": [1]}', "no text")],
+    [
+        ('{"body": "\\ud800"}', "line 2: body holds"),
+        ("{half", "line 2: no JSON object"),
+        ("[1]", "line 2: no JSON"),
+        ('{"body": [1]}', "no text"),
+    ],
 )
 def test_json_lines_that_hold_no_text_are_named(tmp_path, line, says):
     path = tmp_path / "table.jsonl"
@@ -83,12 +90,44 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, ending):
         Table(str(path), "text").check()
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_the_line_that_is_no_utf8_is_named(tmp_path, ending):
+    path = tmp_path / f"latin1.{ending}"
+    rows = {"jsonl": b'{"text": "a"}\n{"text": "caf\xe9"}\n', "csv": b"text\ncaf\xe9\n"}
+    path.write_bytes(rows[ending])
+    with pytest.raises(InputError, match="line 2: not UTF-8"):
+        strings(Table(str(path)))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_an_empty_table_has_no_text(tmp_path, tokenizer, ending):
+    path = tmp_path / f"empty.{ending}"
+    path.touch()
+    Table(str(path)).check()
+    with pytest.raises(InputError, match="no text to process"):
+        Table(str(path)).tokens(tokenizer)
+
+
+def test_a_cell_may_be_a_book(tmp_path):
+    path = tmp_path / "book.csv"
+    path.write_text('text,id\n"' + "word, " * 500_000 + '",1\nshort\n')
+    assert [len(text) for text in strings(Table(str(path)))] == [3_000_000, 5]
+
+
+def test_a_column_of_lists_is_no_text(tmp_path):
+    pa.parquet.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "lists.parquet")
+    with pytest.raises(OptionError, match="list<"):
+        Table(str(tmp_path / "lists.parquet")).check()
+
+
 @pytest.mark.parametrize("source", [Lines, Table])
 def test_paths_that_are_no_files_are_refused(tmp_path, source):
     with pytest.raises(OptionError, match="existing file"):
         source(str(tmp_path / "missing.csv")).check()
     with pytest.raises(OptionError, match="directory"):
         source(str(tmp_path)).check()
+    with pytest.raises(OptionError, match="pipe or device"):
+        source("/dev/null").check()
 
 
 def test_no_text_at_all_is_refused(tmp_path, tokenizer):
@@ -156,6 +195,24 @@ def _json(text):
     import json
 
     return json.dumps(text)
+
+
+def test_one_string_is_one_text_and_what_is_no_text_is_refused():
+    runner = compose(["model=tiny"])
+    assert runner.run("one text").record["workload"]["texts"] == 1
+    assert runner.run(text for text in ("a", "b")).record["workload"]["texts"] == 2
+    with pytest.raises(OptionError, match="text=5"):
+        runner.run(5)
+
+
+def test_a_tokenizer_that_has_changed_is_read_again(tmp_path, minilm):
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(minilm / name, tmp_path)
+    runner = compose([f"model.name={tmp_path}", "model.weights=random"])
+    before = runner.prepare().tokens.sha256
+    words = (tmp_path / "vocab.txt").read_text("utf-8")
+    (tmp_path / "vocab.txt").write_text(words.replace("\nhello\n", "\nhallo\n"), "utf-8")
+    assert runner.prepare().tokens.sha256 != before
 
 
 def test_a_file_that_has_changed_is_read_again(tmp_path):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
+from test_metrics import finished
 
 from bert_infer.devices.cpu import Cpu
-from bert_infer.measure import Phases, measured_pass, timed
-from bert_infer.records import Outputs, PaddedBatch
+from bert_infer.measure import (
+    WARMUP_LIMIT_S,
+    Phases,
+    WarmUp,
+    as_long_as_asked,
+    fastest_s,
+    measured_pass,
+    timed,
+    warm_up_passes,
+    warm_up_until_steady,
+    without_garbage_collection,
+)
+from bert_infer.records import Forward, Outputs, PaddedBatch
+from bert_infer.settings import Until
 
 
 class Time:
@@ -28,8 +43,9 @@ class Time:
 class AsynchronousDevice(Cpu):
     """Returns at once and works later, as an accelerator does; copying takes 1 s each way."""
 
-    def __init__(self, time):
+    def __init__(self, time, copy_s=1.0):
         super().__init__()
+        object.__setattr__(self, "copy_s", copy_s)
         object.__setattr__(self, "time", time)
         object.__setattr__(self, "queue", [0.0])
 
@@ -37,11 +53,11 @@ class AsynchronousDevice(Cpu):
         self.queue[0] += seconds
 
     def copy_in(self, arrays):
-        self.ask(1.0)
+        self.ask(self.copy_s)
         return tuple(torch.from_numpy(a) for a in arrays)
 
     def copy_out(self, outputs):
-        self.ask(1.0)
+        self.ask(self.copy_s)
         return outputs
 
     def synchronize(self):
@@ -70,6 +86,7 @@ def test_an_asynchronous_device_is_waited_for(time):
     forwards = [f for f, _, _ in measured_pass(0, [one_batch(), one_batch()], encode, device, time)]
     assert [f.duration_s for f in forwards] == [5.0, 7.0]
     assert [f.wall_s for f in forwards] == [7.0, 9.0]
+    assert [(f.lay_out_s, f.copy_in_s, f.copy_out_s) for f in forwards] == [(0.0, 1.0, 1.0)] * 2
     assert [f.start_s for f in forwards] == [0.0, 7.0]
 
 
@@ -91,6 +108,7 @@ def test_laying_a_batch_out_is_measured(time):
         0, batches(), lambda i: (i, i), AsynchronousDevice(time), time
     )
     assert forward.wall_s == 6.0
+    assert forward.lay_out_s == 4.0
     assert forward.duration_s == 0.0
     assert (forward.sequences, forward.real_tokens, forward.padded_tokens) == (1, 3, 3)
     assert isinstance(outputs, Outputs)
@@ -116,3 +134,146 @@ def test_timed(time):
         return "done"
 
     assert timed(work, time) == ("done", 2.0)
+
+
+class Scripted:
+    """An encoder whose forwards take what a script says, on an asynchronous device."""
+
+    def __init__(self, time, script, copy_s=1.0):
+        self.device = AsynchronousDevice(time, copy_s)
+        self.remaining = iter(script)
+        self.calls = 0
+
+    def __call__(self, ids):
+        self.calls += 1
+        self.device.ask(next(self.remaining))
+        return ids, ids
+
+
+def test_warm_up_goes_on_until_passes_are_steady(time):
+    # The last two gain less than 2 % over the fastest before them.
+    encode = Scripted(time, [1.0, 0.5, 0.2, 0.21, 0.199, 99], copy_s=0)
+    result = warm_up_until_steady(lambda: [one_batch()], encode, encode.device, time)
+    assert result == WarmUp(5, steady=True)
+
+
+def test_warm_up_ends_at_its_limit_and_says_that_it_was_not_steady(time):
+    encode = Scripted(time, [0.95**n for n in range(40)], copy_s=0)
+    result = warm_up_until_steady(lambda: [one_batch()], encode, encode.device, time)
+    assert result == WarmUp(13, steady=False)  # the 14th ends after 10.2 s
+    assert WARMUP_LIMIT_S < time.now < WARMUP_LIMIT_S + 1
+
+
+def test_a_pass_longer_than_the_limit_is_broken_off(time):
+    encode = Scripted(time, [6.0] * 100)
+    result = warm_up_until_steady(lambda: [one_batch()] * 100, encode, encode.device, time)
+    assert result == WarmUp(0, steady=None)
+    assert encode.calls == 2
+
+
+def test_so_many_passes_warm_up_as_are_asked(time):
+    encode = Scripted(time, [1.0] * 9)
+    assert warm_up_passes(3, lambda: [one_batch()] * 2, encode, encode.device).passes == 3
+    assert encode.calls == 6
+
+
+class Passes:
+    """Measures as ``as_long_as_asked`` says, a second a pass."""
+
+    def __init__(self, iterations, until, intervals):
+        self.forwards, self.looked = [], 0
+        self.intervals = iter(intervals)
+        for index in as_long_as_asked(iterations, until, self.forwards, self.relative_ci):
+            self.forwards.append(Forward(index, 0, 1, 1, 1, 0.0, 0.0, 0.0, 1.0, 1.0))
+
+    def relative_ci(self):
+        self.looked += 1
+        return next(self.intervals)
+
+
+def test_passes_are_as_many_as_asked():
+    assert len(Passes(7, Until(None, 60), []).forwards) == 7
+
+
+def test_passes_go_on_until_the_interval_is_narrow():
+    passes = Passes(10, Until(0.02, 60), [None, 0.05, 0.03, 0.019])
+    assert passes.looked == 4
+    assert len(passes.forwards) == 15  # it looked after 10, 11, 13 and 15
+
+
+def test_passes_end_when_the_time_is_up():
+    assert len(Passes(5, Until(0.001, 30), iter(lambda: 0.5, None)).forwards) == 30
+
+
+def test_no_collection_begins_by_itself_while_measuring():
+    assert gc.isenabled()
+    with without_garbage_collection():
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_the_shortest_call_counts_and_the_first_does_not(time):
+    encode = Scripted(time, [0.1, 5.0, 3.0, 4.0, 9.0])
+    shortest = fastest_s(lambda: encode(None), encode.device, 13.0, time)
+    assert shortest == 3.0
+    assert encode.calls == 4
+
+
+def record_of(time, script):
+    """What a run of one batch a pass records when its forwards take what ``script`` says."""
+    encode = Scripted(time, script)
+    record = finished(forwards=[])
+    with without_garbage_collection():
+        for index in range(len(script)):
+            passed = measured_pass(index, [one_batch()], encode, encode.device, time)
+            record.forwards += [forward for forward, _, _ in passed]
+    return record
+
+
+def warned(record):
+    return {warning["code"] for warning in record.metrics()["warnings"]}
+
+
+NOISE = list(np.random.default_rng(0).normal(10, 0.05, 30))
+CHANGES = {"trend", "step", "outliers"}
+
+
+def test_steady_passes_are_not_warned_of(time):
+    assert not warned(record_of(time, NOISE)) & CHANGES
+
+
+def test_a_slow_first_forward_in_the_figures_is_seen(time):
+    """Warm-up keeps it out; where there was none, it is an outlier, and dropped from nothing."""
+    metrics = record_of(time, [100.0, *NOISE]).metrics()
+    assert metrics["measurement"]["outliers"]["severe"] == 1
+    assert metrics["latency_ms"]["max"] == pytest.approx(100_000)
+    assert metrics["latency_ms"]["samples"] == 31
+
+
+def test_a_step_while_measuring_is_warned_of(time):
+    record = record_of(time, [*NOISE[:15], *(1.3 * value for value in NOISE[15:])])
+    assert warned(record) & CHANGES == {"step"}
+    assert record.metrics()["measurement"]["step"]["at"] == 15
+
+
+def test_a_trend_while_measuring_is_warned_of(time):
+    record = record_of(time, [v * (1 + 0.01 * i) for i, v in enumerate(NOISE)])
+    assert record.metrics()["measurement"]["trend"] == pytest.approx(0.2, abs=0.06)
+    assert warned(record) & {"trend", "step"}
+
+
+def test_outliers_are_counted_and_kept(time):
+    record = record_of(time, [*NOISE[:10], 20.0, *NOISE[10:20], 25.0, *NOISE[20:]])
+    metrics = record.metrics()
+    assert metrics["measurement"]["outliers"]["high"] == 2
+    assert metrics["latency_ms"]["samples"] == 32
+    assert "outliers" in warned(record)
+
+
+def test_without_synchronising_the_clock_would_lie(time):
+    """The device really is asynchronous: a bare clock around the call sees nothing."""
+    encode = Scripted(time, [10.0])
+    _, seconds = timed(lambda: encode(None), time)
+    assert seconds == 0.0

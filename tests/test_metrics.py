@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bert_infer import files, linears
+from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.metrics import Record, Workload, latency_ms, percentile, useful_flop
-from bert_infer.models import Architecture
 from bert_infer.records import Forward, Shape
 
 ARCHITECTURE = Architecture(

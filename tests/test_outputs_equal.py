@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from bert_infer import compose
-from bert_infer.models import Architecture
+from bert_infer.architecture import Architecture
 from bert_infer.tokens import load
 from bert_infer.weights import make
 

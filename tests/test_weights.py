@@ -97,10 +97,54 @@ def test_a_pickle_is_not_executed(command):
 
 
 @pytest.mark.parametrize("name", ["garbage.safetensors", "garbage.pt"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name):
-    (tmp_path / name).write_bytes(b"not weights at all")
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"hello world junk" * 99])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match="weights alone"):
         compose(["model=minilm", f"model.checkpoint={tmp_path / name}"]).run(TEXTS)
+
+
+def test_a_state_dict_with_other_keys_is_refused(tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "numbered.pt")
+    with pytest.raises(WeightsError, match="state dict"):
+        compose(["model=minilm", f"model.checkpoint={tmp_path / 'numbered.pt'}"]).prepare()
+
+
+def changed(tensors, **replaced):
+    return {name: tensor.clone() for name, tensor in tensors.items()} | replaced
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_integers_and_names_that_are_there_twice_are_no_weights(tmp_path, trained, ending):
+    bias = "pooler.dense.bias"
+    for replaced, says in (
+        ({bias: torch.zeros(384, dtype=torch.int64)}, "pooler.dense.bias is "),
+        ({f"bert.{bias}": trained[bias].clone()}, "there twice"),
+    ):
+        path = tmp_path / f"wrong.{ending}"
+        tensors = changed(trained, **replaced)
+        save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
+        with pytest.raises(WeightsError, match=says):
+            compose(["model=minilm", f"model.checkpoint={path}"]).prepare()
+
+
+def test_weights_that_are_no_numbers_are_warned_of(tmp_path, trained):
+    save_file(
+        changed(trained, **{"pooler.dense.bias": trained["pooler.dense.bias"] * torch.nan})
+        | {"embeddings.LayerNorm.bias": torch.full((384,), torch.nan)},
+        tmp_path / "nan.safetensors",
+    )
+    checkpoint = f"model.checkpoint={tmp_path / 'nan.safetensors'}"
+    record = compose(["model=minilm", checkpoint]).run(TEXTS).record
+    assert "not_finite" in {warning["code"] for warning in record["warnings"]}
+
+
+def test_weights_in_shards_are_refused_rather_than_made_up(tmp_path, minilm):
+    shutil.copy(minilm / "config.json", tmp_path)
+    shutil.copy(minilm / "vocab.txt", tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match="shards"):
+        compose([f"model.name={tmp_path}"]).prepare()
 
 
 def test_random_weights_depend_on_the_seed_alone():
@@ -145,6 +189,12 @@ def test_another_name_is_another_model_whatever_the_group_was():
         ('"hidden_size": 100', "num_attention_heads"),
         ('"num_attention_heads": 0', "num_attention_heads=0"),
         ('"num_hidden_layers": true', "num_hidden_layers=True"),
+        ('"hidden_act": "nope"', "hidden_act=nope"),
+        ('"layer_norm_eps": "x"', "layer_norm_eps=x"),
+        ('"initializer_range": -1', "initializer_range=-1"),
+        ('"pad_token_id": 99999999', "pad_token_id=99999999"),
+        ('"position_embedding_type": "relative_key"', "position_embedding_type=relative_key"),
+        ('"use_cache": true, "is_decoder": true', "is_decoder=True"),
         ("{", "JSON"),
     ],
 )

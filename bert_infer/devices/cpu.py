@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from bert_infer.linears import MakeLinear
 
+_MOST_THREADS = 1024  # PyTorch ends the process where the system gives it no more
+
 
 @dataclass(frozen=True)
 class Cpu(Device):
@@ -29,8 +31,10 @@ class Cpu(Device):
     name = "cpu"
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError("threads", self.threads, "null or a whole number from 1")
+        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
+            raise OptionError(
+                "threads", self.threads, f"null or a whole number from 1 to {_MOST_THREADS}"
+            )
 
     def torch_device(self) -> torch.device:
         """Return PyTorch's name for it."""

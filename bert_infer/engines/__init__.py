@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.models import Architecture
     from bert_infer.records import PaddedBatch, Weights
 
 Encode = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]

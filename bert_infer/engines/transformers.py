@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.models import Architecture
     from bert_infer.records import Weights
 
 
@@ -42,7 +42,7 @@ class Transformers(Engine):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the console is the Runner's
         bert = BertModel.from_pretrained(
             None,
-            config=BertConfig.from_dict(dict(architecture.config)),
+            config=BertConfig(**architecture.encoder_config),
             state_dict=tensors,
             dtype=dtype.weights(),
             attn_implementation="sdpa",

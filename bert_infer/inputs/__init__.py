@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_infer.errors import OptionError
+from bert_infer.files import not_a_file
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -62,11 +63,12 @@ class FileInput(TextInput):
 
     def check(self) -> None:
         """Refuse a missing file, a directory, and a file that may not be read."""
-        if Path(self.path).is_dir():
-            raise OptionError("input.path", self.path, "a file; this is a directory")
         if not Path(self.path).is_file():
             raise OptionError(
-                "input.path", self.path, "an existing file", "Nothing is there; check the spelling."
+                "input.path",
+                self.path,
+                f"an existing file; {not_a_file(Path(self.path))}",
+                "Check the spelling; a pipe is read by input=lines input.path=-.",
             )
         try:
             Path(self.path).open("rb").close()
@@ -79,3 +81,8 @@ class FileInput(TextInput):
         """Return the file's time of change and size."""
         status = Path(self.path).stat()
         return status.st_mtime_ns, status.st_size
+
+
+def is_unicode(string: str) -> bool:
+    """Tell text from what only looks like it: halves of pairs, as of bytes that are no UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in string)

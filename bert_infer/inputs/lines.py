@@ -50,18 +50,23 @@ def _standard_input() -> tuple[bytes, ...]:
     return tuple(sys.stdin.buffer)
 
 
-def decoded(lines: Iterable[bytes], name: str) -> Iterator[Text]:
-    """Yield each of ``lines`` as a text, without its end and without a byte-order mark.
+def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> Iterator[Text]:
+    """Yield each of ``lines`` as a text, without a byte-order mark.
+
+    Args:
+        lines: bytes with their line ends.
+        name: what they are read from.
+        keep_ends: leave the line ends, for a format in which they may belong to a text.
 
     Raises:
         InputError: naming the line of ``name`` that is not UTF-8.
     """
     for position, line in enumerate(lines):
-        encoding = "utf-8" if position else "utf-8-sig"
         try:
-            yield Text(position, line.decode(encoding).rstrip("\r\n"))
+            text = line.decode("utf-8" if position else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{name}, line {position + 1}: not UTF-8 ({error.reason} at byte {error.start}).",
                 "Convert the file first: iconv -f ENCODING -t UTF-8.",
             ) from None
+        yield Text(position, text if keep_ends else text.rstrip("\r\n"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import OptionError
-from bert_infer.inputs import TextInput
+from bert_infer.inputs import TextInput, is_unicode
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ class Prompt(TextInput):
 
     def __post_init__(self) -> None:
         texts = (self.text,) if isinstance(self.text, str) else self.text
-        if not isinstance(texts, Sequence) or not all(_is_text(t) for t in texts):
+        if not isinstance(texts, Sequence) or not all(
+            isinstance(t, str) and is_unicode(t) for t in texts
+        ):
             raise OptionError("text", repr(self.text), "a string or a list of strings, in UTF-8")
         object.__setattr__(self, "text", tuple(texts))
 
@@ -33,8 +35,3 @@ class Prompt(TextInput):
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
         """Repeat a single prompt's sequence ``batch`` times."""
         return tokens.repeat(batch) if len(tokens) == 1 else tokens
-
-
-def _is_text(value: object) -> bool:
-    """Tell a string from other things, and from bytes that the shell passed on undecoded."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)

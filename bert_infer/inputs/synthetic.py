@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_infer.errors import OptionError
 from bert_infer.inputs import Input
+from bert_infer.settings import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +42,8 @@ class Synthetic(Input):
     seed: int
 
     def __post_init__(self) -> None:
-        if self.texts < 1:
-            raise OptionError("texts", self.texts, "a whole number from 1")
+        if not 1 <= self.texts <= MOST:
+            raise OptionError("texts", self.texts, f"a whole number from 1 to {MOST}")
         if not 1 <= self.min <= self.max:
             raise OptionError("min", self.min, f"a whole number from 1 to input.max, {self.max}")
         if not 0 <= self.sigma < np.inf:

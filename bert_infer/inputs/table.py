@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import InputError, OptionError, nearest
-from bert_infer.inputs import FileInput
+from bert_infer.inputs import FileInput, is_unicode
 from bert_infer.inputs.lines import decoded
 from bert_infer.records import Text
 
@@ -43,14 +44,14 @@ class Table(FileInput):
                 f"{self.path} has {names.count(self.column)} columns called {self.column}.",
                 "Rename all but one.",
             )
-        if self.column not in names:
+        if names and self.column not in names:  # an empty file has none, and no text either
             raise OptionError(
                 "input.column",
                 self.column,
                 f"a column of {self.path}: {', '.join(names)}",
                 nearest(self.column, names),
             )
-        for position, cell in enumerate(file.cells(self.column)):
+        for position, cell in enumerate(file.cells(self.column) if names else ()):
             yield Text(position, "" if cell is None else cell)
 
 
@@ -66,25 +67,11 @@ class _File(ABC):
 
     @abstractmethod
     def cells(self, column: str) -> Iterator[str | None]:
-        """Yield the cells of ``column``."""
-
-    @contextmanager
-    def _arrow_errors(self) -> Iterator[None]:
-        """Say what Arrow could not read.
+        """Yield the cells of ``column``.
 
         Raises:
-            InputError: the file is broken, or not what its ending says.
+            InputError: naming the place that cannot be read.
         """
-        import pyarrow as pa
-
-        try:
-            yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{self.path} cannot be read as a table: {reason}",
-                "Its ending must say its format, and text must be UTF-8.",
-            ) from None
 
 
 class _JsonLines(_File):
@@ -101,7 +88,7 @@ class _JsonLines(_File):
     def cells(self, column: str) -> Iterator[str | None]:
         for line, row in self._rows():
             cell = row.get(column)
-            if isinstance(cell, dict | list | bool):
+            if isinstance(cell, dict | list | bool) or not is_unicode(str(cell)):
                 raise InputError(
                     f"{self.path}, line {line}: {column} holds {json.dumps(cell)[:40]}, no text.",
                     "Give a string, a number or null.",
@@ -132,25 +119,25 @@ class _Csv(_File):
 
     def columns(self, wanted: str) -> list[str]:
         del wanted
-        with self._arrow_errors():
-            return list(self._open({}).schema.names)
+        return next(self._rows(), [])
 
     def cells(self, column: str) -> Iterator[str | None]:
-        import pyarrow as pa
+        rows = self._rows()
+        place = next(rows).index(column)
+        for row in rows:
+            if row:  # an empty line holds no cells
+                yield row[place] if place < len(row) else None
 
-        with self._arrow_errors():
-            # Nothing is guessed to be a number: 007 stays 007.
-            for batch in self._open({column: pa.string()}):
-                yield from batch.column(column).to_pylist()
-
-    def _open(self, types: dict[str, Any]) -> Any:  # noqa: ANN401  pyarrow is untyped
-        from pyarrow import csv
-
-        return csv.open_csv(
-            self.path,
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=types, include_columns=list(types)),
-        )
+    def _rows(self) -> Iterator[list[str]]:
+        csv.field_size_limit(sys.maxsize)  # a cell may be a book
+        with Path(self.path).open("rb") as file:
+            rows = csv.reader(text.string for text in decoded(file, self.path, keep_ends=True))
+            try:
+                yield from rows
+            except csv.Error as error:
+                raise InputError(
+                    f"{self.path}, line {rows.line_num}: {error}.", "Correct the quoting."
+                ) from None
 
 
 class _Parquet(_File):
@@ -158,18 +145,40 @@ class _Parquet(_File):
 
     def columns(self, wanted: str) -> list[str]:
         del wanted
+        import pyarrow as pa
         from pyarrow import parquet
 
-        with self._arrow_errors():
+        try:
             return list(parquet.read_schema(self.path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from None
 
     def cells(self, column: str) -> Iterator[str | None]:
         import pyarrow as pa
         from pyarrow import parquet
 
-        with self._arrow_errors(), parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(columns=[column]):
-                yield from batch.column(column).cast(pa.string()).to_pylist()
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(columns=[column]):
+                    yield from self._strings(column, batch.column(column)).to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._unreadable(error) from None
+
+    def _strings(self, column: str, cells: Any) -> Any:  # noqa: ANN401  pyarrow is untyped
+        import pyarrow as pa
+
+        try:
+            return cells.cast(pa.string())
+        except pa.ArrowNotImplementedError:
+            raise OptionError(
+                "input.column", column, f"a column of text; this one holds {cells.type}"
+            ) from None
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+            "Write it again, its text in UTF-8, or give another file.",
+        )
 
 
 _FORMATS: dict[str, type[_File]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}

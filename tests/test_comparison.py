@@ -1,0 +1,161 @@
+"""Comparing what real runs left: ratios, verdicts, and refusals that name the file and key."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bert_infer import comparison, runs
+from bert_infer.comparison import verdict
+from bert_infer.errors import RefusedError
+from bert_infer.statistics import Interval, ratio
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two policies and two batch sizes on the same ragged texts, once for all tests."""
+    from conftest import Command
+
+    command = Command(tmp_path_factory.mktemp("sweep"))
+    texts = [" ".join(["word"] * n) for n in (3, 40, 90, 5, 60, 2)]
+    common = ["--multirun", "model=tiny", f"text={json.dumps(texts)}", "iterations=12"]
+    done = command(*common, "batch=1,3", "dtype=fp32,bf16", "hydra.sweep.dir=runs")
+    assert done.returncode == 0, done.stderr
+    return command.directory / "runs"
+
+
+@pytest.fixture
+def run(sweep, tmp_path):
+    """A run of one's own, to spoil."""
+    return shutil.copytree(sweep / "0", tmp_path / "run")
+
+
+def changed(run, key, value):
+    metrics = json.loads((run / "metrics.json").read_text())
+    *parents, last = key.split(".")
+    node = metrics
+    for name in parents:
+        node = node[name]
+    node[last] = value
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_a_sweep_is_compared_with_its_first_run(sweep):
+    found = comparison.compare([str(sweep)])
+    assert [c.run.directory.name for c in found] == ["1", "2", "3"]
+    for compared in found:
+        assert compared.baseline.directory.name == "0"
+        assert compared.ratio == pytest.approx(
+            compared.run.sequences_per_s / compared.baseline.sequences_per_s
+        )
+        assert compared.interval.low < compared.ratio < compared.interval.high
+    assert "dtype: fp32 | bf16" in found[0].differences
+    assert "batch: 1 | 3" in found[1].differences
+
+
+def test_two_sweeps_are_compared_run_by_run(sweep):
+    found = comparison.compare([str(sweep), str(sweep)])
+    assert [(c.baseline.directory.name, c.run.directory.name) for c in found] == [
+        (name, name) for name in "0123"
+    ]
+    assert {c.verdict for c in found} == {"no difference shown"}
+    assert all(c.differences == [] for c in found)
+
+
+def test_a_run_with_other_timings_is_faster_or_slower(sweep, run):
+    path = run / "forwards.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"wall_ms": float(row["wall_ms"]) / 2} for row in rows)
+    doubled = json.loads((run / "metrics.json").read_text())["throughput"]["sequences_per_s"] * 2
+    changed(run, "throughput.sequences_per_s", doubled)
+    (faster,) = comparison.compare([str(sweep / "0"), str(run)])
+    (slower,) = comparison.compare([str(run), str(sweep / "0")])
+    assert faster.ratio == pytest.approx(2)
+    assert faster.verdict.startswith("faster by ")
+    assert slower.verdict.startswith("slower by ")
+
+
+def test_verdicts_only_where_the_interval_excludes_one():
+    assert verdict(Interval(1.12, 1.15)) == "faster by 12.0% to 15.0%"
+    assert verdict(Interval(0.9, 0.95)) == "slower by 5.0% to 10.0%"
+    assert verdict(Interval(0.99, 1.2)) == "no difference shown"
+    assert verdict(None).startswith("too few samples")
+
+
+def test_ratios_hold_the_truth_in_about_95_percent_of_pairs():
+    generator, held = np.random.default_rng(2), 0
+    for _ in range(500):
+        a, b = generator.lognormal(0, 0.08, 10), 2 * generator.lognormal(0, 0.08, 15)
+        low, high = ratio(b, a)
+        held += low <= 2 <= high
+    assert 0.92 <= held / 500 <= 0.98
+
+
+def test_what_differs_in_the_machine_is_listed(sweep, run):
+    environment = json.loads((run / "environment.json").read_text())
+    environment["software"]["torch"] = "1.0"
+    environment["conditions"]["load_average"] = 77
+    (run / "environment.json").write_text(json.dumps(environment))
+    (compared,) = comparison.compare([str(sweep / "0"), str(run)])
+    (line,) = compared.differences
+    assert line.startswith("software.torch: ")
+    assert line.endswith("| 1.0")
+
+
+def test_different_work_is_refused_unless_forced(sweep, run):
+    changed(run, "provenance.input.sha256", "0" * 64)
+    with pytest.raises(RefusedError, match="their input differs"):
+        comparison.compare([str(sweep / "0"), str(run)])
+    assert comparison.compare([str(sweep / "0"), str(run)], force=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("schema_version", 2, "schema_version=2"),
+        ("status", "failed", "status=failed"),
+        ("status", "interrupted", "status=interrupted"),
+        ("throughput.sequences_per_s", "fast", "throughput.sequences_per_s=fast"),
+        ("throughput.sequences_per_s", 1e9, "throughput.sequences_per_s=1000000000.0, but"),
+        ("throughput", None, "throughput.sequences_per_s=None"),
+        ("workload.sequences", 1.5, "workload.sequences=1.5"),
+        ("workload.forwards_per_pass", -1, "workload.forwards_per_pass=-1"),
+        ("measurement", [], "measurement.sample=None"),
+        ("compute.useful_flop", None, "compute.useful_flop=None"),
+        ("provenance.input.sha256", 7, "provenance.input.sha256=7"),
+    ],
+)
+def test_what_was_edited_is_named_by_file_and_key(run, key, value, says):
+    changed(run, key, value)
+    with pytest.raises(RefusedError) as refused:
+        runs.read(run)
+    assert "metrics.json" in str(refused.value)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "environment.json", "forwards.csv"])
+def test_truncated_files_are_named(run, name):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: len(content) // 2 - 3])
+    with pytest.raises(RefusedError, match=r"metrics\.json|" + name.replace(".", r"\.")):
+        runs.read(run)
+    (run / name).unlink()
+    with pytest.raises(RefusedError, match=name.replace(".", r"\.")):
+        comparison.compare([str(run), str(run)])
+
+
+def test_the_table_on_the_console(command, sweep):
+    done = command("compare", str(sweep))
+    assert done.returncode == 0, done.stderr
+    assert "verdict" in done.stdout
+    assert "dtype: fp32 | bf16" in done.stdout
+    alone = command("compare", str(sweep / "0"))
+    assert alone.returncode == 2
+    assert "nothing to compare" in alone.stderr

@@ -1,0 +1,158 @@
+"""Drift is measured against an independent fp32 forward, on the outputs that the run gave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertModel
+
+from bert_infer import compose, drift
+from bert_infer.drift import Drift, TextOutputs
+from bert_infer.tokens import load
+
+TEXTS = ["Short.", "One that is a good deal longer than the other two.", "In between, more or less"]
+
+
+def references():
+    return sorted((Path(os.environ["XDG_CACHE_HOME"]) / "bert_infer" / "references").glob("*"))
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=60), st.integers(1, 10))
+def test_texts_are_spread_over_the_lengths_there_are(lengths, count):
+    chosen = drift.spread(np.array(lengths), count)
+    assert len(chosen) == len(set(chosen)) == min(count, len(lengths))
+    picked = [lengths[index] for index in chosen]
+    assert min(picked) == min(lengths)
+    if count > 1:
+        assert max(picked) == max(lengths)
+
+
+def test_figures_by_hand():
+    ours = TextOutputs(
+        [torch.tensor([[1.0, 0.0], [3.0, 4.0]])], torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+    )
+    theirs = TextOutputs(
+        [torch.tensor([[1.0, 0.0], [4.0, 3.0]])], torch.tensor([[2.0, 2.0], [1.0, 1.0]])
+    )
+    assert drift.compare(ours, theirs) == Drift(
+        texts=1,
+        reference=drift.REFERENCE,
+        max_abs=1.0,
+        mean_cosine=pytest.approx((1 + 24 / 25) / 2),
+        min_cosine=pytest.approx(24 / 25),
+        pooled_min_cosine=pytest.approx(2**-0.5),
+    )
+
+
+def test_what_is_not_finite_is_unknown_and_breaks_any_gate():
+    broken = TextOutputs([torch.tensor([[torch.nan, 0.0]])], torch.tensor([[torch.inf, 0.0]]))
+    whole = TextOutputs([torch.tensor([[1.0, 0.0]])], torch.tensor([[1.0, 0.0]]))
+    found = drift.compare(broken, whole)
+    assert (found.max_abs, found.min_cosine, found.pooled_min_cosine) == (None, None, None)
+    assert found.exceeds(-1.0)
+    assert not found.exceeds(None)
+
+
+def test_bf16_drifts_by_what_bert_model_itself_says(minilm):
+    record = compose(["model=minilm", "dtype=bf16", "batch=3", "output.pooling=mean"])
+    result = record.run(TEXTS)
+    bert = BertModel.from_pretrained(minilm).eval()
+    tokenizer = load(None, 30522, 512).wordpiece
+    cosines, largest = [], 0.0
+    with torch.inference_mode():
+        for text, ours in zip(TEXTS, result.hidden_states, strict=True):
+            theirs = bert(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0]
+            cosines += torch.cosine_similarity(ours.double(), theirs.double(), dim=-1).tolist()
+            largest = max(largest, (ours.double() - theirs.double()).abs().max().item())
+    found = result.record["drift"]
+    assert found["texts"] == 3
+    assert found["min_cosine"] == pytest.approx(min(cosines), abs=1e-6)
+    assert found["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert found["max_abs"] == pytest.approx(largest, abs=1e-4)
+    assert result.record["phases_s"]["drift"] is not None
+
+
+@pytest.mark.parametrize("dtype", ["bf16_autocast", "fp16"])
+def test_autocast_does_not_reach_the_reference(dtype):
+    record = compose(["model=minilm", f"dtype={dtype}"]).run(TEXTS).record
+    assert 0 < record["drift"]["max_abs"] < 0.5
+    assert record["drift"]["min_cosine"] < 1
+
+
+def test_the_reference_and_a_run_that_asks_for_none_are_not_compared():
+    assert compose(["model=minilm"]).run(TEXTS).record["drift"] is None
+    none = compose(["model=minilm", "dtype=bf16", "drift.texts=0"]).run(TEXTS).record
+    assert (none["drift"], none["phases_s"]["drift"]) == (None, None)
+
+
+def test_at_most_so_many_texts_are_compared():
+    record = compose(["model=minilm", "dtype=bf16", "drift.texts=2"]).run(TEXTS).record
+    assert record["drift"]["texts"] == 2
+    repeated = compose(["model=minilm", "dtype=bf16", "batch=5"]).run(["one"]).record
+    assert repeated["drift"]["texts"] == 1
+
+
+def test_the_reference_is_computed_once_and_a_broken_one_again(monkeypatch):
+    texts = ["A text that no other test has."]
+    first = compose(["model=minilm", "dtype=bf16"]).run(texts).record["drift"]
+    kept = references()
+    loads = []
+    real = drift.Transformers.load
+    monkeypatch.setattr(
+        drift.Transformers, "load", lambda *a: loads.append(1) or real(*a), raising=True
+    )
+    assert compose(["model=minilm", "dtype=bf16", "batch=2"]).run(texts).record["drift"] == {
+        **first,
+        "min_cosine": pytest.approx(first["min_cosine"], abs=1e-3),
+        "mean_cosine": pytest.approx(first["mean_cosine"], abs=1e-3),
+        "max_abs": pytest.approx(first["max_abs"], rel=0.5),
+        "pooled_min_cosine": pytest.approx(first["pooled_min_cosine"], abs=1e-3),
+    }
+    assert len(loads) == 1  # the run's own engine
+    assert references() == kept
+    for path in kept:
+        path.write_bytes(b"half a file")
+    compose(["model=minilm", "dtype=bf16"]).run(texts)
+    assert len(loads) == 3  # and the reference, once more
+
+
+def test_other_weights_have_another_reference(tmp_path, minilm):
+    from safetensors.torch import load_file, save_file
+
+    texts = ["Another text that no other test has."]
+    before = len(references())
+    compose(["model=minilm", "dtype=bf16"]).run(texts)
+    tensors = load_file(minilm / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"] += 0.5
+    save_file(tensors, tmp_path / "moved.safetensors")
+    moved = ["model=minilm", "dtype=bf16", f"model.checkpoint={tmp_path / 'moved.safetensors'}"]
+    assert compose(moved).run(texts).record["drift"]["min_cosine"] > 0.99
+    assert len(references()) == before + 2
+
+
+def test_a_gate_fails_the_run_and_keeps_its_figures(command):
+    done = command("model=minilm", "dtype=bf16", "drift.min_cosine=0.9999999")
+    assert done.returncode == 1
+    assert "DriftExceeded" in done.stderr
+    assert "sequences/s" in done.stdout
+    (metrics,) = command.metrics()
+    assert metrics["status"] == "drift_exceeded"
+    assert "drift.min_cosine=0.9999999" in metrics["error"]["message"]
+    assert metrics["throughput"]["sequences_per_s"] > 0
+    assert command("model=minilm", "dtype=bf16", "drift.min_cosine=0.5").returncode == 0
+
+
+def test_the_references_memory_is_not_counted(command):
+    """BERT-Base's fp32 reference needs 0.4 GB beyond the weights that both share."""
+    common = ["model=bert-base-uncased", "model.weights=random", "dtype=bf16", "warmup=0"]
+    long = "text=" + "word " * 500
+    assert command(*common, long, "drift.texts=0").returncode == 0
+    assert command(*common, long).returncode == 0
+    without, with_drift = (m["memory"]["peak_host_bytes"] for m in command.metrics())
+    assert with_drift == pytest.approx(without, rel=0.25)

@@ -1,0 +1,85 @@
+"""Duels between real processes, and the statistics of their verdicts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bert_infer.duel import CONFIDENCE, Duel, Turn
+from bert_infer.statistics import paired_ratio
+
+
+def duel_of(ratios):
+    return Duel([(Turn(10, 1.0), Turn(10, 1.0 / ratio)) for ratio in ratios])
+
+
+def test_a_duel_of_a_thing_with_itself_shows_no_difference_99_times_of_100():
+    generator = np.random.default_rng(0)
+    shown = 0
+    for _ in range(500):
+        low, high = paired_ratio(generator.lognormal(0, 0.1, 7), CONFIDENCE)
+        shown += not low <= 1 <= high
+    assert shown <= 12  # 5 expected
+
+
+def test_a_steady_drift_of_the_machine_favours_neither():
+    """Each turn is 5 % slower than the one before; the order alternates from round to round."""
+    times = iter(1.05**n for n in range(100))
+    turns = []
+    for number in range(8):
+        first, second = Turn(10, next(times)), Turn(10, next(times))
+        turns.append((first, second) if number % 2 == 0 else (second, first))
+    assert Duel(turns).ratio == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "says"),
+    [
+        ([1.2, 1.22, 1.19, 1.21, 1.2], "B is faster by"),
+        ([0.8, 0.82, 0.79, 0.81, 0.8], "B is slower by"),
+        ([0.8, 1.3, 0.9, 1.2, 1.0], "No difference shown."),
+    ],
+)
+def test_the_sentence_says_what_the_interval_supports(ratios, says):
+    assert duel_of(ratios).sentence.startswith(says)
+    assert duel_of(ratios).ratio == pytest.approx(np.exp(np.log(ratios).mean()))
+
+
+def test_two_batch_sizes_measured_in_turn(command):
+    done = command(
+        "duel", "batch=1", "batch=8", "model=minilm", "text=Good morning BERT!", "--rounds", "3"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "B is faster by" in done.stdout
+    assert done.stderr == ""
+    directory = command.runs()[0].parent
+    assert done.stdout.splitlines()[-1] == str(directory)
+    outcome = json.loads((directory / "duel.json").read_text())
+    assert len(outcome["rounds"]) == 3
+    assert outcome["ratio"] > 1
+    for name, batch in (("a", 1), ("b", 8)):
+        metrics = json.loads((directory / name / "metrics.json").read_text())
+        assert metrics["status"] == "ok"
+        assert metrics["choice"]["batch"] == batch
+        measured = [r[f"{name}_sequences_per_s"] for r in outcome["rounds"]]
+        assert min(measured) <= metrics["throughput"]["sequences_per_s"] <= max(measured)
+        assert (directory / name / ".hydra" / "config.yaml").is_file()
+
+
+def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
+    long = "text=" + "word " * 510
+    done = command(
+        "duel",
+        "batch=1",
+        "batch=20000",
+        "model=tiny",
+        long,
+        "warmup=0",
+        memory_bytes=6 << 30,
+    )
+    assert done.returncode == 1
+    assert "batch=20000 failed" in done.stderr
+    assert "Lower batch" in done.stderr
+    assert "Traceback" not in done.stderr
