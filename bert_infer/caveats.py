@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bert_infer.conditions import Conditions
-    from bert_infer.metrics import Record, Workload
+    from bert_infer.metrics import Record
+    from bert_infer.workload import Workload
 
 _MUCH_PADDING = 0.3
 _P99_SAMPLES = 100
@@ -221,11 +222,8 @@ def _ceiling(record: Record, fraction: float | None) -> Iterator[Caveat]:
     if change is not None and abs(change) > _CEILING_MOVED:
         yield Caveat(
             "ceiling_moved",
-            f"The same matmul ran at {change:+.0%} after the measured passes: the device slowed "
-            "down or sped up meanwhile."
-            if change < 0
-            else f"The same matmul ran at {change:+.0%} after the measured passes: the device was "
-            "held back before them.",
+            f"After the measured passes the same matmul ran {abs(change):.0%} "
+            + ("slower than before them." if change < 0 else "faster than before them."),
             "Look for heat, a power limit or other load, and run it again.",
         )
     if fraction is not None and fraction > _ABOVE_CEILING:

@@ -63,18 +63,20 @@ def _run(arguments: Sequence[str]) -> int:
 
     from bert_infer import console, worker  # noqa: F401  an interruption past this leaves a record
     from bert_infer.composition import interpolation_refused
+    from bert_infer.overrides import quoted
     from bert_infer.request import Request
 
     request = Request.of(arguments)
-    if not request.only_shows:
-        request.check()
+    directory = None if request.only_shows else request.check()
+    # Settled now: by the time of its start Hydra would find another directory than was checked.
+    settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
     codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> None:
         codes.append(_execute(config))
 
-    with _arguments([*request.flags, *request.overrides]), _hydra_errors_raised():
+    with _arguments([*request.flags, *request.overrides, *settled]), _hydra_errors_raised():
         try:
             with interpolation_refused():
                 job()
@@ -85,7 +87,20 @@ def _run(arguments: Sequence[str]) -> int:
                 f"The run directory cannot be written: {error}.",
                 "Choose another: hydra.run.dir=DIR.",
             ) from error
+        except KeyboardInterrupt:
+            if directory:
+                _note_interruption(directory)
+            raise
     return max(codes)
+
+
+def _note_interruption(directory: Path) -> None:
+    """Leave a record in each directory that Hydra has made and no run has filled."""
+    from bert_infer import worker
+
+    for log in (*directory.glob("run.log"), *directory.glob("*/run.log")):
+        if not (log.parent / "metrics.json").exists():
+            worker.note_interruption(log.parent)
 
 
 def _execute(config: DictConfig) -> int:

@@ -63,7 +63,8 @@ def duel(program: str, arguments: Sequence[str]) -> int:
 
     directory = Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
     a, b = (["iterations=3", *common, *shlex.split(side)] for side in (first, second))
-    outcome = duels.fight(a, b, asked.rounds, directory, force=asked.force)
+    with console.progress_bar() as progress:
+        outcome = duels.fight(a, b, asked.rounds, directory, force=asked.force, progress=progress)
     console.show_duel(outcome, first, second)
     console.show_directory(directory.resolve())
     return 0

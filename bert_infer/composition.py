@@ -129,10 +129,9 @@ def interpolation_refused() -> Iterator[None]:
     try:
         yield
     except InterpolationResolutionError as error:
-        reason = str(error.msg).splitlines()[0]
-        raise RefusedError(
-            f"{error.full_key}: {reason}.", "Write \\${ for a literal ${."
-        ) from error
+        where = f"{error.full_key}: " if error.full_key else ""
+        reason = str(error).splitlines()[0]
+        raise RefusedError(f"{where}{reason}.", "Write \\${ for a literal ${.") from error
 
 
 def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:

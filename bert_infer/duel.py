@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from bert_infer.preparation import Prepared
     from bert_infer.records import Forward
+    from bert_infer.runner import ShowProgress
     from bert_infer.statistics import Interval
 
 CONFIDENCE = 0.99
 FEWEST_ROUNDS = 3
+_TIME_TO_END_S = 60
 _MEASURE, _FINISH = "measure", "finish"
 TURN_S = 0.5
 """A turn lasts at least so long, and at least ``iterations`` passes."""
@@ -99,8 +101,14 @@ class Duel:
         }
 
 
-def fight(
-    a: Sequence[str], b: Sequence[str], rounds: int, directory: Path, *, force: bool = False
+def fight(  # noqa: PLR0913  all that a duel is
+    a: Sequence[str],
+    b: Sequence[str],
+    rounds: int,
+    directory: Path,
+    *,
+    force: bool = False,
+    progress: ShowProgress = lambda _done, _total: None,
 ) -> Duel:
     """Measure two configurations in turn, and leave the record of each in ``directory``.
 
@@ -110,6 +118,7 @@ def fight(
         rounds: turns of each.
         directory: gets ``a``, ``b`` and ``duel.json``; it is made.
         force: compare different work, too.
+        progress: is told of every round.
 
     Raises:
         RefusedError: an override is wrong, or the two would do different work.
@@ -133,6 +142,7 @@ def fight(
             order = sides if number % 2 == 0 else sides[::-1]
             taken = {side: side.turn() for side in order}
             turns.append((taken[sides[0]], taken[sides[1]]))
+            progress(number + 1, rounds)
         for side in sides:
             side.finish()
     duel = Duel(turns)
@@ -171,8 +181,10 @@ class _Side:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process if it has not ended by itself."""
-        self._process.terminate()
+        """End the process: one that still waits for a turn records that it was interrupted."""
+        self._pipe.close()
+        self._process.join(_TIME_TO_END_S)
+        self._process.kill()
         self._process.join()
 
     def turn(self) -> Turn:
@@ -223,7 +235,10 @@ def _run_side(pipe: Connection, directory: Path, overrides: list[str]) -> None:
     logging.basicConfig(filename=directory / "run.log", level=logging.INFO)
     runner = runner_from(config, overrides)
     passes = partial(_turns, pipe, runner.settings.iterations)
-    finished = worker.carry_out(lambda: runner, directory, passes=passes)
+    try:
+        finished = worker.carry_out(lambda: runner, directory, passes=passes)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     if finished.metrics["error"]:
         raise SystemExit(1)
 
@@ -232,13 +247,25 @@ def _turns(pipe: Connection, fewest: int, forwards: list[Forward]) -> Iterator[i
     """Yield the passes of each turn that ``pipe`` grants, and report the turn when it is over."""
     pipe.send(None)  # ready
     index = 0
-    while pipe.recv() == _MEASURE:
+    while _granted(pipe):
         begin, first = len(forwards), index
         while index - first < fewest or _wall_s(forwards[begin:]) < TURN_S:
             yield index
             index += 1
         of_turn = forwards[begin:]
         pipe.send(Turn(sum(forward.sequences for forward in of_turn), _wall_s(of_turn)))
+
+
+def _granted(pipe: Connection) -> bool:
+    """Wait for the next turn; False when there is none.
+
+    Raises:
+        KeyboardInterrupt: the duel was broken off.
+    """
+    try:
+        return bool(pipe.recv() == _MEASURE)
+    except EOFError:
+        raise KeyboardInterrupt from None
 
 
 def _wall_s(forwards: list[Forward]) -> float:

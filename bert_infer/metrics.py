@@ -10,6 +10,7 @@ import numpy as np
 from bert_infer import caveats, statistics
 from bert_infer.environment import digest
 from bert_infer.measure import Phases
+from bert_infer.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,47 +22,12 @@ if TYPE_CHECKING:
     from bert_infer.conditions import Conditions
     from bert_infer.drift import Drift
     from bert_infer.measure import WarmUp
-    from bert_infer.records import Forward, Shape
+    from bert_infer.records import Forward
     from bert_infer.settings import Until
-    from bert_infer.statistics import Interval, Outliers
+    from bert_infer.workload import Workload
 
 SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)
-
-
-@dataclass(frozen=True, eq=False)
-class Workload:
-    """What one pass computes.
-
-    Attributes:
-        lengths: ``int64 [sequences]``, real tokens of each.
-        batch: sequences that a forward was asked to hold.
-        uses_batch: whether the batching policy heeds that.
-        less_padding: what the policy advises against padding.
-        shapes: the distinct shapes of its batches.
-    """
-
-    texts: int
-    lengths: NDArray[np.int64]
-    forwards: int
-    padded_tokens: int
-    truncated: int
-    skipped: int
-    batch: int
-    uses_batch: bool
-    less_padding: str
-    shapes: tuple[Shape, ...]
-    tokenize_s: float | None
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens that belong to a text."""
-        return int(self.lengths.sum())
-
-    @property
-    def padding_waste(self) -> float:
-        """The part of the computed slots that is padding."""
-        return 1 - self.real_tokens / self.padded_tokens
 
 
 @dataclass
@@ -148,61 +114,6 @@ class Record:
             },
         }
         return figures | {"warnings": [asdict(c) for c in caveats.of(self, figures)]}
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """The timings of complete passes, in what can be resampled.
-
-    Forwards of one shape are like each other, and each is a sample; otherwise a pass is.
-
-    Attributes:
-        unit: "forward" or "pass".
-        sequences: how many a sample holds.
-        wall_s: ``[samples]``, wall time of each.
-        durations_ms: ``[samples, forwards]``, of each forward in a sample.
-        relative: ``[forwards]``, each duration over the median of the same batch; None where a
-            batch was measured once.
-    """
-
-    unit: str
-    sequences: int
-    wall_s: NDArray[np.float64]
-    durations_ms: NDArray[np.float64]
-    relative: NDArray[np.float64] | None
-
-    @classmethod
-    def of(cls, forwards: list[Forward], workload: Workload) -> Samples:
-        """Return the complete passes among ``forwards``, one at the least."""
-        passes = len(forwards) // workload.forwards
-        complete = forwards[: passes * workload.forwards]
-        wall = np.array([f.wall_s for f in complete])
-        durations = np.array([f.duration_s * 1e3 for f in complete])
-        if len(workload.shapes) == 1:
-            relative = durations / np.median(durations)
-            return cls("forward", complete[0].sequences, wall, durations[:, None], relative)
-        wall, durations = (a.reshape(passes, workload.forwards) for a in (wall, durations))
-        medians = np.median(durations, axis=0)
-        return cls(
-            unit="pass",
-            sequences=len(workload.lengths),
-            wall_s=wall.sum(axis=1),
-            durations_ms=durations,
-            relative=(durations / medians).ravel() if passes > 1 else None,
-        )
-
-    def sequences_per_s(self) -> Interval | None:
-        """Return the 95 % interval of throughput."""
-        wall = statistics.interval(self.wall_s)
-        return wall.over(self.sequences) if wall else None
-
-    def median_ms(self) -> Interval | None:
-        """Return the 95 % interval of the median latency."""
-        return statistics.interval(self.durations_ms, np.median)
-
-    def outliers(self) -> Outliers | None:
-        """Return how many forwards lie far from the others of their batch."""
-        return None if self.relative is None else statistics.outliers(self.relative)
 
 
 _RUN = ("id", "started_at", "config_hash", "environment_hash", "overrides", "isolation")

@@ -32,15 +32,16 @@ def _expanded(override: str) -> str:
     if key in {"text", "input.text"} and equals:
         key = "input.text"
         if not value.startswith(("[", "'", '"')):
-            return _quoted(key, literal(value))
+            return quoted(key, literal(value))
     if not equals or _can_parse(f"{key}={value}"):
         return f"{key}{equals}{value}"
     is_text = key == "input.text"
-    quoted = _quoted(key, literal(value) if is_text else value)
-    return quoted if _can_parse(quoted) else override
+    verbatim = quoted(key, literal(value) if is_text else value)
+    return verbatim if _can_parse(verbatim) else override
 
 
-def _quoted(key: str, value: str) -> str:
+def quoted(key: str, value: str) -> str:
+    """Return the override that gives ``key`` the string ``value`` as it is."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"

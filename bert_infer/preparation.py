@@ -11,7 +11,7 @@ from bert_infer import environment, tokens, weights
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
 from bert_infer.measure import timed
-from bert_infer.metrics import Workload
+from bert_infer.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

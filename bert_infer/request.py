@@ -68,8 +68,16 @@ class Request:
             only_shows=bool(shows),
         )
 
-    def check(self) -> None:
+    @property
+    def kind(self) -> str:
+        """What Hydra calls it."""
+        return "sweep" if self.is_sweep else "run"
+
+    def check(self) -> Path:
         """Compose and prepare every run, so that a mistake in any ends the command first.
+
+        Returns:
+            The directory of the run, or of the sweep.
 
         Raises:
             RefusedError: the first mistake.
@@ -93,7 +101,8 @@ class Request:
         for config in configs:
             runner_from(config).prepare()
         with interpolation_refused():
-            _check_hydra(configs, "sweep" if self.is_sweep else "run")
+            _check_hydra(configs, self.kind)
+            return Path(configs[0].hydra[self.kind].dir)
 
 
 def _check_hydra(configs: list[DictConfig], kind: str) -> None:

@@ -77,8 +77,7 @@ def carry_out(
         pooled = runner.output.pooled(batch, outputs)
         last = LastForward(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
     except KeyboardInterrupt:
-        record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
-        _write(directory, record)
+        note_interruption(directory, record)
         raise
     except RefusedError as error:  # what was checked a moment ago has changed
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
@@ -86,6 +85,13 @@ def carry_out(
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
     return Finished(_write(directory, record), last)
+
+
+def note_interruption(directory: Path, record: Record | None = None) -> None:
+    """Leave a record of a run that the user ended, with what was known of it."""
+    record = record or Record()
+    record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
+    _write(directory, record)
 
 
 def _write(directory: Path, record: Record) -> dict[str, Any]:

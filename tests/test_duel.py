@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -83,3 +86,23 @@ def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
     assert "batch=20000 failed" in done.stderr
     assert "Lower batch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
+    same = ("model=tiny", "model=tiny", "--rounds", "100000")
+    with command.running("duel", *same) as process:
+        waited_until = time.monotonic() + 120
+        while (
+            not all(
+                "phase: measure" in log.read_text() for log in command.directory.rglob("run.log")
+            )
+            or len(list(command.directory.rglob("run.log"))) < 2
+        ):
+            assert time.monotonic() < waited_until
+            time.sleep(0.2)
+        time.sleep(3)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"] * 2

@@ -8,8 +8,9 @@ import pytest
 from bert_infer import files, linears
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
-from bert_infer.metrics import Record, Workload, latency_ms, percentile, useful_flop
+from bert_infer.metrics import Record, latency_ms, percentile, useful_flop
 from bert_infer.records import Forward, Shape
+from bert_infer.workload import Workload
 
 ARCHITECTURE = Architecture(
     {

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.environment import physical_memory_bytes
 from bert_infer.errors import OptionError
 from bert_infer.inputs import TextInput, is_unicode
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_BYTES_A_SEQUENCE = 64  # its offset, length and place in the order, some of them twice
 
 
 @dataclass(frozen=True)
@@ -33,5 +36,19 @@ class Prompt(TextInput):
         yield from (Text(position, string) for position, string in enumerate(self.text))
 
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
-        """Repeat a single prompt's sequence ``batch`` times."""
-        return tokens.repeat(batch) if len(tokens) == 1 else tokens
+        """Repeat a single prompt's sequence ``batch`` times.
+
+        Raises:
+            OptionError: there is no memory for so many copies.
+        """
+        if len(tokens) > 1:
+            return tokens
+        memory = physical_memory_bytes()
+        a_copy = tokens.ids.nbytes + _BYTES_A_SEQUENCE
+        if memory and batch * a_copy > memory // 4:
+            raise OptionError(
+                "batch",
+                batch,
+                f"at most {memory // 4 // a_copy} of this text in this machine's memory",
+            )
+        return tokens.repeat(batch)

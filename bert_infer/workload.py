@@ -1,0 +1,47 @@
+"""What one pass computes: texts, lengths, forwards, padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bert_infer.records import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """What one pass computes.
+
+    Attributes:
+        lengths: ``int64 [sequences]``, real tokens of each.
+        batch: sequences that a forward was asked to hold.
+        uses_batch: whether the batching policy heeds that.
+        less_padding: what the policy advises against padding.
+        shapes: the distinct shapes of its batches.
+    """
+
+    texts: int
+    lengths: NDArray[np.int64]
+    forwards: int
+    padded_tokens: int
+    truncated: int
+    skipped: int
+    batch: int
+    uses_batch: bool
+    less_padding: str
+    shapes: tuple[Shape, ...]
+    tokenize_s: float | None
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that belong to a text."""
+        return int(self.lengths.sum())
+
+    @property
+    def padding_waste(self) -> float:
+        """The part of the computed slots that is padding."""
+        return 1 - self.real_tokens / self.padded_tokens
