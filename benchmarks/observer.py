@@ -5,7 +5,8 @@
 The loop runs a forward that does nothing, on a batch of the model's; what is left is laying out,
 copies and the observer. The same is done without clock, synchronisation and records. Their
 difference a forward, over the median of real forwards, is the observer effect: "inside" is what
-enters wall_ms and so throughput, "in all" also what is done between two forwards.
+enters wall_ms and so throughput (below zero where a bare loop spends more between two forwards,
+which no wall_ms counts), "in all" also what is done between two forwards.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
     if measurement["warmup_steady"] is False:
         yield Caveat(
             "not_steady",
-            f"Passes were still getting faster after {WARMUP_LIMIT_S:.0f} s of warm-up.",
+            f"Passes had not settled after {WARMUP_LIMIT_S:.0f} s of warm-up.",
             "Set warmup=N for longer, and see what else the machine does.",
         )
     asked, reached = measurement["relative_ci_asked"], measurement["relative_ci"]

@@ -130,8 +130,7 @@ class Outputs:
     pooled: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(NamedTuple):
     """One measured forward pass; times in seconds by the measuring clock.
 
     ``start_s`` is before its batch is laid out, ``laid_out_s`` after that and before it is copied
