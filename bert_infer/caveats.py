@@ -208,7 +208,7 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             "Warm up longer (warmup=N) if they fell; look for heat or other load if they rose.",
         )
     far = outliers["low"] + outliers["high"] if outliers else 0
-    if outliers and far > _MANY_OUTLIERS * outliers["samples"]:
+    if outliers and far > max(1, _MANY_OUTLIERS * outliers["samples"]):
         yield Caveat(
             "outliers",
             f"{far} of {outliers['samples']} forwards lie beyond Tukey's fences "

@@ -42,7 +42,8 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_OUT = _Console(highlight=False, soft_wrap=True)
+_WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped: no cell is broken
+_OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
