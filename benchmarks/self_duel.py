@@ -19,7 +19,7 @@ def main(duels: int, overrides: list[str]) -> None:
     shown = 0
     with tempfile.TemporaryDirectory() as directory:
         for number in range(duels):
-            outcome = fight(overrides, overrides, ROUNDS, Path(directory) / str(number))
+            outcome, _ = fight(overrides, overrides, ROUNDS, Path(directory) / str(number))
             low, high = outcome.interval
             shown += not low <= 1 <= high
             print(

@@ -44,7 +44,7 @@ def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
         _drift(figures["drift"], is_finite=record.is_finite),
         _workload(record, record.workload),
         _choice(record),
-        _measuring(record, figures),
+        _measuring(record, figures) if record.forwards else (),
         _changes(figures["measurement"]),
         _ceiling(record, figures["compute"]["fraction_of_ceiling"]),
         _machine(record.conditions) if record.conditions else (),
@@ -182,7 +182,8 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
             "Set warmup=N for longer, and see what else the machine does.",
         )
     asked, reached = measurement["relative_ci_asked"], measurement["relative_ci"]
-    if asked is not None and (reached is None or reached > asked):
+    is_over = record.status in {"ok", "drift_exceeded"}
+    if is_over and asked is not None and (reached is None or reached > asked):
         yield Caveat(
             "until_not_reached",
             f"until.relative_ci={asked} was not reached in until.max_s"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
     from bert_infer.linears import MakeLinear
 
 ROWS = (64, 256, 1024, 4096, 16384)
@@ -61,25 +62,33 @@ class Ceiling:
         return self.after_flop_per_s / self.before_flop_per_s - 1
 
 
-def before(device: Device, dtype: torch.dtype, architecture: Architecture) -> Ceiling:
+def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling:
     """Return the rate now, of the matmul that a search finds best; it is searched for once."""
     matmul = search(device, dtype, architecture.hidden, architecture.intermediate)
     return Ceiling(matmul, rate(matmul, device, dtype, _REPEAT_S))
 
 
-def after(ceiling: Ceiling, device: Device, dtype: torch.dtype) -> Ceiling:
+def after(ceiling: Ceiling, device: Device, dtype: Dtype) -> Ceiling:
     """Return ``ceiling`` with the rate that the same matmul reaches now."""
     return replace(ceiling, after_flop_per_s=rate(ceiling.matmul, device, dtype, _REPEAT_S))
 
 
 @cache
-def search(device: Device, dtype: torch.dtype, hidden: int, intermediate: int) -> Matmul:
-    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find."""
+def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
+    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find.
+
+    By the whole dtype: fp32 and tf32 multiply the same tensors, and not at the same rate.
+    """
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
+    device.linears(dtype.matmuls())
     tried: dict[Matmul, float] = {}
     left = _SEARCH_S
     for rows in ROWS:
-        here = [Matmul(rows, *shape, make) for make in device.linears(dtype) for shape in layer]
+        here = [
+            Matmul(rows, *shape, make)
+            for make in device.linears(dtype.matmuls())
+            for shape in layer
+        ]
         for matmul in here:
             # Rates hardly grow by more than this from one number of rows to the next.
             if tried and 2 * matmul.flop / max(tried.values()) > left:
@@ -89,7 +98,7 @@ def search(device: Device, dtype: torch.dtype, hidden: int, intermediate: int) -
     return max(tried, key=lambda matmul: tried[matmul])
 
 
-def rate(matmul: Matmul, device: Device, dtype: torch.dtype, budget_s: float) -> float:
+def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float:
     """Return FLOP/s of the fastest of as many calls as ``budget_s`` holds, one at the least."""
     import torch
 
@@ -98,7 +107,7 @@ def rate(matmul: Matmul, device: Device, dtype: torch.dtype, budget_s: float) ->
     some = torch.randn(1 << 12, generator=torch.Generator().manual_seed(0))
 
     def values(rows: int, columns: int) -> torch.Tensor:
-        drawn = some.to(device.torch_device(), dtype)
+        drawn = some.to(device.torch_device(), dtype.matmuls())
         return drawn.repeat(-(-rows * columns // len(drawn)))[: rows * columns].view(rows, columns)
 
     x = values(matmul.rows, matmul.inputs)

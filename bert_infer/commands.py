@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def compare(program: str, arguments: Sequence[str]) -> int:
 
     from bert_infer import comparison, console
 
-    console.show_comparisons(comparison.compare(asked.directories, force=asked.force))
+    console.show_comparisons(*comparison.compare(asked.directories, force=asked.force))
     return 0
 
 
@@ -62,12 +63,32 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     from bert_infer import duel as duels
 
     directory = Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
-    a, b = (["iterations=3", *common, *shlex.split(side)] for side in (first, second))
+    a, b = (["iterations=3", *common, *_split(side)] for side in (first, second))
     with console.progress_bar() as progress:
-        outcome = duels.fight(a, b, asked.rounds, directory, force=asked.force, progress=progress)
+        outcome, failures = duels.fight(
+            a, b, asked.rounds, directory, force=asked.force, progress=progress
+        )
     console.show_duel(outcome, first, second)
+    for failure in failures:
+        sys.stderr.write(f"{failure}\n")
     console.show_directory(directory.resolve())
-    return 0
+    return 1 if failures else 0
+
+
+def _split(side: str) -> list[str]:
+    """Return the overrides of a side, split as a shell would.
+
+    Raises:
+        RefusedError: a quote is not closed.
+    """
+    try:
+        return shlex.split(side)
+    except ValueError as error:
+        raise RefusedError(
+            f"{side} is not understood: {error}.",
+            "A side is split as in a shell: put a text with spaces or an apostrophe in quotes "
+            'inside it, or give it once for both, after the sides: "text=Don\'t panic!".',
+        ) from None
 
 
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {"compare": compare, "duel": duel}

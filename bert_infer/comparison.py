@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer import runs, statistics
 from bert_infer.errors import RefusedError
@@ -57,32 +57,47 @@ def verdict(interval: Interval | None) -> str:
     return "no difference shown"
 
 
-def compare(directories: Sequence[str], *, force: bool = False) -> list[Comparison]:
+class Report(NamedTuple):
+    """Runs compared, and those of a sweep that could not be: ``DIRECTORY (status)``."""
+
+    comparisons: list[Comparison]
+    left_out: list[str]
+
+
+def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     """Return each run compared with the first.
 
     Args:
         directories: of runs or sweeps. Several sweeps are compared run by run, those of the same
-            configuration; otherwise a sweep stands for its runs.
+            configuration; otherwise a sweep stands for its runs that were measured to their end.
         force: compare runs that did different work, too.
 
     Raises:
         RefusedError: a directory cannot be read, or the work differs.
     """
-    found = [runs.below(Path(directory)) for directory in directories]
+    found: list[list[Run]] = []
+    left_out: list[str] = []
+    for directory in map(Path, directories):
+        paths = runs.below(directory)
+        if paths != [directory]:
+            status = {path: runs.status(path) for path in paths}
+            paths = [path for path in paths if status[path] in runs.COMPLETE]
+            left_out += [f"{path} ({status[path]})" for path in status if path not in paths]
+        found.append([runs.read(path) for path in paths])
     if len(found) > 1 and all(len(sweep) > 1 for sweep in found):
-        pairs = _matched([[runs.read(path) for path in sweep] for sweep in found])
+        pairs = _matched(found)
     else:
-        baseline, *others = (runs.read(path) for sweep in found for path in sweep)
-        pairs = [(baseline, other) for other in others]
+        everything = [run for sweep in found for run in sweep]
+        pairs = [(everything[0], other) for other in everything[1:]]
     if not pairs:
         raise RefusedError(
-            "There is nothing to compare: only one run was named.",
+            "There is nothing to compare: fewer than two runs were measured to their end.",
             "Name two run directories or more, or a sweep.",
         )
     if not force:
         for baseline, run in pairs:
             _check_same_work(baseline, run)
-    return [compared(baseline, run) for baseline, run in pairs]
+    return Report([compared(baseline, run) for baseline, run in pairs], left_out)
 
 
 def compared(baseline: Run, run: Run) -> Comparison:

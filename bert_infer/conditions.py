@@ -11,6 +11,8 @@ import psutil
 if TYPE_CHECKING:
     from bert_infer.devices import Device
 
+_LEAST_S = 0.5
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -99,11 +101,12 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
     """Return what happened from one snapshot to the other."""
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    # The kernel counts by hundredths of a second: a share of less than a few is no figure.
-    counted = total > 1.0
+    cores = os.cpu_count() or 1
+    # The kernel counts each core by hundredths of a second: a share of a few is no figure.
+    counted = total > cores * _LEAST_S
     return Conditions(
         load_average=after.load_average,
-        cores=os.cpu_count() or 1,
+        cores=cores,
         other_processes=max(0.0, others / total) if counted else None,
         stolen=_grown(before.stolen_s, after.stolen_s, 1 / total) if counted else None,
         swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),

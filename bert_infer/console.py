@@ -102,7 +102,7 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         _OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
 
 
-def show_comparisons(comparisons: Sequence[Comparison]) -> None:
+def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str]) -> None:
     """Print a table of runs against their baseline, then what else differed between them."""
     pairs = [run for comparison in comparisons for run in (comparison.baseline, comparison.run)]
     numbers = {run: str(number) for number, run in enumerate(dict.fromkeys(pairs), start=1)}
@@ -130,6 +130,8 @@ def show_comparisons(comparisons: Sequence[Comparison]) -> None:
             _OUT.print(Text(f"What else differs, {pair}:", "bold"))
         for line in comparison.differences:
             _OUT.print(Text(f"  {line}"))
+    for run_left in left_out:
+        _OUT.print(Text(f"Left out, not measured to its end: {run_left}", "yellow"))
     _OUT.print(
         Text(
             "The intervals know the spread within each run, and not what changed on the machine "

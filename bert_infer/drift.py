@@ -197,6 +197,7 @@ def _read(path: Path) -> TextOutputs | None:
 
 def _store(outputs: TextOutputs, path: Path) -> None:
     """Keep ``outputs``, and the latest ``_KEPT_FILES`` of what was kept before."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {str(index): states for index, states in enumerate(outputs.hidden_states)}
@@ -207,5 +208,5 @@ def _store(outputs: TextOutputs, path: Path) -> None:
         latest_first = sorted(path.parent.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in latest_first[_KEPT_FILES:]:
             old.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _LOG.warning("reference outputs are not cached: %s", error)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from contextlib import ExitStack
+import signal
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -22,6 +23,7 @@ from bert_infer import files, statistics
 from bert_infer.comparison import verdict
 from bert_infer.errors import BertInferError, OptionError, RefusedError
 from bert_infer.metrics import useful_flop
+from bert_infer.request import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,8 +111,11 @@ def fight(  # noqa: PLR0913  all that a duel is
     *,
     force: bool = False,
     progress: ShowProgress = lambda _done, _total: None,
-) -> Duel:
+) -> tuple[Duel, list[str]]:
     """Measure two configurations in turn, and leave the record of each in ``directory``.
+
+    Returns:
+        The outcome, and why a side failed after enough rounds, if one did.
 
     Args:
         a: overrides of the first, as on the command line.
@@ -122,32 +127,57 @@ def fight(  # noqa: PLR0913  all that a duel is
 
     Raises:
         RefusedError: an override is wrong, or the two would do different work.
-        BertInferError: a side failed; its record says why.
+        BertInferError: a side failed before there were enough rounds; its record says why.
     """
-    from bert_infer.composition import compose
-
     if rounds < FEWEST_ROUNDS:
         raise OptionError("--rounds", rounds, f"a whole number from {FEWEST_ROUNDS}")
-    prepared = [compose(overrides).prepare() for overrides in (a, b)]
+    prepared = [_prepared(overrides) for overrides in (a, b)]
     if not force:
         _check_same_work(*prepared)
+    check_writable(directory)
+    turns: list[tuple[Turn, Turn]] = []
+    failures: list[BertInferError] = []
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
         sides = [
             stack.enter_context(_Side(directory / name, overrides))
             for name, overrides in (("a", a), ("b", b))
         ]
-        turns = []
-        for number in range(rounds):
-            order = sides if number % 2 == 0 else sides[::-1]
-            taken = {side: side.turn() for side in order}
-            turns.append((taken[sides[0]], taken[sides[1]]))
-            progress(number + 1, rounds)
-        for side in sides:
-            side.finish()
-    duel = Duel(turns)
-    files.write_json(directory / "duel.json", duel.as_json())
-    return duel
+        try:
+            for number in range(rounds):
+                order = sides if number % 2 == 0 else sides[::-1]
+                taken = {side: side.turn() for side in order}
+                turns.append((taken[sides[0]], taken[sides[1]]))
+                progress(number + 1, rounds)
+        except BertInferError as error:  # a side died; the finished rounds may still tell
+            failures.append(error)
+            if len(turns) < FEWEST_ROUNDS:
+                raise
+        duel = Duel(turns)
+        files.write_json(directory / "duel.json", duel.as_json())
+        failures += [failure for side in sides if (failure := side.finish())]
+    return duel, list(dict.fromkeys(str(failure) for failure in failures))
+
+
+def _prepared(overrides: Sequence[str]) -> Prepared:
+    """Compose and check one side.
+
+    Raises:
+        RefusedError: it cannot be run, or not in a duel.
+    """
+    from bert_infer.composition import compose
+
+    for override in overrides:
+        if override.startswith(("hydra.", "until.", "until=")):
+            raise RefusedError(
+                f"{override} has no meaning in a duel, which decides itself how long to measure "
+                "and where its files go.",
+                "Leave it out; --rounds says how often.",
+            )
+    runner = compose(overrides)
+    if not runner.input.can_be_read_twice:
+        raise OptionError("input.path", "-", "a file in a duel: each side reads it for itself")
+    return runner.prepare()
 
 
 def _check_same_work(a: Prepared, b: Prepared) -> None:
@@ -177,7 +207,11 @@ class _Side:
         )
         self._process.start()
         theirs.close()
-        self._receive()
+        try:
+            self._receive()
+        except BaseException:  # an interruption too: it has a record to write
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,18 +223,21 @@ class _Side:
 
     def turn(self) -> Turn:
         """Let it measure for a turn."""
-        self._pipe.send(_MEASURE)
+        try:
+            self._pipe.send(_MEASURE)
+        except OSError:
+            raise self._failed() from None
         turn = self._receive()
         if not isinstance(turn, Turn):
             raise self._failed()
         return turn
 
-    def finish(self) -> None:
-        """Let it write its record and end."""
-        self._pipe.send(_FINISH)
+    def finish(self) -> BertInferError | None:
+        """Let it write its record and end; return why it failed, if it did."""
+        with suppress(OSError):  # it has died already
+            self._pipe.send(_FINISH)
         self._process.join()
-        if self._process.exitcode:
-            raise self._failed()
+        return self._failed() if self._process.exitcode else None
 
     def _receive(self) -> Turn | None:
         try:
@@ -210,33 +247,40 @@ class _Side:
         return message
 
     def _failed(self) -> BertInferError:
-        error = None
-        if (self._directory / "metrics.json").is_file():
-            error = files.read_json_object(self._directory / "metrics.json")["error"]
+        self._process.join(_TIME_TO_END_S)
+        what = " ".join(self._overrides)
+        record = self._directory / "metrics.json"
+        error = files.read_json_object(record)["error"] if record.is_file() else None
+        if error:
+            return BertInferError(f"{what} failed: {error['message']}", error["remedy"])
+        code = self._process.exitcode or 0
+        how = f"ended it by {signal.Signals(-code).name}" if code < 0 else "ended it"
         return BertInferError(
-            f"{' '.join(self._overrides)} failed: "
-            + (f"{error['type']}: {error['message']}" if error else "its process died."),
-            error["remedy"] if error else f"See {self._directory}.",
+            f"{what} failed: the system {how}.",
+            "Lower batch or choose a smaller model if memory was short; "
+            f"{self._directory / 'run.log'} tells how far it came.",
         )
 
 
 def _run_side(pipe: Connection, directory: Path, overrides: list[str]) -> None:
     """Make one side's run; the process ends with exit code 1 if it failed."""
-    from omegaconf import OmegaConf
-
-    from bert_infer import worker
-    from bert_infer.composition import config_from, runner_from
-    from bert_infer.overrides import expand_short_forms
-
-    config = config_from(expand_short_forms(overrides))
-    (directory / ".hydra").mkdir(parents=True)
-    OmegaConf.save(config, directory / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
-    logging.basicConfig(filename=directory / "run.log", level=logging.INFO)
-    runner = runner_from(config, overrides)
-    passes = partial(_turns, pipe, runner.settings.iterations)
     try:
-        finished = worker.carry_out(lambda: runner, directory, passes=passes)
+        from omegaconf import OmegaConf
+
+        from bert_infer import worker
+        from bert_infer.composition import config_from, runner_from
+        from bert_infer.overrides import expand_short_forms
+
+        config = config_from(expand_short_forms(overrides))
+        (directory / ".hydra").mkdir(parents=True)
+        OmegaConf.save(config, directory / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(overrides), directory / ".hydra" / "overrides.yaml")
+        logging.basicConfig(filename=directory / "run.log", level=logging.INFO)
+        finished = worker.carry_out(
+            lambda: runner_from(config, overrides),
+            directory,
+            passes=partial(_turns, pipe, int(config.iterations)),
+        )
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if finished.metrics["error"]:

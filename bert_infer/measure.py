@@ -118,7 +118,7 @@ class WarmUp:
 
     Attributes:
         passes: how many, not counting the first forward of each shape.
-        steady: whether their times had settled; None where the limit came before it could tell.
+        steady: whether their times had settled before the limit; None where nobody looked.
     """
 
     passes: int
@@ -153,7 +153,7 @@ def warm_up_until_steady(
         for _, inputs in batches():
             forward(encode, inputs, device)
             if clock() > end:
-                return WarmUp(passes, steady=False if passes > _PASSES_WITHOUT_GAIN else None)
+                return WarmUp(passes, steady=False)
         seconds = clock() - start
         passes += 1
         without_gain = without_gain + 1 if seconds > fastest * (1 - STEADY_WITHIN) else 0
@@ -178,18 +178,21 @@ def as_long_as_asked(
         forwards: what has been measured so far, by the caller.
         relative_ci: returns half of throughput's confidence interval over the throughput.
     """
-    index = 0
-    look_again_at = iterations
+    yield from range(iterations)
+    if until.relative_ci is None:
+        return
+    index = look_again_at = iterations
+    counted, measured_s = 0, 0.0
     while True:
-        if index >= look_again_at:
-            if until.relative_ci is None or sum(f.wall_s for f in forwards) >= until.max_s:
-                return
+        measured_s += sum(forward.wall_s for forward in forwards[counted:])
+        counted = len(forwards)
+        if measured_s >= until.max_s:
+            return
+        if index == look_again_at:
             reached = relative_ci()
             if reached is not None and reached <= until.relative_ci:
                 return
-            look_again_at = max(index + 1, math.ceil(index * 1.1))
-        elif index >= iterations and sum(f.wall_s for f in forwards) >= until.max_s:
-            return
+            look_again_at = math.ceil(index * 1.1)
         yield index
         index += 1
 

@@ -85,8 +85,8 @@ class Record:
 
     def relative_ci(self) -> float | None:
         """Return half of throughput's 95 % interval over the throughput, if there is one."""
-        interval = self.samples.sequences_per_s() if self.samples else None
-        return (interval.high - interval.low) / (interval.high + interval.low) if interval else None
+        samples = self.samples
+        return samples.relative_ci if samples else None
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics.json, schema version 1."""
@@ -166,7 +166,7 @@ def latency_ms(forwards: list[Forward], samples: Samples | None) -> dict[str, An
         "p50": float(np.median(values)) if count else None,
         **{f"p{q}": percentile(values, q) for q in _PERCENTILES[1:]},
         "max": float(values.max()) if count else None,
-        "p50_ci95": samples.median_ms() if samples else None,
+        "p50_ci95": samples.median_ms if samples else None,
     }
 
 
@@ -211,7 +211,7 @@ def _throughput(
         "sequences_per_s": _rate(sum(f.sequences for f in forwards), wall_s),
         "real_tokens_per_s": _rate(sum(f.real_tokens for f in forwards), wall_s),
         "padded_tokens_per_s": _rate(sum(f.padded_tokens for f in forwards), wall_s),
-        "sequences_per_s_ci95": samples.sequences_per_s() if samples else None,
+        "sequences_per_s_ci95": samples.sequences_per_s if samples else None,
         "tokenize_texts_per_s": _rate(workload.texts, tokenize_s) if workload else None,
     }
 
@@ -237,7 +237,7 @@ def _compute(
 
 def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
     """Return how the figures came about: what a reviewer asks next."""
-    reached = record.relative_ci()
+    reached = samples.relative_ci if samples else None
     matmul = record.ceiling.matmul if record.ceiling else None
 
     def mean_ms(seconds: Callable[[Forward], float]) -> float | None:

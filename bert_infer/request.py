@@ -122,7 +122,7 @@ def _check_hydra(configs: list[DictConfig], kind: str) -> None:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
     folders = [config.hydra.sweep.subdir if kind == "sweep" else "" for config in configs]
     _check_free(Path(hydra[kind].dir), kind, folders)
-    _check_writable(Path(hydra[kind].dir))
+    check_writable(Path(hydra[kind].dir))
 
 
 def _check_free(root: Path, kind: str, folders: list[str]) -> None:
@@ -142,7 +142,7 @@ def _check_free(root: Path, kind: str, folders: list[str]) -> None:
         )
 
 
-def _check_writable(root: Path) -> None:
+def check_writable(root: Path) -> None:
     """Write a little where the run's directory will be, and remove it again.
 
     Raises:

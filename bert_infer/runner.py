@@ -183,23 +183,27 @@ class Runner:
                 self._warm_up(
                     record, prepared, encode, single_pass=total == prepared.workload.forwards
                 )
-                matmuls = self.dtype.matmuls()
                 with record.phases("ceiling"), memory.uncounted():
-                    record.ceiling = ceiling.before(device, matmuls, prepared.architecture)
+                    record.ceiling = ceiling.before(device, self.dtype, prepared.architecture)
                 earlier = conditions.snapshot(device)
                 asked = (passes or self._passes(record))(record.forwards)
                 with record.phases("measure"), without_garbage_collection():
                     for measured, batch, outputs in self._measured(prepared, encode, asked):
                         record.forwards.append(measured)
+                        if measured.pass_index == 0:  # the others compute the same
+                            record.is_finite &= bool(outputs.hidden_states.isfinite().all())
                         for sink in sinks:
                             sink.collect(batch, outputs)
                         progress(len(record.forwards), total)
-                record.is_finite = bool(outputs.hidden_states.isfinite().all())
-                record.conditions = conditions.between(earlier, conditions.snapshot(device))
+                later = conditions.snapshot(device)
+                # Who grants the passes lets others work between them.
+                record.conditions = None if passes else conditions.between(earlier, later)
+                record.choice["iterations"] = measured.pass_index + 1
                 record.peak_host_bytes = memory.host_bytes()
                 record.peak_device_bytes = memory.device_bytes()
-                with record.phases("ceiling"):
-                    record.ceiling = ceiling.after(record.ceiling, device, matmuls)
+                if passes is None:
+                    with record.phases("ceiling"):
+                        record.ceiling = ceiling.after(record.ceiling, device, self.dtype)
             if compared:
                 with record.phases("drift"):
                     record.drift = drift.compare(compared.outputs(), reference)

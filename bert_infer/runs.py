@@ -28,7 +28,14 @@ _NUMBERS = (
     "latency_ms.p50",
     "compute.useful_flop",
 )
-_TEXTS = ("run.config_hash", "provenance.input.sha256", "measurement.sample")
+_WORDS: dict[str, tuple[str, ...]] = {
+    "run.config_hash": (),
+    "provenance.input.sha256": (),
+    "measurement.sample": ("forward", "pass"),
+}
+"""What must be a string, and one of these where there are any."""
+_OBJECTS = ("choice", "provenance", "throughput")
+_INTERVAL = "throughput.sequences_per_s_ci95"
 _AGREEMENT = 1e-9
 
 
@@ -77,6 +84,15 @@ def below(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (not path.name.isdigit(), len(path.name), path.name))
 
 
+def status(directory: Path) -> str:
+    """Return the status that a run directory records.
+
+    Raises:
+        RefusedError: its metrics.json cannot be read.
+    """
+    return str(read_json_object(directory / "metrics.json").get("status"))
+
+
 def read(directory: Path) -> Run:
     """Return the run that ``directory`` holds.
 
@@ -97,19 +113,37 @@ def read(directory: Path) -> Run:
             "can be read.",
             "Run it again.",
         )
-    for key in _NUMBERS:
-        value = _at(metrics, key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise _edited(path, key, value, "a number above 0")
-        if key in _COUNTS and not isinstance(value, int):
-            raise _edited(path, key, value, "a whole number")
-    for key in _TEXTS:
-        if not isinstance(_at(metrics, key), str):
-            raise _edited(path, key, _at(metrics, key), "a string")
+    _check_values(path, metrics)
     wall_s, sequences = _samples(directory / "forwards.csv", metrics)
     return Run(
         directory, metrics, read_json_object(directory / "environment.json"), wall_s, sequences
     )
+
+
+def _check_values(path: Path, metrics: dict[str, Any]) -> None:
+    """Refuse figures that no run writes.
+
+    Raises:
+        RefusedError: naming the key.
+    """
+    for key in _NUMBERS:
+        value = _at(metrics, key)
+        if not _is_positive(value):
+            raise _edited(path, key, value, "a number above 0")
+        if key in _COUNTS and not isinstance(value, int):
+            raise _edited(path, key, value, "a whole number")
+    for key, allowed in _WORDS.items():
+        value = _at(metrics, key)
+        if not isinstance(value, str) or (allowed and value not in allowed):
+            raise _edited(path, key, value, " or ".join(allowed) or "a string")
+    for key in _OBJECTS:
+        if not isinstance(_at(metrics, key), dict):
+            raise _edited(path, key, _at(metrics, key), "an object")
+    interval = _at(metrics, _INTERVAL)
+    if interval is not None and not (
+        isinstance(interval, list) and len(interval) == 2 and all(map(_is_positive, interval))  # noqa: PLR2004
+    ):
+        raise _edited(path, _INTERVAL, interval, "null or two numbers above 0")
 
 
 def _samples(path: Path, metrics: dict[str, Any]) -> tuple[NDArray[np.float64], int]:
@@ -124,24 +158,37 @@ def _samples(path: Path, metrics: dict[str, Any]) -> tuple[NDArray[np.float64], 
             pairs = [(int(row["sequences"]), float(row["wall_ms"]) / 1e3) for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise RefusedError(f"{path} cannot be read: {error}.", "Run it again.") from None
+    if not pairs or not all(n > 0 and 0 < s < math.inf for n, s in pairs):
+        raise RefusedError(
+            f"{path}: sequences and wall_ms take numbers above 0, in one row at least.",
+            "Run it again.",
+        )
     counts, wall_s = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
     stated = metrics["throughput"]["sequences_per_s"]
-    found = counts.sum() / wall_s.sum() if wall_s.sum() > 0 else math.nan
+    found = counts.sum() / wall_s.sum()
     if not math.isclose(found, stated, rel_tol=_AGREEMENT):
         raise RefusedError(
             f"{path.parent / 'metrics.json'}: throughput.sequences_per_s={stated}, but "
             f"forwards.csv makes it {found}.",
             "One of the two was changed after the run; run it again.",
         )
-    size = metrics["workload"]["forwards_per_pass"] if _is_by_pass(metrics) else 1
-    if size > len(pairs):
-        raise _edited(path.parent / "metrics.json", "workload.forwards_per_pass", size, "fewer")
-    whole = len(pairs) // size * size
-    return wall_s[:whole].reshape(-1, size).sum(axis=1), int(counts[:size].sum())
+    per_pass = metrics["workload"]["forwards_per_pass"]
+    if len(pairs) % per_pass:
+        raise _edited(
+            path.parent / "metrics.json",
+            "workload.forwards_per_pass",
+            per_pass,
+            f"what divides the {len(pairs)} rows of forwards.csv",
+        )
+    size = per_pass if metrics["measurement"]["sample"] == "pass" else 1
+    return wall_s.reshape(-1, size).sum(axis=1), int(counts[:size].sum())
 
 
-def _is_by_pass(metrics: dict[str, Any]) -> bool:
-    return bool(metrics["measurement"]["sample"] == "pass")
+def _is_positive(value: Any) -> bool:  # noqa: ANN401  whatever JSON holds
+    try:
+        return type(value) in {int, float} and 0 < float(value) < math.inf
+    except OverflowError:  # a whole number beyond a float's range
+        return False
 
 
 def _at(content: dict[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,14 +59,22 @@ class Samples:
             relative=(durations / medians).ravel() if passes > 1 else None,
         )
 
+    @cached_property
     def sequences_per_s(self) -> Interval | None:
         """Return the 95 % interval of throughput."""
-        wall = statistics.interval(self.wall_s)
+        wall = statistics.mean_interval(self.wall_s)
         return wall.over(self.sequences) if wall else None
 
+    @property
+    def relative_ci(self) -> float | None:
+        """Half of throughput's interval over the throughput."""
+        interval = self.sequences_per_s
+        return (interval.high - interval.low) / (interval.high + interval.low) if interval else None
+
+    @cached_property
     def median_ms(self) -> Interval | None:
         """Return the 95 % interval of the median latency."""
-        return statistics.interval(self.durations_ms, np.median)
+        return statistics.median_interval(self.durations_ms)
 
     def outliers(self) -> Outliers | None:
         """Return how many forwards lie far from the others of their batch."""

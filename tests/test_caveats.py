@@ -125,6 +125,11 @@ def test_an_emulated_format_is_told_by_the_processors_features():
             assert found or feature in has or "amx_bf16" in cpu_flags()
 
 
+def test_a_run_that_measured_nothing_is_not_warned_of_how():
+    codes_of_nothing = {w["code"] for w in finished(forwards=[]).metrics()["warnings"]}
+    assert not codes_of_nothing & {"no_warmup", "few_samples", "one_iteration", "no_interval"}
+
+
 @pytest.mark.parametrize(
     ("cosine", "code"), [(None, "not_finite"), (0.5, "large_drift"), (0.9999, None)]
 )

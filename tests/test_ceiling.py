@@ -10,6 +10,7 @@ import torch
 from bert_infer import ceiling, compose, linears
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.devices.cpu import Cpu
+from bert_infer.dtypes import Fp32
 
 
 @pytest.mark.parametrize("make", [linears.plain, linears.onednn_prepacked])
@@ -54,20 +55,20 @@ class Paced(Cpu):
 def test_the_search_tries_the_layers_matrices_and_is_made_once(monkeypatch):
     monkeypatch.setattr(ceiling, "ROWS", (2, 4))
     device = Paced()
-    ceiling.search(device, torch.float32, 8, 32)
+    ceiling.search(device, Fp32(), 8, 32)
     assert set(device.tried) == {
         (rows, *shape) for rows in (2, 4) for shape in [(32, 8), (8, 32), (24, 8), (8, 8)]
     }
     tried = len(device.tried)
-    found = ceiling.search(device, torch.float32, 8, 32)
+    found = ceiling.search(device, Fp32(), 8, 32)
     assert len(device.tried) == tried
     assert found.flop == 2 * found.rows * found.inputs * found.outputs
 
 
 def test_before_and_after_are_the_same_matmul():
     architecture = compose(["model=tiny"]).model.architecture()
-    before = ceiling.before(Cpu(), torch.float32, architecture)
-    after = ceiling.after(before, Cpu(), torch.float32)
+    before = ceiling.before(Cpu(), Fp32(), architecture)
+    after = ceiling.after(before, Cpu(), Fp32())
     assert before.after_flop_per_s is None
     assert before.change is None
     assert after.matmul == before.matmul

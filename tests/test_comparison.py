@@ -45,7 +45,7 @@ def changed(run, key, value):
 
 
 def test_a_sweep_is_compared_with_its_first_run(sweep):
-    found = comparison.compare([str(sweep)])
+    found = comparison.compare([str(sweep)]).comparisons
     assert [c.run.directory.name for c in found] == ["1", "2", "3"]
     for compared in found:
         assert compared.baseline.directory.name == "0"
@@ -58,7 +58,7 @@ def test_a_sweep_is_compared_with_its_first_run(sweep):
 
 
 def test_two_sweeps_are_compared_run_by_run(sweep):
-    found = comparison.compare([str(sweep), str(sweep)])
+    found = comparison.compare([str(sweep), str(sweep)]).comparisons
     assert [(c.baseline.directory.name, c.run.directory.name) for c in found] == [
         (name, name) for name in "0123"
     ]
@@ -83,8 +83,8 @@ def timed_at(run, milliseconds):
 def test_a_run_with_other_timings_is_faster_or_slower(sweep, run, tmp_path):
     slow = timed_at(run, 8.0)
     fast = timed_at(shutil.copytree(sweep / "0", tmp_path / "fast"), 4.0)
-    (faster,) = comparison.compare([str(slow), str(fast)])
-    (slower,) = comparison.compare([str(fast), str(slow)])
+    (faster,) = comparison.compare([str(slow), str(fast)]).comparisons
+    (slower,) = comparison.compare([str(fast), str(slow)]).comparisons
     assert faster.ratio == pytest.approx(2)
     assert faster.verdict.startswith("faster by ")
     assert slower.verdict.startswith("slower by ")
@@ -111,7 +111,7 @@ def test_what_differs_in_the_machine_is_listed(sweep, run):
     environment["software"]["torch"] = "1.0"
     environment["conditions"]["load_average"] = 77
     (run / "environment.json").write_text(json.dumps(environment))
-    (compared,) = comparison.compare([str(sweep / "0"), str(run)])
+    (compared,) = comparison.compare([str(sweep / "0"), str(run)]).comparisons
     (line,) = compared.differences
     assert line.startswith("software.torch: ")
     assert line.endswith("| 1.0")
@@ -121,7 +121,7 @@ def test_different_work_is_refused_unless_forced(sweep, run):
     changed(run, "provenance.input.sha256", "0" * 64)
     with pytest.raises(RefusedError, match="their input differs"):
         comparison.compare([str(sweep / "0"), str(run)])
-    assert comparison.compare([str(sweep / "0"), str(run)], force=True)
+    assert comparison.compare([str(sweep / "0"), str(run)], force=True).comparisons
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,13 @@ def test_different_work_is_refused_unless_forced(sweep, run):
         ("workload.sequences", 1.5, "workload.sequences=1.5"),
         ("workload.forwards_per_pass", -1, "workload.forwards_per_pass=-1"),
         ("measurement", [], "measurement.sample=None"),
+        ("measurement.sample", "xyz", "measurement.sample=xyz"),
+        ("choice", [1], "choice=[1]"),
+        ("throughput.sequences_per_s_ci95", "abc", "sequences_per_s_ci95=abc"),
+        ("throughput.sequences_per_s_ci95", [1], "sequences_per_s_ci95=[1]"),
+        ("workload.forwards_per_pass", 10**30, "divides the 72 rows"),
         ("compute.useful_flop", None, "compute.useful_flop=None"),
+        ("compute.useful_flop", 10**400, "compute.useful_flop=1"),
         ("provenance.input.sha256", 7, "provenance.input.sha256=7"),
     ],
 )
@@ -157,6 +163,24 @@ def test_truncated_files_are_named(run, name):
     (run / name).unlink()
     with pytest.raises(RefusedError, match=name.replace(".", r"\.")):
         comparison.compare([str(run), str(run)])
+
+
+def test_a_wall_time_that_no_forward_can_have_is_refused(run):
+    path = run / "forwards.csv"
+    rows = path.read_text().splitlines()
+    cells = rows[3].split(",")
+    rows[3] = ",".join([*cells[:-1], "-1"])
+    path.write_text("\n".join(rows))
+    with pytest.raises(RefusedError, match=r"forwards\.csv: sequences and wall_ms"):
+        runs.read(run)
+
+
+def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep, tmp_path):
+    shutil.copytree(sweep, tmp_path / "sweep")
+    changed(tmp_path / "sweep" / "1", "status", "failed")
+    report = comparison.compare([str(tmp_path / "sweep")])
+    assert [c.run.directory.name for c in report.comparisons] == ["2", "3"]
+    assert report.left_out == [f"{tmp_path / 'sweep' / '1'} (failed)"]
 
 
 def test_the_table_on_the_console(command, sweep):

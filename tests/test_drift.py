@@ -59,30 +59,26 @@ def test_what_is_not_finite_is_unknown_and_breaks_any_gate():
     assert not found.exceeds(None)
 
 
-def test_bf16_drifts_by_what_bert_model_itself_says(minilm):
-    record = compose(["model=minilm", "dtype=bf16", "batch=3", "output.pooling=mean"])
-    result = record.run(TEXTS)
+@pytest.mark.parametrize("dtype", ["bf16", "bf16_autocast", "fp16"])
+def test_a_run_drifts_by_what_bert_model_itself_says(dtype, minilm):
+    """The model called directly is in fp32: no autocast of the run's may reach the reference."""
+    runner = compose(["model=minilm", f"dtype={dtype}", "batch=4", "output.pooling=mean"])
+    texts = [*TEXTS, f"A text of {dtype}'s own, whose reference is not cached."]
+    result = runner.run(texts)
     bert = BertModel.from_pretrained(minilm).eval()
     tokenizer = load(None, 30522, 512).wordpiece
     cosines, largest = [], 0.0
     with torch.inference_mode():
-        for text, ours in zip(TEXTS, result.hidden_states, strict=True):
+        for text, ours in zip(texts, result.hidden_states, strict=True):
             theirs = bert(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0]
             cosines += torch.cosine_similarity(ours.double(), theirs.double(), dim=-1).tolist()
             largest = max(largest, (ours.double() - theirs.double()).abs().max().item())
     found = result.record["drift"]
-    assert found["texts"] == 3
+    assert found["texts"] == 4
     assert found["min_cosine"] == pytest.approx(min(cosines), abs=1e-6)
     assert found["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
     assert found["max_abs"] == pytest.approx(largest, abs=1e-4)
     assert result.record["phases_s"]["drift"] is not None
-
-
-@pytest.mark.parametrize("dtype", ["bf16_autocast", "fp16"])
-def test_autocast_does_not_reach_the_reference(dtype):
-    record = compose(["model=minilm", f"dtype={dtype}"]).run(TEXTS).record
-    assert 0 < record["drift"]["max_abs"] < 0.5
-    assert record["drift"]["min_cosine"] < 1
 
 
 def test_the_reference_and_a_run_that_asks_for_none_are_not_compared():
@@ -122,6 +118,13 @@ def test_the_reference_is_computed_once_and_a_broken_one_again(monkeypatch):
     assert len(loads) == 3  # and the reference, once more
 
 
+def test_a_cache_that_cannot_be_written_fails_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    record = compose(["model=minilm", "dtype=bf16"]).run(["One more text."]).record
+    assert record["drift"]["min_cosine"] > 0.99
+
+
 def test_other_weights_have_another_reference(tmp_path, minilm):
     from safetensors.torch import load_file, save_file
 
@@ -146,13 +149,3 @@ def test_a_gate_fails_the_run_and_keeps_its_figures(command):
     assert "drift.min_cosine=0.9999999" in metrics["error"]["message"]
     assert metrics["throughput"]["sequences_per_s"] > 0
     assert command("model=minilm", "dtype=bf16", "drift.min_cosine=0.5").returncode == 0
-
-
-def test_the_references_memory_is_not_counted(command):
-    """BERT-Base's fp32 reference needs 0.4 GB beyond the weights that both share."""
-    common = ["model=bert-base-uncased", "model.weights=random", "dtype=bf16", "warmup=0"]
-    long = "text=" + "word " * 500
-    assert command(*common, long, "drift.texts=0").returncode == 0
-    assert command(*common, long).returncode == 0
-    without, with_drift = (m["memory"]["peak_host_bytes"] for m in command.metrics())
-    assert with_drift == pytest.approx(without, rel=0.25)

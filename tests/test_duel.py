@@ -55,13 +55,14 @@ def test_two_batch_sizes_measured_in_turn(command):
         "duel", "batch=1", "batch=8", "model=minilm", "text=Good morning BERT!", "--rounds", "3"
     )
     assert done.returncode == 0, done.stderr
-    assert "B is faster by" in done.stdout
+    assert "99 % interval" in done.stdout
     assert done.stderr == ""
     directory = command.runs()[0].parent
     assert done.stdout.splitlines()[-1] == str(directory)
     outcome = json.loads((directory / "duel.json").read_text())
     assert len(outcome["rounds"]) == 3
-    assert outcome["ratio"] > 1
+    low, high = outcome["ratio_interval"]
+    assert low <= outcome["ratio"] <= high
     for name, batch in (("a", 1), ("b", 8)):
         metrics = json.loads((directory / name / "metrics.json").read_text())
         assert metrics["status"] == "ok"
@@ -106,3 +107,27 @@ def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"] * 2
+
+
+def test_a_side_that_fails_at_the_end_leaves_the_duels_outcome(command):
+    gate = "dtype=bf16 drift.min_cosine=1"
+    done = command("duel", gate, "dtype=bf16", "model=tiny", "--rounds", "3")
+    assert done.returncode == 1
+    assert "drift.min_cosine=1" in done.stderr
+    assert "99 % interval" in done.stdout
+    assert [metrics["status"] for metrics in command.metrics()] == ["drift_exceeded", "ok"]
+    assert list(command.directory.rglob("duel.json"))
+
+
+def test_an_interruption_while_a_side_loads_leaves_its_record(command):
+    with command.running("duel", "batch=1", "batch=2", "model=tiny") as process:
+        waited_until = time.monotonic() + 120
+        while not list(command.directory.rglob("run.log")):
+            assert time.monotonic() < waited_until
+            time.sleep(0.05)
+        time.sleep(1)  # it imports torch
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"]

@@ -156,7 +156,7 @@ def two_shapes(passes):
 def test_batches_of_different_shapes_are_resampled_by_the_pass():
     samples = two_shapes(8).samples
     assert (samples.unit, samples.sequences, len(samples.wall_s)) == ("pass", 2, 8)
-    low, high = samples.sequences_per_s()
+    low, high = samples.sequences_per_s
     assert low < 2 / 5.02 < high
     assert high / low < 1.01  # the two shapes differ threefold, and that is no uncertainty
     assert samples.relative == pytest.approx(1, abs=0.01)  # of its own batch's median
@@ -173,9 +173,9 @@ def test_forwards_of_one_shape_are_samples_themselves():
 
 def test_a_pass_that_broke_off_is_in_no_interval():
     record = two_shapes(8)
-    whole = record.samples.sequences_per_s()
+    whole = record.samples.sequences_per_s
     record.forwards.append(forward(0, 99.0, 50.0, pass_index=8, sequences=1))
-    assert record.samples.sequences_per_s() == whole
+    assert record.samples.sequences_per_s == whole
 
 
 def test_copies_and_laying_out_are_reported_apart_from_the_forward():

@@ -9,6 +9,11 @@ from scipy import stats
 from bert_infer import statistics
 
 RUNS = 500
+mean = statistics.mean_interval
+
+
+def median(samples):
+    return statistics.median_interval(samples[:, None])
 
 
 def timings(generator, count, spread=0.08):
@@ -17,12 +22,12 @@ def timings(generator, count, spread=0.08):
 
 
 @pytest.mark.parametrize("count", [8, 20, 60])
-@pytest.mark.parametrize(("statistic", "truth"), [(np.mean, np.exp(0.08**2 / 2)), (np.median, 1.0)])
-def test_intervals_hold_the_truth_in_about_95_percent_of_runs(count, statistic, truth):
+@pytest.mark.parametrize(("interval", "truth"), [(mean, np.exp(0.08**2 / 2)), (median, 1.0)])
+def test_intervals_hold_the_truth_in_about_95_percent_of_runs(count, interval, truth):
     generator = np.random.default_rng(count)
     held = 0
     for _ in range(RUNS):
-        low, high = statistics.interval(timings(generator, count), statistic)
+        low, high = interval(timings(generator, count))
         held += low <= truth <= high
     # Three standard errors of such a share are 0.03.
     assert 0.92 <= held / RUNS <= 0.98
@@ -31,23 +36,34 @@ def test_intervals_hold_the_truth_in_about_95_percent_of_runs(count, statistic, 
 def test_intervals_agree_with_scipys_own_on_the_same_samples():
     samples = np.random.default_rng(3).normal(10, 1, 40)
     by_t = stats.t.interval(0.95, 39, samples.mean(), stats.sem(samples))
-    assert statistics.interval(samples) == pytest.approx(by_t, rel=0.01)
+    assert mean(samples) == pytest.approx(by_t, rel=0.01)
     exact = stats.quantile_test(samples, q=samples.mean(), p=0.5).confidence_interval()
-    assert statistics.interval(samples, np.median) == pytest.approx(exact, rel=0.02)
+    assert median(samples) == pytest.approx(exact, rel=0.02)
 
 
 def test_too_few_samples_have_no_interval():
     few = np.ones(statistics.FEWEST_FOR_INTERVAL - 1)
-    assert statistics.interval(few) is None
-    assert statistics.interval(np.ones(statistics.FEWEST_FOR_INTERVAL)) == (1, 1)
+    for interval in (mean, median):
+        assert interval(few) is None
+        assert interval(np.ones(statistics.FEWEST_FOR_INTERVAL)) == (1, 1)
 
 
 def test_rows_are_resampled_whole():
-    """Two shapes, one twice as slow: their mixture's spread is no uncertainty of a pass."""
-    passes = timings(np.random.default_rng(0), 30, 0.01)[:, None] * [1.0, 2.0]
-    low, high = statistics.interval(passes, np.mean)
-    assert low <= 1.5 <= high
-    assert high - low < 0.02
+    """Three shapes of very different speed: their spread is no uncertainty of a pass."""
+    passes = timings(np.random.default_rng(0), 30, 0.01)[:, None] * [1.0, 2.0, 4.0]
+    low, high = statistics.median_interval(passes)
+    assert low <= 2 <= high
+    assert high - low < 0.04
+
+
+def test_of_very_many_samples_the_interval_is_the_same_and_soon_there():
+    samples = timings(np.random.default_rng(0), 1_000_000)
+    by_t = stats.t.interval(0.95, len(samples) - 1, samples.mean(), stats.sem(samples))
+    assert mean(samples) == pytest.approx(by_t, abs=1e-4)
+    half = 1.96 * 0.08 * np.sqrt(np.pi / 2 / len(samples))  # of a normal's median
+    assert np.log(median(samples)) == pytest.approx((-half, half), abs=2e-4)
+    low, high = statistics.ratio(samples, samples[:1000])
+    assert low < 1 < high
 
 
 def test_the_interval_of_a_rate_turns_around():

@@ -135,7 +135,7 @@ def test_weights_that_are_no_numbers_are_warned_of(tmp_path, trained):
         tmp_path / "nan.safetensors",
     )
     checkpoint = f"model.checkpoint={tmp_path / 'nan.safetensors'}"
-    record = compose(["model=minilm", checkpoint]).run(TEXTS).record
+    record = compose(["model=minilm", checkpoint]).run([*TEXTS, "Another text."]).record
     assert "not_finite" in {warning["code"] for warning in record["warnings"]}
 
 

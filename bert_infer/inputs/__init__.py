@@ -34,6 +34,11 @@ class Input(ABC):
             OptionError: naming the key to change.
         """
 
+    @property
+    def can_be_read_twice(self) -> bool:
+        """Whether another process finds the same content there."""
+        return True
+
     def version(self) -> Hashable:
         """Return what differs once the content has changed and the configuration has not."""
         return None

@@ -29,6 +29,11 @@ class Lines(FileInput):
         if self.path != _STANDARD_INPUT:
             super().check()
 
+    @property
+    def can_be_read_twice(self) -> bool:
+        """Whether it is a file."""
+        return self.path != _STANDARD_INPUT
+
     def version(self) -> Hashable:
         """Return the file's time of change and size; standard input is read once a process."""
         return None if self.path == _STANDARD_INPUT else super().version()

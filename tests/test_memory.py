@@ -1,0 +1,57 @@
+"""Peaks are the run's own: what is set apart is not counted, what came before it stays."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from bert_infer import memory
+from bert_infer.devices.cpu import Cpu
+from bert_infer.memory import PeakMemory
+
+LARGE = 256 << 20
+
+
+def hold(size):
+    """Hold so many bytes for a moment; they go back to the system at once."""
+    with mmap.mmap(-1, size) as held:
+        for start in range(0, size, mmap.PAGESIZE):
+            held[start] = 1
+
+
+@pytest.fixture
+def peak():
+    measured = PeakMemory(Cpu())
+    if measured.host_bytes() is None:
+        pytest.skip("this system does not let a process reset its peak")
+    return measured
+
+
+def test_what_is_held_is_counted_even_when_it_is_gone(peak):
+    before = peak.host_bytes()
+    hold(LARGE)
+    assert peak.host_bytes() - before > 0.9 * LARGE
+
+
+def test_what_is_set_apart_is_not_counted(peak):
+    before = peak.host_bytes()
+    with peak.uncounted():
+        hold(LARGE)
+    assert peak.host_bytes() - before < 0.1 * LARGE
+
+
+def test_a_peak_before_something_set_apart_is_kept(peak):
+    before = peak.host_bytes()
+    hold(LARGE)
+    with peak.uncounted():
+        hold(2 * LARGE)
+    assert 0.9 * LARGE < peak.host_bytes() - before < 1.5 * LARGE
+
+
+def test_where_a_peak_cannot_be_reset_it_is_unknown(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError
+
+    monkeypatch.setattr(memory.Path, "write_text", refuse)
+    assert PeakMemory(Cpu()).host_bytes() is None
