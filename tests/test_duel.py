@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from bert_infer.duel import CONFIDENCE, Duel, Turn
+from bert_infer.duel import CONFIDENCE, Duel
+from bert_infer.side import Turn
 from bert_infer.statistics import paired_ratio
 
 
