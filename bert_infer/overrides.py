@@ -8,6 +8,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.commands import COMMANDS
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.options import PLANNED, groups, options, values
 
@@ -125,10 +126,16 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
         try:
             parsed.append(_parser().parse_override(override))
         except HydraException as error:
+            if "=" not in override:
+                raise RefusedError(
+                    f"{override} is neither KEY=VALUE nor a command; the commands are "
+                    f"{' and '.join(COMMANDS)}, and come first.",
+                    nearest(override, COMMANDS),
+                ) from error
             reason = str(error).splitlines()[0]
             raise RefusedError(
                 f"{override} is not understood: {reason}.",
-                "Write KEY=VALUE; quote a value with special characters: 'key=\"a, b\"'.",
+                "Quote a value with special characters: 'KEY=\"a, b\"'.",
             ) from error
     return parsed
 

@@ -147,6 +147,7 @@ REFUSED = [
     (["--experimental-rerun", "nowhere"], "not supported"),
     (["model.checkpoint=/dev/zero"], "pipe or device"),
     (["model=tiny", "hydra.run.dir=/proc/here"], "cannot be written"),
+    (["comapre", "nowhere"], "Did you mean compare?"),
     (["compare", "nowhere"], "no run or sweep"),
     (["compare"], "directories"),
     (["duel", "dtype=bf16"], "A B"),
