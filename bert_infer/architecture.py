@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import WeightsError
@@ -105,6 +106,17 @@ class Architecture:
             shapes |= _linear(f"{prefix}.output.dense", intermediate, hidden)
             shapes |= _layer_norm(f"{prefix}.output", hidden)
         return shapes | _linear("pooler.dense", hidden, hidden)
+
+    @property
+    def parts(self) -> list[list[str]]:
+        """The parameters' names by what is read at once: embeddings, each layer, the pooler."""
+        return [list(names) for _, names in groupby(self.parameters, _part)]
+
+
+def _part(name: str) -> str:
+    """Return what a parameter is a part of: "encoder.layer.7" or the first word of its name."""
+    words = name.split(".")
+    return ".".join(words[: 3 if words[0] == "encoder" else 1])
 
 
 def _is_size(value: object) -> bool:

@@ -8,7 +8,7 @@ that the measured passes gave.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -111,10 +111,7 @@ class Sample:
         return TextOutputs(self._hidden_states.in_order, self._pooled.stacked())
 
     def reference(self, architecture: Architecture, weights: Weights) -> TextOutputs:
-        """Return the reference's outputs, from the cache if it has them.
-
-        ``weights`` are left as they are and shared: the reference needs no second copy of them.
-        """
+        """Return the reference's outputs, from the cache if it has them."""
         path = self._cached_at(architecture, weights)
         found = _read(path)
         if found is None:
@@ -125,9 +122,8 @@ class Sample:
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
         device, engine = Cpu(), Transformers()
         theirs = Sample(self._tokens, self._chosen, self._pooling)
-        shared = replace(weights, tensors=dict(weights.tensors))
         with device.active(), Fp32().active(device):
-            encode = engine.load(architecture, shared, Fp32(), device)
+            encode = engine.load(architecture, weights, Fp32(), device)
             for sequence in self._chosen:
                 ids = self._tokens[sequence]
                 alone = PaddedBatch(np.array([sequence]), np.array([len(ids)]), ids[None])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -186,14 +186,17 @@ class Caveat:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A BERT encoder's parameters by transformers' names, and where they came from.
+    """A BERT encoder's parameters, and where they came from.
 
-    ``kind`` is "pretrained", "checkpoint" or "random"; ``provenance`` is what a reader needs to
-    find the same ones again.
+    Attributes:
+        kind: "pretrained", "checkpoint" or "random".
+        read: given transformers' names, returns these parameters. They are read, or drawn, only
+            then, so that an engine that asks for a part at a time never holds two copies of all.
+        provenance: what a reader needs to find the same ones again.
     """
 
     kind: str
-    tensors: dict[str, torch.Tensor]
+    read: Callable[[Iterable[str]], dict[str, torch.Tensor]]
     provenance: Mapping[str, Any]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from bert_infer.models import WeightsPolicy
 from bert_infer.records import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
 
@@ -76,24 +77,30 @@ def load(source: WeightsSource, architecture: Architecture) -> Weights:
         WeightsError: the file does not fit the model.
     """
     if source.path is None:
-        return Weights("random", make(architecture, source.seed), source.provenance)
+        return Weights("random", partial(make, architecture, source.seed), source.provenance)
     # A hub commit identifies its files; any other file is known by its content.
     known = "revision" in source.provenance
     content = {} if known else {"sha256": sha256(source.path)}
-    return Weights(source.kind, read(source.path, architecture), {**source.provenance, **content})
+    return Weights(
+        source.kind, reader(source.path, architecture), {**source.provenance, **content}
+    )
 
 
-def make(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
-    """Return random weights, distributed as BERT's are before training.
+def make(
+    architecture: Architecture, seed: int, names: Iterable[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Return the random weights of these ``names``, or all, as BERT's are before training.
 
     Matrices are normal with the config's ``initializer_range``, LayerNorm is the identity, biases
-    are zero. Each parameter draws from a stream of its own, so threads do not change the result.
+    are zero. Each parameter draws from a stream of its own, so neither threads nor the order in
+    which parts are asked for change the result.
     """
     import torch
 
     scale = np.float32(architecture.initializer_range)
-    names = list(architecture.parameters)
-    streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
+    known = list(architecture.parameters)
+    streams = dict(zip(known, np.random.SeedSequence(seed).spawn(len(known)), strict=True))
+    wanted = known if names is None else list(names)
 
     def draw(name: str) -> torch.Tensor:
         shape = architecture.parameters[name]
@@ -107,14 +114,14 @@ def make(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
         return torch.from_numpy(values)
 
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(draw, names), strict=True))
+        return dict(zip(wanted, pool.map(draw, wanted), strict=True))
 
 
 def check(source: WeightsSource, architecture: Architecture) -> None:
     """Check what a file says it holds, before its values are read.
 
     Raises:
-        WeightsError: as ``read``.
+        WeightsError: as ``reader``.
     """
     path = source.path
     if path is None:
@@ -122,20 +129,35 @@ def check(source: WeightsSource, architecture: Architecture) -> None:
     if _is_safetensors(path):
         fit(path, _safetensors_header(path), architecture)
     else:
-        # Only torch can tell. It maps the file; those from before torch 1.6 are no zip archives.
-        tensors = _read_torch(path, mmap=zipfile.is_zipfile(path))
+        tensors = _read_torch(path, mmap=_is_mappable(path))  # only torch can tell
         fit(path, _described(tensors), architecture)
 
 
-def read(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
-    """Return a file's encoder weights by transformers' names; nothing in it is executed.
+def reader(
+    path: Path, architecture: Architecture
+) -> Callable[[Iterable[str]], dict[str, torch.Tensor]]:
+    """Return what reads a file's encoder weights by transformers' names; nothing is executed.
+
+    The file is opened anew for each part that is asked for: as long as it is mapped, every page
+    that was ever read counts as memory.
 
     Raises:
         WeightsError: not a weights file, or its keys or shapes are not the model's.
     """
-    tensors = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    names = fit(path, _described(tensors), architecture)
-    return {name: tensors[stored] for name, stored in names.items()}
+    if _is_safetensors(path):
+        stored = fit(path, _safetensors_header(path), architecture)
+        return lambda names: _read_safetensors(path, {name: stored[name] for name in names})
+    if _is_mappable(path):
+        stored = fit(path, _described(_read_torch(path, mmap=True)), architecture)
+
+        def mapped(names: Iterable[str]) -> dict[str, torch.Tensor]:
+            tensors = _read_torch(path, mmap=True)
+            return {name: tensors[stored[name]] for name in names}
+
+        return mapped
+    tensors = _read_torch(path)
+    stored = fit(path, _described(tensors), architecture)
+    return lambda names: {name: tensors[stored[name]] for name in names}
 
 
 class Stored(NamedTuple):
@@ -213,12 +235,18 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _is_mappable(path: Path) -> bool:
+    """Tell whether torch can map the file: those from before torch 1.6 are no zip archives."""
+    return zipfile.is_zipfile(path)
+
+
+def _read_safetensors(path: Path, stored: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return tensors of the file by new names, given the stored ones."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(old) for name, old in stored.items()}
     except SafetensorError as error:
         raise _unreadable(path, str(error)) from None
 

@@ -36,10 +36,7 @@ class Engine(ABC):
     def load(
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
     ) -> Encode:
-        """Return the encoder with its weights on ``device``.
-
-        ``weights.tensors`` is emptied on the way, so that no copy of a weight outlives its move.
-        """
+        """Return the encoder with its weights on ``device``."""
 
     @abstractmethod
     def inputs(self, batch: PaddedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:

@@ -36,8 +36,9 @@ class Transformers(Engine):
         from transformers.utils import logging
 
         tensors = {
-            name: weights.tensors.pop(name).to(device.torch_device(), dtype.weights())
-            for name in list(weights.tensors)
+            name: tensor.to(device.torch_device(), dtype.weights())
+            for part in architecture.parts
+            for name, tensor in weights.read(part).items()
         }
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the console is the Runner's
         bert = BertModel.from_pretrained(
