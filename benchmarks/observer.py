@@ -17,7 +17,6 @@ import time
 
 import torch
 
-from bert_infer import batching as batches
 from bert_infer import compose
 from bert_infer.measure import measured_pass, without_garbage_collection
 
@@ -37,7 +36,8 @@ def main(model: str) -> None:
     )
 
     def one_batch() -> list[tuple[object, tuple[object, ...]]]:
-        batch = batches.lay_out(group, prepared.tokens, prepared.architecture.pad_token_id)
+        pad_token_id = prepared.architecture.pad_token_id
+        batch = runner.engine.layout.of(group, prepared.tokens, pad_token_id)
         return [(batch, runner.engine.inputs(batch, keep_mask=False))]
 
     def encode(*_: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,46 +1,38 @@
 """The ``batching`` group: how sequences become batches.
 
-A policy is one pure function of the lengths, ``plan``; ``lay_out`` makes arrays of its groups.
+A policy is one pure function of the lengths, ``plan``; ``layouts`` makes arrays of its groups.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from bert_infer.errors import InputError, OptionError
-from bert_infer.records import PaddedBatch, Shape
+from bert_infer.layouts import Batch, Group, PackedBatch, PaddedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from bert_infer.records import Tokens
-
-
-class Group(NamedTuple):
-    """Sequences that share a forward pass, ``int64 [rows]``, and the width they are padded to."""
-
-    sequences: NDArray[np.int64]
-    width: int
-
 
 class Batching(ABC):
     """A policy.
 
     Attributes:
-        layout: the record its batches are.
+        layout: how its groups are meant to be laid out.
         uses_batch: whether it heeds ``batch``.
         less_padding: what to change when too much of a batch is padding.
     """
 
     name: str
-    layout: ClassVar[type] = PaddedBatch
+    layout: ClassVar[type[Batch]] = PaddedBatch
     uses_batch: ClassVar[bool] = True
     less_padding: ClassVar[str] = "Use batching=by_length or batching=token_budget."
 
@@ -134,17 +126,11 @@ class TokenBudget(Batching):
 
     def __post_init__(self) -> None:
         _check_window(self.window)
-        if self.max_tokens < 1:
-            raise OptionError("max_tokens", self.max_tokens, "a whole number from 1")
+        _check_budget(self.max_tokens)
 
     def check_lengths(self, lengths: NDArray[np.int64]) -> None:
         """Refuse a budget that the longest sequence does not fit."""
-        if self.max_tokens < lengths.max():
-            raise InputError(
-                f"batching.max_tokens={self.max_tokens} is less than the longest sequence, "
-                f"{lengths.max()} tokens.",
-                f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
-            )
+        _check_longest(self.max_tokens, lengths)
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
         """Yield sequences of like length, ``max_tokens`` slots at most, as wide as the longest."""
@@ -158,6 +144,67 @@ class TokenBudget(Batching):
                 start += len(rows)
 
 
+@dataclass(frozen=True)
+class Packed(Batching):
+    """As many sequences as fit, end to end; what fits where is settled longest first."""
+
+    max_tokens: int
+    window: int
+
+    name = "packed"
+    layout: ClassVar[type[Batch]] = PackedBatch
+    uses_batch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_window(self.window)
+        _check_budget(self.max_tokens)
+
+    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
+        """Refuse a budget that the longest sequence does not fit."""
+        _check_longest(self.max_tokens, lengths)
+
+    def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
+        """Yield sequences of ``max_tokens`` tokens in all, at most: best fit, decreasing."""
+        del batch, limit
+        for order in _longest_first(lengths, self.window):
+            for members in best_fit(lengths[order], self.max_tokens):
+                yield Group(order[members], int(lengths[order[members[0]]]))
+
+
+def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
+    """Return groups of indices whose lengths add up to ``capacity`` at most.
+
+    Each length in turn goes where it leaves the least room, which for decreasing lengths takes at
+    most 11/9 of the fewest possible groups and one more (Johnson, 1973).
+    """
+    groups: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (what is left, group), ascending
+    for index, length in enumerate(lengths.tolist()):
+        place = bisect_left(room, (length, 0))
+        if place < len(room):
+            left, group = room.pop(place)
+        else:
+            left, group = capacity, len(groups)
+            groups.append([])
+        groups[group].append(index)
+        insort(room, (left - length, group))
+    return groups
+
+
+def _check_budget(max_tokens: int) -> None:
+    if max_tokens < 1:
+        raise OptionError("max_tokens", max_tokens, "a whole number from 1")
+
+
+def _check_longest(max_tokens: int, lengths: NDArray[np.int64]) -> None:
+    if max_tokens < lengths.max():
+        raise InputError(
+            f"batching.max_tokens={max_tokens} is less than the longest sequence, "
+            f"{lengths.max()} tokens.",
+            f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
+        )
+
+
 def _check_window(window: int) -> None:
     if window < 1:
         raise OptionError("window", window, "a whole number from 1")
@@ -167,24 +214,3 @@ def _longest_first(lengths: NDArray[np.int64], window: int) -> Iterator[NDArray[
     """Yield each window's sequences, longest first, so that running out of memory comes early."""
     for start in range(0, len(lengths), window):
         yield start + np.argsort(-lengths[start : start + window], kind="stable")
-
-
-def shapes(groups: Iterator[Group], lengths: NDArray[np.int64]) -> dict[Shape, Group]:
-    """Return the distinct shapes that ``groups`` make, each with the first group that makes it."""
-    first: dict[Shape, Group] = {}
-    for group in groups:
-        slots = len(group.sequences) * group.width
-        has_padding = slots > int(lengths[group.sequences].sum())
-        first.setdefault(Shape(len(group.sequences), group.width, has_padding), group)
-    return first
-
-
-def lay_out(group: Group, tokens: Tokens, pad_token_id: int) -> PaddedBatch:
-    """Return the batch that ``group`` describes."""
-    batch = PaddedBatch(
-        group.sequences,
-        tokens.lengths[group.sequences],
-        np.full((len(group.sequences), group.width), pad_token_id, np.int32),
-    )
-    batch.token_ids[batch.mask] = np.concatenate([tokens[s] for s in group.sequences])
-    return batch

@@ -104,7 +104,6 @@ def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]
 
 
 def _workload(record: Record, workload: Workload) -> Iterator[Caveat]:
-    largest = max(shape.rows for shape in workload.shapes)
     is_repeated = len(workload.lengths) > workload.texts
     if workload.padding_waste > _MUCH_PADDING:
         yield Caveat(
@@ -112,12 +111,13 @@ def _workload(record: Record, workload: Workload) -> Iterator[Caveat]:
             f"{workload.padding_waste:.0%} of the computed tokens are padding.",
             workload.less_padding,
         )
-    if workload.uses_batch and largest < workload.batch:
+    if workload.uses_batch and workload.largest < workload.batch:
         yield Caveat(
             "batch_not_filled",
-            f"batch={workload.batch} was asked, but no forward holds more than {largest} "
+            f"batch={workload.batch} was asked, but no forward holds more than {workload.largest} "
             "sequences.",
-            f"Give more texts, widen batching.window where there is one, or set batch={largest}.",
+            "Give more texts, widen batching.window where there is one, or set "
+            f"batch={workload.largest}.",
         )
     if not workload.uses_batch and workload.batch > 1 and not is_repeated:
         yield Caveat(

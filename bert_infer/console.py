@@ -59,7 +59,7 @@ def show_heading(text: str) -> None:
 
 def show_outputs(last: LastForward) -> None:
     """Print the shape, type and first and last values of what the last forward computed."""
-    _show_tensor("Final hidden states", last.hidden_states, last.hidden_states[-1, last.last_token])
+    _show_tensor("Final hidden states", last.hidden_states, last.last_token)
     _show_tensor("Pooled output", last.pooled, last.pooled[-1])
 
 

@@ -20,9 +20,9 @@ from bert_infer.dtypes import Fp32
 from bert_infer.engines.transformers import Transformers
 from bert_infer.environment import digest
 from bert_infer.files import whole
+from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import forward
 from bert_infer.outputs import HiddenStates, Pooled
-from bert_infer.records import PaddedBatch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.records import Shape
+    from bert_infer.layouts import Shape
 
 
 class Graph(ABC):

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.records import PaddedBatch
+    from bert_infer.layouts import Batch
     from bert_infer.settings import Until
 
-    Batches = Iterable[tuple[PaddedBatch, tuple[NDArray[np.generic], ...]]]
+    Batches = Iterable[tuple[Batch, tuple[NDArray[np.generic], ...]]]
 
 T = TypeVar("T")
 
@@ -221,7 +221,7 @@ def measured_pass(
     encode: Encode,
     device: Device,
     clock: Clock = time.perf_counter,
-) -> Iterator[tuple[Forward, PaddedBatch, Outputs]]:
+) -> Iterator[tuple[Forward, Batch, Outputs]]:
     """Yield every forward of one pass as it is measured, with its batch and its host outputs.
 
     ``batches`` are laid out inside the measured time, as they are in use. What the caller does

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.records import Outputs, PaddedBatch, Tokens
+    from bert_infer.layouts import Batch
+    from bert_infer.records import Outputs, Tokens
 
 
 class Save(Enum):
@@ -48,12 +49,12 @@ class Output:
         """Return the sinks that were asked for."""
         return _SINKS[self.save](tokens, self.pooling)
 
-    def pooled(self, batch: PaddedBatch, outputs: Outputs) -> torch.Tensor:
-        """Return what ``pooling`` makes of a batch's outputs, ``[rows, hidden]``."""
+    def pooled(self, batch: Batch, outputs: Outputs) -> torch.Tensor:
+        """Return what ``pooling`` makes of a batch's outputs, ``[sequences, hidden]``."""
         import torch
 
         pool = _POOL[self.pooling]
-        return torch.stack([pool(outputs, row, int(n)) for row, n in enumerate(batch.lengths)])
+        return torch.stack([pool(batch, outputs, index) for index in range(len(batch.sequences))])
 
 
 class Sink(ABC):
@@ -68,15 +69,15 @@ class Sink(ABC):
         self._wanted = range(tokens.texts) if wanted is None else wanted
         self._texts: dict[int, torch.Tensor] = {}
 
-    def collect(self, batch: PaddedBatch, outputs: Outputs) -> None:
+    def collect(self, batch: Batch, outputs: Outputs) -> None:
         """Keep what is wanted of a batch's outputs."""
-        for row, sequence in enumerate(batch.sequences.tolist()):
+        for index, sequence in enumerate(batch.sequences.tolist()):
             if sequence in self._wanted:
-                self._texts[sequence] = self._of(outputs, row, int(batch.lengths[row]))
+                self._texts[sequence] = self._of(batch, outputs, index)
 
     @abstractmethod
-    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
-        """Return a copy of what is kept of one row."""
+    def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+        """Return a copy of what is kept of one of the batch's sequences."""
 
     @property
     def in_order(self) -> list[torch.Tensor]:
@@ -91,8 +92,8 @@ class Sink(ABC):
 class HiddenStates(Sink):
     """``hidden_states.safetensors``: ``[tokens, hidden]`` a text, named by its position."""
 
-    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
-        return outputs.hidden_states[row, :length].clone()
+    def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+        return batch.states(outputs.hidden_states, index).clone()
 
     def write(self, directory: Path) -> None:
         """Write the file."""
@@ -111,8 +112,8 @@ class Pooled(Sink):
         super().__init__(tokens, wanted)
         self._pool = _POOL[pooling]
 
-    def _of(self, outputs: Outputs, row: int, length: int) -> torch.Tensor:
-        return self._pool(outputs, row, length)
+    def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+        return self._pool(batch, outputs, index)
 
     def stacked(self) -> torch.Tensor:
         """Return ``[texts, hidden]``."""
@@ -128,23 +129,22 @@ class Pooled(Sink):
         _write(directory / "pooled.safetensors", {"pooled": self.stacked(), "positions": positions})
 
 
-def _pooler(outputs: Outputs, row: int, length: int) -> torch.Tensor:
-    del length
-    return outputs.pooled[row].clone()
+def _pooler(batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+    del batch
+    return outputs.pooled[index].clone()
 
 
-def _cls(outputs: Outputs, row: int, length: int) -> torch.Tensor:
-    del length
-    return outputs.hidden_states[row, 0].clone()
+def _cls(batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+    return batch.states(outputs.hidden_states, index)[0].clone()
 
 
-def _mean(outputs: Outputs, row: int, length: int) -> torch.Tensor:
-    states = outputs.hidden_states[row, :length]
+def _mean(batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+    states = batch.states(outputs.hidden_states, index)
     # In float32: a sum of 512 bfloat16 numbers would lose half of their few digits.
     return states.float().mean(0).to(states.dtype)
 
 
-_POOL: dict[Pooling, Callable[[Outputs, int, int], torch.Tensor]] = {
+_POOL: dict[Pooling, Callable[[Batch, Outputs, int], torch.Tensor]] = {
     Pooling.pooler: _pooler,
     Pooling.cls: _cls,
     Pooling.mean: _mean,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import batching as batches
-from bert_infer import environment, tokens, weights
+from bert_infer import environment, layouts, tokens, weights
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
 from bert_infer.measure import timed
@@ -16,11 +15,14 @@ from bert_infer.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bert_infer.architecture import Architecture
-    from bert_infer.batching import Group
     from bert_infer.devices import Device
     from bert_infer.graphs import Graph
-    from bert_infer.records import ModelFiles, Shape, Tokens
+    from bert_infer.layouts import Batch, Group, Shape
+    from bert_infer.records import ModelFiles, Tokens
     from bert_infer.runner import Runner
     from bert_infer.weights import WeightsSource
 
@@ -59,13 +61,14 @@ def prepare(runner: Runner) -> Prepared:
     runner.dtype.check(device)
     runner.input.check()
     runner.model.check()
-    if runner.batching.layout not in runner.engine.layouts:
+    if runner.batching.layout not in runner.engine.takes:
         raise RefusedError(
             f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
             "does not take.",
-            "Choose another batching.",
+            "Choose another batching or engine.",
         )
     architecture = runner.model.architecture()
+    runner.engine.check(architecture, runner.dtype)
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)
     runner.batching.check(max_length)
     files = runner.model.tokenizer_files()
@@ -85,11 +88,12 @@ def prepare(runner: Runner) -> Prepared:
         groups = list(runner.batching.plan(one_pass.lengths, batch, architecture.max_length))
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
-    _check_fits(groups, architecture)
+    lengths, layout = one_pass.lengths, runner.engine.layout
+    _check_fits(layout, groups, lengths, architecture)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
     weights.check(source, architecture)
-    shapes = batches.shapes(iter(groups), one_pass.lengths)
+    shapes = layouts.shapes(layout, groups, lengths)
     return Prepared(
         device=device,
         graph=graph,
@@ -98,9 +102,10 @@ def prepare(runner: Runner) -> Prepared:
         groups=shapes,
         workload=Workload(
             texts=one_pass.texts,
-            lengths=one_pass.lengths,
+            lengths=lengths,
             forwards=len(groups),
-            padded_tokens=sum(len(group.sequences) * group.width for group in groups),
+            largest=max(len(group.sequences) for group in groups),
+            padded_tokens=sum(layout.shape_of(group, lengths).slots for group in groups),
             truncated=one_pass.truncated,
             skipped=one_pass.skipped,
             batch=batch,
@@ -115,20 +120,23 @@ def prepare(runner: Runner) -> Prepared:
     )
 
 
-def _check_fits(groups: list[Group], architecture: Architecture) -> None:
+def _check_fits(
+    layout: type[Batch], groups: list[Group], lengths: NDArray[np.int64], architecture: Architecture
+) -> None:
     """Refuse a batch whose outputs alone are more than this machine's memory.
 
     Outputs come to the host whatever the device, in 2 bytes a value at the least.
     """
     memory = environment.physical_memory_bytes()
-    largest = max(groups, key=lambda group: len(group.sequences) * group.width)
-    a_sequence = largest.width * architecture.hidden * 2
-    if memory and len(largest.sequences) * a_sequence > memory:
+    largest = max(groups, key=lambda group: layout.shape_of(group, lengths).slots)
+    sequences, slots = len(largest.sequences), layout.shape_of(largest, lengths).slots
+    outputs = slots * architecture.hidden * 2
+    if memory and outputs > memory:
         raise OptionError(
             "batch",
-            len(largest.sequences),
-            f"at most {memory // a_sequence} here: the hidden states of so many sequences of "
-            f"{largest.width} tokens would fill this machine's memory",
+            sequences,
+            f"at most {memory * sequences // outputs} here: the hidden states of so many sequences "
+            f"of {slots // sequences} tokens would fill this machine's memory",
             "Lower batch, or batching.max_tokens where that decides.",
         )
 

@@ -72,58 +72,14 @@ class Tokens:
         )
 
 
-class Shape(NamedTuple):
-    """What a compiled or captured forward depends on."""
-
-    rows: int
-    width: int
-    has_padding: bool
-
-
-@dataclass(frozen=True, eq=False)
-class PaddedBatch:
-    """Sequences as the rows of a rectangle, padded on the right.
-
-    Attributes:
-        sequences: ``int64 [rows]``, which sequences of the pass these are.
-        lengths: ``int64 [rows]``, real tokens of each.
-        token_ids: ``int32 [rows, width]``.
-    """
-
-    sequences: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    token_ids: NDArray[np.int32]
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens that belong to a text."""
-        return int(self.lengths.sum())
-
-    @property
-    def padded_tokens(self) -> int:
-        """Slots computed, real or not."""
-        return self.token_ids.size
-
-    @property
-    def shape(self) -> Shape:
-        """Its shape, padding or none included."""
-        rows, width = self.token_ids.shape
-        return Shape(rows, width, self.padded_tokens > self.real_tokens)
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """``bool [rows, width]``, true at real tokens."""
-        is_real: NDArray[np.bool_] = np.arange(self.token_ids.shape[1]) < self.lengths[:, None]
-        return is_real
-
-
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What one forward pass computes.
 
     Attributes:
-        hidden_states: ``[rows, width, hidden]``, the last layer's.
-        pooled: ``[rows, hidden]``, the pooler's.
+        hidden_states: the last layer's, ``[rows, width, hidden]`` or ``[tokens, hidden]`` as the
+            batch is laid out.
+        pooled: ``[sequences, hidden]``, the pooler's.
     """
 
     hidden_states: torch.Tensor

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import batching as batches
 from bert_infer import ceiling, conditions, drift, environment, preparation, weights
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.measure import (
@@ -36,10 +35,11 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode, Engine
     from bert_infer.graphs import Graph
     from bert_infer.inputs import Input
+    from bert_infer.layouts import Batch, Group
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
     from bert_infer.preparation import Prepared
-    from bert_infer.records import Forward, Outputs, PaddedBatch
+    from bert_infer.records import Forward, Outputs
     from bert_infer.settings import DriftSettings, Settings, Until
 
 ShowProgress = Callable[[int, "int | None"], None]
@@ -136,7 +136,7 @@ class Runner:
         sinks: Sequence[Sink] = (),
         progress: ShowProgress = lambda _done, _total: None,
         passes: Callable[[list[Forward]], Iterator[int]] | None = None,
-    ) -> tuple[PaddedBatch, Outputs]:
+    ) -> tuple[Batch, Outputs]:
         """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
 
         Args:
@@ -218,8 +218,7 @@ class Runner:
 
         def every_shape() -> None:
             for group in prepared.groups.values():
-                batch = batches.lay_out(group, prepared.tokens, prepared.architecture.pad_token_id)
-                forward(encode, self._inputs(batch, prepared), device)
+                forward(encode, self._lay_out(group, prepared)[1], device)
 
         if prepared.graph.compiles:
             with record.phases("compile"):
@@ -245,21 +244,24 @@ class Runner:
 
     def _measured(
         self, prepared: Prepared, encode: Encode, passes: Iterator[int]
-    ) -> Iterator[tuple[Forward, PaddedBatch, Outputs]]:
+    ) -> Iterator[tuple[Forward, Batch, Outputs]]:
         for index in passes:
             yield from measured_pass(index, self._batches(prepared), encode, prepared.device)
 
     def _batches(
         self, prepared: Prepared
-    ) -> Iterator[tuple[PaddedBatch, tuple[NDArray[np.generic], ...]]]:
+    ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
         lengths, limit = prepared.tokens.lengths, prepared.architecture.max_length
         for group in self.batching.plan(lengths, self.settings.batch, limit):
-            batch = batches.lay_out(group, prepared.tokens, prepared.architecture.pad_token_id)
-            yield batch, self._inputs(batch, prepared)
+            yield self._lay_out(group, prepared)
 
-    def _inputs(self, batch: PaddedBatch, prepared: Prepared) -> tuple[NDArray[np.generic], ...]:
-        return self.engine.inputs(batch, keep_mask=prepared.graph.keeps_mask)
+    def _lay_out(
+        self, group: Group, prepared: Prepared
+    ) -> tuple[Batch, tuple[NDArray[np.generic], ...]]:
+        pad_token_id = prepared.architecture.pad_token_id
+        batch = self.engine.layout.of(group, prepared.tokens, pad_token_id)
+        return batch, self.engine.inputs(batch, keep_mask=prepared.graph.keeps_mask)
 
     def _choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""

@@ -81,9 +81,7 @@ def load(source: WeightsSource, architecture: Architecture) -> Weights:
     # A hub commit identifies its files; any other file is known by its content.
     known = "revision" in source.provenance
     content = {} if known else {"sha256": sha256(source.path)}
-    return Weights(
-        source.kind, reader(source.path, architecture), {**source.provenance, **content}
-    )
+    return Weights(source.kind, reader(source.path, architecture), {**source.provenance, **content})
 
 
 def make(

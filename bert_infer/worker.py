@@ -25,14 +25,14 @@ class LastForward(NamedTuple):
     """What the console shows of the outputs.
 
     Attributes:
-        hidden_states: ``[rows, width, hidden]``.
-        pooled: ``[rows, hidden]``, by ``output.pooling``.
-        last_token: where the last row's last real token stands.
+        hidden_states: as the batch is laid out.
+        pooled: ``[sequences, hidden]``, by ``output.pooling``.
+        last_token: ``[hidden]``, the last sequence's last real token.
     """
 
     hidden_states: torch.Tensor
     pooled: torch.Tensor
-    last_token: int
+    last_token: torch.Tensor
 
 
 class Finished(NamedTuple):
@@ -75,7 +75,8 @@ def carry_out(
             for sink in sinks:
                 sink.write(directory)
         pooled = runner.output.pooled(batch, outputs)
-        last = LastForward(outputs.hidden_states, pooled, int(batch.lengths[-1]) - 1)
+        states = outputs.hidden_states
+        last = LastForward(states, pooled, batch.states(states, len(batch.sequences) - 1)[-1])
     except KeyboardInterrupt:
         note_interruption(directory, record)
         raise

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.records import Shape
+    from bert_infer.layouts import Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,7 @@ class Workload:
 
     Attributes:
         lengths: ``int64 [sequences]``, real tokens of each.
+        largest: the most sequences in one forward.
         batch: sequences that a forward was asked to hold.
         uses_batch: whether the batching policy heeds that.
         less_padding: what the policy advises against padding.
@@ -27,6 +28,7 @@ class Workload:
     texts: int
     lengths: NDArray[np.int64]
     forwards: int
+    largest: int
     padded_tokens: int
     truncated: int
     skipped: int

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_infer.batching import ByLength, Padded, TokenBudget, lay_out, shapes
+from bert_infer.batching import ByLength, Packed, Padded, TokenBudget, best_fit
 from bert_infer.errors import InputError, OptionError
+from bert_infer.layouts import PackedBatch, PaddedBatch, shapes
 from bert_infer.records import Tokens
 
 EDGES = [32, 64, 96, 128, 192, 256, 384, 512]
@@ -15,7 +16,9 @@ POLICIES = st.one_of(
     st.just(Padded()),
     st.builds(ByLength, edges=st.just(EDGES), window=WINDOW),
     st.builds(TokenBudget, max_tokens=st.integers(512, 4096), window=WINDOW),
+    st.builds(Packed, max_tokens=st.integers(512, 4096), window=WINDOW),
 )
+LAYOUTS = st.sampled_from([PaddedBatch, PackedBatch])
 
 
 @given(POLICIES, LENGTHS, BATCH)
@@ -60,7 +63,7 @@ def test_token_budget_is_kept_and_used(lengths, max_tokens, window):
 def test_laying_out_gives_the_tokens_back(policy, lengths, batch):
     tokens = ragged(lengths)
     for group in policy.plan(lengths, batch, 512):
-        laid_out = lay_out(group, tokens, pad_token_id=0)
+        laid_out = PaddedBatch.of(group, tokens, pad_token_id=0)
         assert laid_out.token_ids.shape == (len(group.sequences), group.width)
         for row, sequence in enumerate(group.sequences):
             length = lengths[sequence]
@@ -70,10 +73,45 @@ def test_laying_out_gives_the_tokens_back(policy, lengths, batch):
 
 
 @given(POLICIES, LENGTHS, BATCH)
-def test_shapes_are_those_of_the_batches(policy, lengths, batch):
+def test_packing_gives_the_tokens_back_without_padding(policy, lengths, batch):
+    tokens = ragged(lengths)
+    for group in policy.plan(lengths, batch, 512):
+        packed = PackedBatch.of(group, tokens, pad_token_id=0)
+        assert packed.padded_tokens == packed.real_tokens == lengths[group.sequences].sum()
+        for index, sequence in enumerate(group.sequences):
+            own = packed.states(packed.token_ids, index)
+            assert (own == tokens[sequence]).all()
+            assert (packed.states(packed.positions, index) == np.arange(len(own))).all()
+
+
+@given(LAYOUTS, POLICIES, LENGTHS, BATCH)
+def test_shapes_are_those_of_the_batches(layout, policy, lengths, batch):
     groups = list(policy.plan(lengths, batch, 512))
-    found = {lay_out(g, ragged(lengths), 0).shape for g in groups}
-    assert set(shapes(iter(groups), lengths)) == found
+    found = shapes(layout, groups, lengths)
+    for group in groups:
+        laid_out = layout.of(group, ragged(lengths), 0)
+        shape = layout.shape_of(group, lengths)
+        assert shape in found
+        assert shape.slots == laid_out.padded_tokens
+        assert shape.has_padding == (laid_out.padded_tokens > laid_out.real_tokens)
+
+
+@given(LENGTHS, st.integers(512, 4096), WINDOW)
+def test_packed_keeps_its_budget_and_opens_no_batch_in_vain(lengths, max_tokens, window):
+    for start in range(0, len(lengths), window):
+        part = lengths[start : start + window]
+        groups = list(Packed(max_tokens, window).plan(part, 1, 512))
+        sizes = [part[g.sequences].sum() for g in groups]
+        assert max(sizes) <= max_tokens
+        # Every batch's first, its longest, found no room in those before.
+        for later in range(1, len(groups)):
+            longest = part[groups[later].sequences[0]]
+            assert all(size + longest > max_tokens for size in sizes[:later])
+
+
+def test_best_fit_fills_the_tightest_room():
+    lengths = np.array([6, 5, 4, 3, 2])
+    assert best_fit(lengths, 10) == [[0, 2], [1, 3, 4]]
 
 
 def test_settings_that_cannot_work_are_refused():
@@ -83,8 +121,11 @@ def test_settings_that_cannot_work_are_refused():
         TokenBudget(1, 0)
     with pytest.raises(OptionError, match="Add 512"):
         ByLength([32], 1).check(512)
-    with pytest.raises(InputError, match="max_tokens=17 or more"):
-        TokenBudget(16, 1).check_lengths(np.array([3, 17]))
+    for policy in (TokenBudget, Packed):
+        with pytest.raises(InputError, match="max_tokens=17 or more"):
+            policy(16, 1).check_lengths(np.array([3, 17]))
+        with pytest.raises(OptionError, match="max_tokens"):
+            policy(0, 1)
 
 
 def ragged(lengths):

@@ -10,6 +10,7 @@ import torch
 from test_metrics import finished
 
 from bert_infer.devices.cpu import Cpu
+from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import (
     WARMUP_LIMIT_S,
     Phases,
@@ -22,7 +23,7 @@ from bert_infer.measure import (
     warm_up_until_steady,
     without_garbage_collection,
 )
-from bert_infer.records import Forward, Outputs, PaddedBatch
+from bert_infer.records import Forward, Outputs
 from bert_infer.settings import Until
 
 

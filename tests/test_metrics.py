@@ -8,8 +8,9 @@ import pytest
 from bert_infer import files, linears
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
+from bert_infer.layouts import Shape
 from bert_infer.metrics import Record, latency_ms, percentile, useful_flop
-from bert_infer.records import Forward, Shape
+from bert_infer.records import Forward
 from bert_infer.workload import Workload
 
 ARCHITECTURE = Architecture(
@@ -47,6 +48,7 @@ def workload(lengths=(2, 4)):
         texts=2,
         lengths=lengths,
         forwards=1,
+        largest=2,
         padded_tokens=8,
         truncated=0,
         skipped=0,

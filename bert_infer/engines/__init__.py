@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bert_infer.layouts import Batch  # noqa: TC001  omegaconf reads the fields' types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.records import PaddedBatch, Weights
+    from bert_infer.records import Weights
 
 Encode = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
-"""Input tensors to ``(hidden_states [rows, width, hidden], pooled [rows, hidden])``."""
+"""Input tensors to hidden states, as the batch is laid out, and pooled ``[sequences, hidden]``."""
 
 
 class Engine(ABC):
@@ -25,12 +27,21 @@ class Engine(ABC):
 
     Attributes:
         imports: the modules it needs, imported in a phase of their own.
-        layouts: the batch records it takes.
+        layout: how it lays out the sequences of a batch.
+        takes: the layouts it can be asked for; its own stands in for each of them.
     """
 
     name: str
     imports: ClassVar[tuple[str, ...]]
-    layouts: ClassVar[tuple[type, ...]]
+    layout: ClassVar[type[Batch]]
+    takes: ClassVar[tuple[type[Batch], ...]]
+
+    def check(self, architecture: Architecture, dtype: Dtype) -> None:
+        """Refuse a model or a number format that it does not compute.
+
+        Raises:
+            RefusedError: naming another engine.
+        """
 
     @abstractmethod
     def load(
@@ -39,5 +50,10 @@ class Engine(ABC):
         """Return the encoder with its weights on ``device``."""
 
     @abstractmethod
-    def inputs(self, batch: PaddedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
-        """Return what ``Encode`` takes for ``batch``, in host memory."""
+    def inputs(
+        self,
+        batch: Any,  # noqa: ANN401  each engine's own layout
+        *,
+        keep_mask: bool,
+    ) -> tuple[NDArray[np.generic], ...]:
+        """Return what ``Encode`` takes for ``batch``, one of its layout, in host memory."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.engines import Encode, Engine
-from bert_infer.records import PaddedBatch
+from bert_infer.layouts import Batch, PaddedBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,8 @@ class Transformers(Engine):
 
     name = "transformers"
     imports: ClassVar[tuple[str, ...]] = ("torch", "transformers.models.bert.modeling_bert")
-    layouts: ClassVar[tuple[type, ...]] = (PaddedBatch,)
+    layout: ClassVar[type[Batch]] = PaddedBatch
+    takes: ClassVar[tuple[type[Batch], ...]] = (PaddedBatch,)
 
     def load(
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
@@ -63,6 +64,6 @@ class Transformers(Engine):
 
     def inputs(self, batch: PaddedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
         """Return ``token_ids [rows, width]`` and, if needed, ``mask [rows, 1, 1, width]``."""
-        if keep_mask or batch.shape.has_padding:
+        if keep_mask or batch.has_padding:
             return batch.token_ids, batch.mask[:, None, None, :]
         return (batch.token_ids,)

@@ -1,0 +1,159 @@
+"""How the sequences of a batch lie in memory: as rows of a rectangle, or end to end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.records import Tokens
+
+
+class Group(NamedTuple):
+    """Sequences that share a forward pass, ``int64 [sequences]``.
+
+    ``width`` is what they are padded to in a layout that pads.
+    """
+
+    sequences: NDArray[np.int64]
+    width: int
+
+
+class Shape(NamedTuple):
+    """What a compiled or captured forward depends on; packed sequences are one row."""
+
+    rows: int
+    width: int
+    has_padding: bool
+
+    @property
+    def slots(self) -> int:
+        """Tokens computed, real or not."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(ABC):
+    """What one forward pass takes.
+
+    Attributes:
+        sequences: ``int64 [sequences]``, which sequences of the pass these are.
+        lengths: ``int64 [sequences]``, real tokens of each.
+        token_ids: ``int32``, laid out as the class says.
+    """
+
+    sequences: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
+        """Return the batch that ``group`` describes."""
+
+    @staticmethod
+    @abstractmethod
+    def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
+        """Return the shape of ``group``'s batch, given ``lengths`` of all sequences."""
+
+    @abstractmethod
+    def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """Return a view of the ``index``-th sequence's states, ``[length, hidden]``."""
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that belong to a text."""
+        return int(self.lengths.sum())
+
+    @property
+    def padded_tokens(self) -> int:
+        """Slots computed, real or not."""
+        return self.token_ids.size
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatch(Batch):
+    """Sequences as the rows of a rectangle, padded on the right: ``token_ids [rows, width]``."""
+
+    @classmethod
+    def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
+        """Return the batch that ``group`` describes."""
+        rows = np.full((len(group.sequences), group.width), pad_token_id, np.int32)
+        batch = cls(group.sequences, tokens.lengths[group.sequences], rows)
+        rows[batch.mask] = np.concatenate([tokens[s] for s in group.sequences])
+        return batch
+
+    @staticmethod
+    def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
+        """Return the rectangle's shape, padding or none included."""
+        rows, width = len(group.sequences), group.width
+        return Shape(rows, width, rows * width > int(lengths[group.sequences].sum()))
+
+    def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
+        return hidden_states[index, : int(self.lengths[index])]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """``bool [rows, width]``, true at real tokens."""
+        is_real: NDArray[np.bool_] = np.arange(self.token_ids.shape[1]) < self.lengths[:, None]
+        return is_real
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether any slot holds no real token."""
+        return self.padded_tokens > self.real_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch(Batch):
+    """Sequences end to end, without padding: ``token_ids [tokens]``."""
+
+    @classmethod
+    def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
+        """Return the batch that ``group`` describes; its width is of no concern."""
+        del pad_token_id
+        ids = np.concatenate([tokens[s] for s in group.sequences])
+        return cls(group.sequences, tokens.lengths[group.sequences], ids)
+
+    @staticmethod
+    def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
+        """Return one row of all tokens."""
+        return Shape(1, int(lengths[group.sequences].sum()), has_padding=False)
+
+    def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""
+        start, end = self.cu_seqlens[index : index + 2].tolist()
+        return hidden_states[start:end]
+
+    @property
+    def cu_seqlens(self) -> NDArray[np.int32]:
+        """``int32 [sequences + 1]``: sequence i is ``token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``.
+
+        Cumulative sequence lengths, by the name that variable-length attention gives them.
+        """
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+
+    @property
+    def positions(self) -> NDArray[np.int32]:
+        """``int32 [tokens]``, each token's place in its sequence."""
+        starts = np.repeat(self.cu_seqlens[:-1], self.lengths)
+        return np.arange(len(self.token_ids), dtype=np.int32) - starts
+
+
+def shapes(
+    layout: type[Batch], groups: Iterable[Group], lengths: NDArray[np.int64]
+) -> dict[Shape, Group]:
+    """Return the distinct shapes of ``groups``' batches, each with the first group that has it."""
+    first: dict[Shape, Group] = {}
+    for group in groups:
+        first.setdefault(layout.shape_of(group, lengths), group)
+    return first
