@@ -49,6 +49,16 @@ class Architecture:
         return int(self.config["num_attention_heads"])
 
     @property
+    def activation(self) -> str:
+        """The feed-forward network's."""
+        return str(self.config.get("hidden_act", _DEFAULTS["hidden_act"]))
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """What LayerNorm adds to a variance."""
+        return float(self.config.get("layer_norm_eps", _DEFAULTS["layer_norm_eps"]))
+
+    @property
     def initializer_range(self) -> float:
         """Standard deviation of random weights."""
         return float(self.config.get("initializer_range", _DEFAULTS["initializer_range"]))

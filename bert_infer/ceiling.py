@@ -107,9 +107,9 @@ def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float
     some = torch.randn(1 << 12, generator=torch.Generator().manual_seed(0))
 
     def values(rows: int, columns: int) -> torch.Tensor:
-        drawn = some.to(device.torch_device(), dtype.matmuls())
+        drawn = dtype.operand(some).to(device.torch_device())
         return drawn.repeat(-(-rows * columns // len(drawn)))[: rows * columns].view(rows, columns)
 
     x = values(matmul.rows, matmul.inputs)
-    linear = matmul.make(values(matmul.outputs, matmul.inputs), matmul.rows)
+    linear = matmul.make(values(matmul.outputs, matmul.inputs), None)
     return matmul.flop / fastest_s(lambda: linear(x), device, budget_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.errors import RefusedError
 
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     import torch
 
     from bert_infer.devices import Device
+    from bert_infer.linears import MakeLinear
 
 
 class Dtype(ABC):
-    """A number format."""
+    """A number format.
+
+    Attributes:
+        is_autocast: PyTorch's modules convert weights and activations for each operator.
+        is_quantised: weights become codes, which PyTorch's own modules do not take.
+    """
 
     name: str
+    is_autocast: ClassVar[bool] = False
+    is_quantised: ClassVar[bool] = False
 
     def check(self, device: Device) -> None:
         """Refuse a device without this format.
@@ -35,6 +43,14 @@ class Dtype(ABC):
     def matmuls(self) -> torch.dtype:
         """Return the format that matrix multiplications take."""
         return self.weights()
+
+    def operand(self, values: torch.Tensor) -> torch.Tensor:
+        """Return ``values``, normally distributed, in the format that multiplications take."""
+        return values.to(self.matmuls())
+
+    def linear(self, device: Device) -> MakeLinear:
+        """Return how an engine of our own multiplies by a weight matrix on ``device``."""
+        return device.linears(self.matmuls())[0]
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
@@ -105,6 +121,7 @@ class Bf16Autocast(Fp32):
     """Single precision weights; autocast chooses the operators that run in bfloat16."""
 
     name = "bf16_autocast"
+    is_autocast: ClassVar[bool] = True
 
     def matmuls(self) -> torch.dtype:
         """Return bfloat16, what matrix multiplications are autocast to."""
@@ -117,3 +134,47 @@ class Bf16Autocast(Fp32):
         import torch
 
         return device.autocast(torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Int8(Fp32):
+    """Single precision, but for matrix multiplications by weights: 8-bit integers."""
+
+    name = "int8"
+    is_quantised: ClassVar[bool] = True
+
+    def check(self, device: Device) -> None:
+        """Refuse a device that does not multiply 8-bit integers."""
+        if not device.has_int8():
+            raise RefusedError(
+                f"dtype=int8 is refused: this {device.name} has no fast 8-bit integer matrix "
+                "multiplication here (of processors, those with AVX2 and more have).",
+                "Use dtype=bf16 or dtype=fp32.",
+            )
+
+    def matmuls(self) -> torch.dtype:
+        """Return int8."""
+        import torch
+
+        return torch.int8
+
+    def operand(self, values: torch.Tensor) -> torch.Tensor:
+        """Return codes that fill a good part of their range, and sums that never overflow."""
+        return super().operand(values.mul(16).clamp(-64, 64))
+
+    def linear(self, device: Device) -> MakeLinear:
+        """Return the Linear that turns activations into codes and back.
+
+        Raises:
+            RefusedError: a trial shows that sums are wrong here, or that PyTorch lacks the kernel.
+        """
+        from bert_infer.linears import multiplies_int8_exactly
+        from bert_infer.quantised import Quantised
+
+        if not multiplies_int8_exactly():
+            raise RefusedError(
+                f"dtype=int8 is refused: a trial of PyTorch's 8-bit integer matrix multiplication "
+                f"on this {device.name} failed or gave wrong sums.",
+                "Use dtype=bf16 or dtype=fp32, or another version of torch.",
+            )
+        return Quantised

@@ -102,7 +102,7 @@ class Compile(Graph):
         """Compile for the one shape there is, or once for several."""
         import torch
 
-        several = len({(shape.rows, shape.width) for shape in shapes}) > 1
+        several = len({(shape.sequences, shape.slots) for shape in shapes}) > 1
         # A compilation of an earlier run in this process must not count as one of this run's.
         torch.compiler.reset()
         compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.compile(

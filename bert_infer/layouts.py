@@ -28,16 +28,11 @@ class Group(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a compiled or captured forward depends on; packed sequences are one row."""
+    """What a compiled or captured forward depends on; slots are tokens computed, real or not."""
 
-    rows: int
-    width: int
+    sequences: int
+    slots: int
     has_padding: bool
-
-    @property
-    def slots(self) -> int:
-        """Tokens computed, real or not."""
-        return self.rows * self.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +88,9 @@ class PaddedBatch(Batch):
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
-        """Return the rectangle's shape, padding or none included."""
-        rows, width = len(group.sequences), group.width
-        return Shape(rows, width, rows * width > int(lengths[group.sequences].sum()))
+        """Return the rectangle's shape."""
+        slots = len(group.sequences) * group.width
+        return Shape(len(group.sequences), slots, slots > int(lengths[group.sequences].sum()))
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
@@ -126,8 +121,9 @@ class PackedBatch(Batch):
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
-        """Return one row of all tokens."""
-        return Shape(1, int(lengths[group.sequences].sum()), has_padding=False)
+        """Return as many slots as there are tokens."""
+        tokens = int(lengths[group.sequences].sum())
+        return Shape(len(group.sequences), tokens, has_padding=False)
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""

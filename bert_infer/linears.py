@@ -1,48 +1,153 @@
-"""How rows are multiplied by a weight matrix: PyTorch's choice, or oneDNN with packed weights."""
+"""How rows are multiplied by a weight matrix: PyTorch's choice, oneDNN's, or in 8-bit integers.
+
+A Linear packs its weight once, in a layout that its kernel reads best, and keeps no other copy.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bert_infer.opaque import Opaque
+
 if TYPE_CHECKING:
     import torch
 
-Linear = Callable[["torch.Tensor"], "torch.Tensor"]
-"""Rows ``[rows, inputs]`` to ``[rows, outputs]``."""
 
-MakeLinear = Callable[["torch.Tensor", int], Linear]
-"""A weight ``[outputs, inputs]`` and the rows to expect, to a Linear."""
+class Linear(ABC):
+    """``x @ weight.T + bias`` for a weight ``[outputs, inputs]`` and a bias ``[outputs]`` or none.
+
+    ``x`` is ``[rows, inputs]``, the result ``[rows, outputs]``.
+    """
+
+    @abstractmethod
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product."""
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """Return GELU (by erf) of the product, over which it is written."""
+        import torch
+
+        return torch.ops.aten.gelu_(self(x))  # type: ignore[no-any-return]
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return the product plus ``residual [rows, outputs]``."""
+        return self(x).add_(residual)
 
 
-def plain(weight: torch.Tensor, rows: int) -> Linear:
-    """Return ``F.linear``."""
-    del rows
-    from torch.nn import functional
-
-    return lambda x: functional.linear(x, weight)
+MakeLinear = Callable[["torch.Tensor", "torch.Tensor | None"], Linear]
+"""A weight and a bias to a Linear."""
 
 
-def onednn_prepacked(weight: torch.Tensor, rows: int) -> Linear:
-    """Return oneDNN's matmul with the weight laid out for it once, as inductor has it."""
-    import torch
+class Plain(Linear):
+    """``F.linear``."""
 
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # noqa: SLF001
-    apply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return lambda x: apply(x, packed, None, "none", [], "")
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product."""
+        from torch.nn import functional
+
+        return functional.linear(x, self._weight, self._bias)
+
+
+class OneDnnPacked(Opaque, Linear):
+    """oneDNN's matmul with the weight laid out for it once, by the operators that inductor uses.
+
+    oneDNN could compute GELU inside as well; its erf takes longer than PyTorch's over the result
+    (benchmarks/notes.md).
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        import torch
+
+        super().__init__()
+        self._outputs, self._bias = len(weight), bias
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
+
+    def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return the product of the first, plus the second if there is one."""
+        import torch
+
+        apply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+        if len(tensors) == 1:
+            return apply(*tensors, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
+        return apply.binary(*tensors, self._packed, self._bias, "add")  # type: ignore[no-any-return]
+
+    def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return ``[rows, outputs]`` of no values."""
+        return tensors[0].new_empty(len(tensors[0]), self._outputs)
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return the product plus ``residual``, added as the product is written."""
+        return self(x, residual)
+
+
+class OneDnnInt8(Linear):
+    """oneDNN's 8-bit integer matmul: ``x`` is unsigned, ``weight`` signed, the result float32.
+
+    What the integers stand for is the caller's concern (``quantised``); ``scale [outputs]`` is
+    multiplied in, and ``bias`` added after it.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None = None
+    ) -> None:
+        import torch
+
+        # It packs what lies in memory, whatever the strides say.
+        self._packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self._bias = bias
+        self._scale = torch.ones(len(weight)) if scale is None else scale
+        self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product."""
+        import torch
+
+        codes = (x.view(torch.uint8), 1.0, 0)
+        weight = (self._packed, self._scale, self._zero_points, self._bias)
+        output = (1.0, 0, torch.float32)
+        multiply = torch.ops.onednn.qlinear_pointwise
+        return multiply(*codes, *weight, *output, "none", [], "")  # type: ignore[no-any-return]
 
 
 @cache
-def can_prepack(dtype: torch.dtype) -> bool:
-    """Tell whether ``onednn_prepacked`` works here.
+def can_pack(dtype: torch.dtype) -> bool:
+    """Tell whether ``OneDnnPacked`` works here.
 
     Its operators are private to PyTorch, and refuse a format that the processor lacks.
     """
     import torch
 
+    one = torch.ones(1, 1, dtype=dtype)
     try:
-        onednn_prepacked(torch.ones(1, 1, dtype=dtype), 1)(torch.ones(1, 1, dtype=dtype))
-    except (AttributeError, NotImplementedError, RuntimeError):
+        OneDnnPacked(one, None).plus(one, one)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
     return True
+
+
+@cache
+def multiplies_int8_exactly() -> bool:
+    """Tell whether ``OneDnnInt8`` is there and adds up the largest products without overflow.
+
+    The weights are such as ``quantised.codes`` makes them for this processor.
+    """
+    import torch
+
+    from bert_infer import quantised
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(33, 65, generator=generator).sign()
+    weight[::2, ::3] *= 0.1
+    x = torch.randint(0, 2, (17, 65), generator=generator).mul(255).to(torch.uint8)
+    codes, _ = quantised.codes(weight)
+    try:
+        found = OneDnnInt8(codes, None)(x)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    return torch.equal(found.double(), x.double() @ codes.double().T)

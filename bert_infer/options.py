@@ -14,10 +14,9 @@ CONF = next(
 
 PLANNED = {
     "device": ("hpu",),
-    "dtype": ("int8", "fp8"),
+    "dtype": ("fp8",),
     "graph": ("cuda_graphs", "hpu_graphs"),
-    "batching": ("packed",),
-    "engine": ("fused", "onnxruntime", "openvino"),
+    "engine": ("onnxruntime", "openvino"),
 }
 """Options that are promised and not there yet."""
 

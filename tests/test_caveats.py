@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_no_warning():
 def test_a_ceiling_that_moves_or_is_exceeded_is_warned_of(before, after, code):
     # A forward of a second does 4704 FLOP: far below the first two ceilings times a hundred.
     scale = 1 if code == "above_ceiling" else 100
-    matmul = Matmul(8, 4, 5, linears.plain)
+    matmul = Matmul(8, 4, 5, linears.Plain)
     record = finished(forwards=[forward(0, 0.0, 1.0)])
     record.ceiling = Ceiling(matmul, scale * before, scale * after)
     assert code in {warning["code"] for warning in record.metrics()["warnings"]}

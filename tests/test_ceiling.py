@@ -13,7 +13,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32
 
 
-@pytest.mark.parametrize("make", [linears.plain, linears.onednn_prepacked])
+@pytest.mark.parametrize("make", [linears.Plain, linears.onednn_prepacked])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_way_of_multiplying_multiplies(make, dtype):
     if make is linears.onednn_prepacked and not linears.can_prepack(dtype):
@@ -31,7 +31,7 @@ def test_where_prepacking_does_not_work_it_is_not_offered(monkeypatch):
 
     monkeypatch.setattr(linears, "onednn_prepacked", absent)
     linears.can_prepack.cache_clear()
-    assert Cpu().linears(torch.float32) == (linears.plain,)
+    assert Cpu().linears(torch.float32) == (linears.Plain,)
     linears.can_prepack.cache_clear()
 
 
@@ -77,7 +77,7 @@ def test_before_and_after_are_the_same_matmul():
 
 
 def test_the_ceiling_is_the_better_of_the_two():
-    matmul = Matmul(1, 1, 1, linears.plain)
+    matmul = Matmul(1, 1, 1, linears.Plain)
     slowed = Ceiling(matmul, 100.0, 80.0)
     assert (slowed.flop_per_s, slowed.change) == (100.0, pytest.approx(-0.2))
     assert dataclasses.replace(slowed, after_flop_per_s=150.0).flop_per_s == 150.0

@@ -190,7 +190,7 @@ def test_copies_and_laying_out_are_reported_apart_from_the_forward():
 
 
 def test_the_fraction_of_the_ceiling_by_hand():
-    matmul = Matmul(8, 4, 5, linears.plain)
+    matmul = Matmul(8, 4, 5, linears.Plain)
     record = finished()
     record.forwards = [forward(0, 0.0, 0.5)]
     record.ceiling = Ceiling(matmul, before_flop_per_s=4704.0, after_flop_per_s=9408.0)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import linears
+from bert_infer import attention, linears
 from bert_infer.graphs import Eager, Graph
 from bert_infer.records import Outputs
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.attention import Attend
     from bert_infer.linears import MakeLinear
 
 
@@ -94,9 +95,17 @@ class Device(ABC):
         return {"name": None, "driver": None}
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return the ways there are here to multiply matrices in ``dtype``."""
+        """Return the ways there are here to multiply matrices in ``dtype``, the best first."""
         del dtype
-        return (linears.plain,)
+        return (linears.Plain,)
+
+    def has_int8(self) -> bool:
+        """Tell whether it multiplies matrices of 8-bit integers."""
+        return False
+
+    def attention(self) -> Attend:
+        """Return how packed sequences attend each to itself here."""
+        return attention.BySdpa()
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Tell whether ``dtype`` is computed by way of another, which is slow."""

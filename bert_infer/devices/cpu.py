@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bert_infer import linears
+from bert_infer import attention, linears
 from bert_infer.devices import Device, precision_of
 from bert_infer.environment import cpu_flags
 from bert_infer.errors import OptionError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bert_infer.attention import Attend
     from bert_infer.linears import MakeLinear
 
 _MOST_THREADS = 1024  # PyTorch ends the process where the system gives it no more
@@ -64,8 +65,21 @@ class Cpu(Device):
         return precision_of(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return PyTorch's own choice, and oneDNN with packed weights where it takes ``dtype``."""
-        return (*super().linears(dtype), *_prepacked(dtype))
+        """Return oneDNN with packed weights where it takes ``dtype``, and PyTorch's own choice."""
+        import torch
+
+        if dtype is torch.int8:
+            return (linears.OneDnnInt8,)
+        packed = (linears.OneDnnPacked,) if linears.can_pack(dtype) else ()
+        return (*packed, *super().linears(dtype))
+
+    def has_int8(self) -> bool:
+        """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
+        return "avx2" in cpu_flags()
+
+    def attention(self) -> Attend:
+        """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel."""
+        return attention.ByMatmul()
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Look the format up among the processor's features."""
@@ -74,10 +88,6 @@ class Cpu(Device):
         needs = {torch.float16: _HAS_FP16, torch.bfloat16: _HAS_BF16}.get(dtype, frozenset())
         features = cpu_flags()
         return bool(needs and features) and not needs & features
-
-
-def _prepacked(dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-    return (linears.onednn_prepacked,) if linears.can_prepack(dtype) else ()
 
 
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.engines import Encode, Engine
+from bert_infer.errors import RefusedError
 from bert_infer.layouts import Batch, PaddedBatch
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ class Transformers(Engine):
     imports: ClassVar[tuple[str, ...]] = ("torch", "transformers.models.bert.modeling_bert")
     layout: ClassVar[type[Batch]] = PaddedBatch
     takes: ClassVar[tuple[type[Batch], ...]] = (PaddedBatch,)
+
+    def check(self, architecture: Architecture, dtype: Dtype) -> None:
+        """Refuse codes instead of numbers."""
+        del architecture
+        if dtype.is_quantised:
+            raise RefusedError(
+                f"engine=transformers does not take dtype={dtype.name}.", "Use engine=fused."
+            )
 
     def load(
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device

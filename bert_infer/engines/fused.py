@@ -1,0 +1,187 @@
+"""Our own BERT encoder, on packed tokens: no padding is computed, and nothing is multiplied twice.
+
+Devlin et al., 2018 (arXiv:1810.04805), as transformers' BertModel computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from bert_infer.engines import Encode, Engine
+from bert_infer.errors import RefusedError
+from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.architecture import Architecture
+    from bert_infer.attention import Attend
+    from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
+    from bert_infer.linears import Linear, MakeLinear
+    from bert_infer.records import Weights
+
+
+@dataclass(frozen=True)
+class Fused(Engine):
+    """The encoder in a screenful, around the device's best matmul and attention."""
+
+    name = "fused"
+    imports: ClassVar[tuple[str, ...]] = ("torch",)
+    layout: ClassVar[type[Batch]] = PackedBatch
+    takes: ClassVar[tuple[type[Batch], ...]] = (PackedBatch, PaddedBatch)
+
+    def check(self, architecture: Architecture, dtype: Dtype) -> None:
+        """Refuse what only PyTorch's modules do: other activations, and autocast."""
+        if architecture.activation != "gelu":
+            raise RefusedError(
+                f"engine=fused computes hidden_act=gelu alone, and the model's config.json says "
+                f"{architecture.activation}.",
+                "Use engine=transformers.",
+            )
+        if dtype.is_autocast:
+            raise RefusedError(
+                f"engine=fused does not take dtype={dtype.name}: it converts weights once.",
+                f"Use dtype={dtype.name.removesuffix('_autocast')}, or engine=transformers.",
+            )
+
+    def load(
+        self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
+    ) -> Encode:
+        """Pack the weights, a part of the model at a time."""
+        place, number = device.torch_device(), dtype.weights()
+
+        def read(names: list[str]) -> dict[str, torch.Tensor]:
+            return {name: tensor.to(place, number) for name, tensor in weights.read(names).items()}
+
+        embeddings, *layers, pooler = architecture.parts
+        linear, epsilon = dtype.linear(device), architecture.layer_norm_eps
+        encoder = Encoder(
+            Embeddings.of(read(embeddings), epsilon),
+            tuple(
+                Layer.of(read(names), f"encoder.layer.{index}.", linear, epsilon)
+                for index, names in enumerate(layers)
+            ),
+            _linear(read(pooler), "pooler.dense", linear),
+            architecture.heads,
+            device.attention(),
+        )
+        return encoder.forward
+
+    def inputs(self, batch: PackedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
+        """Return ``token_ids [tokens]``, ``positions [tokens]`` and ``cu_seqlens``."""
+        del keep_mask
+        return batch.token_ids, batch.positions, batch.cu_seqlens
+
+
+class LayerNorm(NamedTuple):
+    """Over the last dimension (Ba et al., 2016)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    epsilon: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` normalised."""
+        from torch.nn import functional
+
+        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.epsilon)
+
+
+class Embeddings(NamedTuple):
+    """Words, and positions with the one token type that there is added to them."""
+
+    words: torch.Tensor  # [vocabulary, hidden]
+    positions: torch.Tensor  # [longest, hidden]
+    norm: LayerNorm
+
+    @classmethod
+    def of(cls, read: dict[str, torch.Tensor], epsilon: float) -> Embeddings:
+        """Return the embeddings among the parameters ``read``."""
+        prefix = "embeddings."
+        types = read[f"{prefix}token_type_embeddings.weight"]
+        return cls(
+            # A copy: what a file maps would keep all of it mapped.
+            read[f"{prefix}word_embeddings.weight"].clone(),
+            read[f"{prefix}position_embeddings.weight"] + types[0],
+            _norm(read, "embeddings", epsilon),
+        )
+
+    def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return ``[tokens, hidden]``."""
+        from torch.nn import functional
+
+        words = functional.embedding(token_ids, self.words)
+        return self.norm(words + functional.embedding(positions, self.positions))
+
+
+class Layer(NamedTuple):
+    """Self-attention and a feed-forward network, each added to its input and normalised."""
+
+    qkv: Linear
+    attended: Linear
+    attended_norm: LayerNorm
+    up: Linear
+    down: Linear
+    norm: LayerNorm
+
+    @classmethod
+    def of(
+        cls, read: dict[str, torch.Tensor], prefix: str, linear: MakeLinear, epsilon: float
+    ) -> Layer:
+        """Return the layer among the parameters ``read``: queries, keys, values in one matrix."""
+        import torch
+
+        def together(kind: str) -> torch.Tensor:
+            names = (f"{prefix}attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+            return torch.cat([read.pop(name) for name in names])
+
+        return cls(
+            qkv=linear(together("weight"), together("bias")),
+            attended=_linear(read, f"{prefix}attention.output.dense", linear),
+            attended_norm=_norm(read, f"{prefix}attention.output", epsilon),
+            up=_linear(read, f"{prefix}intermediate.dense", linear),
+            down=_linear(read, f"{prefix}output.dense", linear),
+            norm=_norm(read, f"{prefix}output", epsilon),
+        )
+
+    def __call__(
+        self, x: torch.Tensor, cu_seqlens: torch.Tensor, heads: int, attend: Attend
+    ) -> torch.Tensor:
+        """Return ``[tokens, hidden]``."""
+        tokens, hidden = x.shape
+        qkv = self.qkv(x).view(tokens, 3, heads, hidden // heads)
+        x = self.attended_norm(self.attended.plus(attend(qkv, cu_seqlens), x))
+        return self.norm(self.down.plus(self.up.gelu(x), x))
+
+
+class Encoder(NamedTuple):
+    """Embeddings, layers, and the pooler on each sequence's first token."""
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    pooler: Linear
+    heads: int
+    attend: Attend
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return hidden states ``[tokens, hidden]`` and pooled ``[sequences, hidden]``."""
+        x = self.embeddings(token_ids, positions)
+        for layer in self.layers:
+            x = layer(x, cu_seqlens, self.heads, self.attend)
+        return x, self.pooler(x[cu_seqlens[:-1]]).tanh()
+
+
+def _linear(read: dict[str, torch.Tensor], name: str, linear: MakeLinear) -> Linear:
+    # Taken out, so that no weight is kept beside its packed form.
+    return linear(read.pop(f"{name}.weight"), read.pop(f"{name}.bias"))
+
+
+def _norm(read: dict[str, torch.Tensor], name: str, epsilon: float) -> LayerNorm:
+    weight, bias = (read[f"{name}.LayerNorm.{kind}"].clone() for kind in ("weight", "bias"))
+    return LayerNorm(weight, bias, epsilon)

@@ -1,0 +1,57 @@
+"""Kernels that torch.compile calls without looking inside: it cannot trace packed weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cache
+from itertools import count
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    import torch
+
+_KNOWN: WeakValueDictionary[str, Opaque] = WeakValueDictionary()
+_NUMBERS = count()
+
+
+class Opaque(ABC):
+    """A kernel of tensors to a new tensor."""
+
+    def __init__(self) -> None:
+        _register()
+        # A string, as a compiler might take a number for a variable.
+        self._handle = str(next(_NUMBERS))
+        _KNOWN[self._handle] = self
+
+    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Run the kernel, or have the graph that is being compiled run it."""
+        import torch
+
+        if torch.compiler.is_compiling():
+            return torch.ops.bert_infer.call(list(tensors), self._handle)  # type: ignore[no-any-return]
+        return self.kernel(*tensors)
+
+    @abstractmethod
+    def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Compute."""
+
+    @abstractmethod
+    def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return a tensor such as ``kernel`` returns, but for its values."""
+
+
+@cache
+def _register() -> None:
+    """Make an operator known to PyTorch, ``bert_infer::call``."""
+    import torch
+
+    def call(tensors: list[torch.Tensor], handle: str) -> torch.Tensor:
+        return _KNOWN[handle].kernel(*tensors)
+
+    def empty(tensors: list[torch.Tensor], handle: str) -> torch.Tensor:
+        return _KNOWN[handle].empty(*tensors)
+
+    schema = "(Tensor[] tensors, str handle) -> Tensor"
+    operator = torch.library.custom_op("bert_infer::call", call, mutates_args=(), schema=schema)
+    operator.register_fake(empty)

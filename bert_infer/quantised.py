@@ -1,0 +1,81 @@
+"""8-bit integer matrix multiplication: a scale for each token, and for each output channel.
+
+A token's is found when it comes. Activations are symmetric: codes 1 to 255 around 128, which
+stands for zero. Sums are exact, in 32 bits; what is lost is lost by rounding to codes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bert_infer.linears import Linear, OneDnnInt8
+from bert_infer.opaque import Opaque
+
+if TYPE_CHECKING:
+    import torch
+
+_STEPS = 127  # codes on each side of zero
+_ZERO = 128
+_ROWS_AT_ONCE = 1024  # more, and what is written between two steps no longer stays in a cache
+
+
+class Quantised(Opaque, Linear):
+    """A Linear for float32 activations that multiplies codes."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        import torch
+
+        super().__init__()
+        integers, scale = codes(weight.float())
+        # Activations' zero is 128, so each product is too large by 128 times the channel's sum.
+        excess = -scale / _STEPS * _ZERO * integers.sum(1, dtype=torch.int64)
+        self._matmul = OneDnnInt8(integers, excess, scale / _STEPS)
+        self._bias = torch.zeros(len(weight)) if bias is None else bias.float()
+        # Added before the fraction is cut off: half a step, which rounds.
+        self._zero = torch.full((weight.shape[1],), _ZERO + 0.5)
+
+    def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return the product, in float32."""
+        import torch
+
+        blocks = [self._multiply(block) for block in torch.split(tensors[0], _ROWS_AT_ONCE)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+    def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return ``[rows, outputs]`` of no values."""
+        return tensors[0].new_empty(len(tensors[0]), len(self._bias))
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        # Two passes for the extremes take less time than one over the absolute values.
+        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+        largest.clamp_(min=torch.finfo(torch.float32).tiny * _STEPS)
+        codes_of_x = torch.addcmul(self._zero, x, _STEPS / largest).to(torch.uint8)
+        y = self._matmul(codes_of_x)
+        return torch.addcmul(self._bias, y, largest, out=y)
+
+
+def codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``weight [outputs, inputs]`` as ``int8`` codes and a scale ``[outputs]``.
+
+    A processor that adds pairs of products in 16 bits overflows on full codes: without VNNI or
+    AMX, x86's ``vpmaddubsw`` holds 255 times a pair whose absolute codes add up to 128 at most.
+    There the largest pair, not the largest weight, sets a channel's scale, which costs less
+    precision than 7-bit codes.
+    """
+    import torch
+
+    largest = weight.abs().amax(1)
+    if not _adds_in_32_bits():
+        even = torch.nn.functional.pad(weight.abs(), (0, weight.shape[1] % 2))
+        largest = torch.maximum(largest, even.view(len(weight), -1, 2).sum(2).amax(1))
+    scale = largest.clamp(min=torch.finfo(torch.float32).tiny * _STEPS) / _STEPS
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+def _adds_in_32_bits() -> bool:
+    import torch
+
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_vnni") or features.get("amx_int8"))
