@@ -5,34 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 
 from bert_infer import ceiling, compose, linears
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.devices.cpu import Cpu
-from bert_infer.dtypes import Fp32
-
-
-@pytest.mark.parametrize("make", [linears.Plain, linears.onednn_prepacked])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_way_of_multiplying_multiplies(make, dtype):
-    if make is linears.onednn_prepacked and not linears.can_prepack(dtype):
-        assert linears.onednn_prepacked not in Cpu().linears(dtype)
-        return
-    x, weight = torch.randn(7, 16).to(dtype), torch.randn(5, 16).to(dtype)
-    torch.testing.assert_close(
-        make(weight, 7)(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=5e-2
-    )
-
-
-def test_where_prepacking_does_not_work_it_is_not_offered(monkeypatch):
-    def absent(*_):
-        raise NotImplementedError
-
-    monkeypatch.setattr(linears, "onednn_prepacked", absent)
-    linears.can_prepack.cache_clear()
-    assert Cpu().linears(torch.float32) == (linears.Plain,)
-    linears.can_prepack.cache_clear()
+from bert_infer.dtypes import Fp32, Int8
 
 
 class Paced(Cpu):
@@ -40,14 +17,20 @@ class Paced(Cpu):
 
     def __init__(self):
         super().__init__()
-        object.__setattr__(self, "tried", [])
+        object.__setattr__(self, "tried", set())
+        object.__setattr__(self, "made", [])
 
     def linears(self, dtype):
         del dtype
 
-        def counted(weight, rows):
-            self.tried.append((rows, *weight.shape))
-            return lambda x: x
+        def counted(weight, bias):
+            def multiply(x):
+                self.tried.add((len(x), *weight.shape))
+                return x
+
+            assert bias is None
+            self.made.append(weight)
+            return multiply
 
         return (counted,)
 
@@ -56,12 +39,12 @@ def test_the_search_tries_the_layers_matrices_and_is_made_once(monkeypatch):
     monkeypatch.setattr(ceiling, "ROWS", (2, 4))
     device = Paced()
     ceiling.search(device, Fp32(), 8, 32)
-    assert set(device.tried) == {
+    assert device.tried == {
         (rows, *shape) for rows in (2, 4) for shape in [(32, 8), (8, 32), (24, 8), (8, 8)]
     }
-    tried = len(device.tried)
+    made = len(device.made)
     found = ceiling.search(device, Fp32(), 8, 32)
-    assert len(device.tried) == tried
+    assert len(device.made) == made
     assert found.flop == 2 * found.rows * found.inputs * found.outputs
 
 
@@ -74,6 +57,12 @@ def test_before_and_after_are_the_same_matmul():
     assert after.matmul == before.matmul
     assert after.flop_per_s >= after.before_flop_per_s > 0
     assert {after.matmul.inputs, after.matmul.outputs} <= {64, 192, 256}
+
+
+def test_int8_has_a_ceiling_of_its_own():
+    found = ceiling.search(Cpu(), Int8(), 64, 256)
+    assert found.make is linears.OneDnnInt8
+    assert ceiling.rate(found, Cpu(), Int8(), 0.0) > 0
 
 
 def test_the_ceiling_is_the_better_of_the_two():

@@ -17,6 +17,8 @@ BATCHINGS = [
     ["batching=by_length", "batch=4"],
     ["batching=token_budget", "batching.max_tokens=1024"],
 ]
+PACKED = ["batching=packed", "engine=fused"]
+EAGER = [*BATCHINGS, PACKED, *([*batching, "engine=fused"] for batching in BATCHINGS)]
 
 
 def directly(bert, texts):
@@ -44,18 +46,31 @@ def largest_difference(result, reference):
     )
 
 
-@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
-@pytest.mark.parametrize("graph", ["eager", "compile"])
-def test_trained_minilm_in_fp32(batching, graph, prose, minilm_reference):
-    result = compose(["model=minilm", "warmup=0", f"graph={graph}", *batching]).run(prose)
+@pytest.mark.parametrize(
+    ("graph", "choices"),
+    [
+        *(("eager", choices) for choices in EAGER),
+        *(("compile", choices) for choices in (BATCHINGS[0], BATCHINGS[2], PACKED)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_trained_minilm_in_fp32(graph, choices, prose, minilm_reference):
+    result = compose(["model=minilm", "warmup=0", f"graph={graph}", *choices]).run(prose)
     assert largest_difference(result, minilm_reference) <= 2e-5
     assert result.record["choice"]["graph"] == graph
     assert result.record["workload"]["length"]["max"] == 512
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "bf16_autocast", "fp16"])
-def test_trained_minilm_in_half_precision(dtype, prose, minilm_reference):
-    result = compose(["model=minilm", f"dtype={dtype}", "warmup=0", *BATCHINGS[2]]).run(prose)
+@pytest.mark.parametrize(
+    ("dtype", "choices"),
+    [
+        *((dtype, BATCHINGS[2]) for dtype in ("bf16", "bf16_autocast", "fp16")),
+        *((dtype, PACKED) for dtype in ("bf16", "fp16")),
+    ],
+    ids=str,
+)
+def test_trained_minilm_in_half_precision(dtype, choices, prose, minilm_reference):
+    result = compose(["model=minilm", f"dtype={dtype}", "warmup=0", *choices]).run(prose)
     for mine, (theirs, _) in zip(result.hidden_states, minilm_reference, strict=True):
         cosines = torch.nn.functional.cosine_similarity(mine.float(), theirs, dim=-1)
         assert cosines.min() >= 0.999
@@ -71,7 +86,7 @@ def large_reference(prose):
     return list(directly(bert, prose))
 
 
-@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
+@pytest.mark.parametrize("batching", [BATCHINGS[1], BATCHINGS[2], PACKED], ids=lambda b: b[0])
 def test_random_bert_large_in_fp32(batching, prose, large_reference):
     result = compose(["model.weights=random", "warmup=0", *batching]).run(prose)
     assert largest_difference(result, large_reference) <= 1e-4
@@ -95,23 +110,26 @@ def test_mean_pooled_minilm_equals_sentence_transformers(minilm, prose):
     assert (mine - theirs).abs().max() <= 1e-5
 
 
-def test_one_token_up_to_the_longest():
+@pytest.mark.parametrize("engine", ["transformers", "fused"])
+def test_one_token_up_to_the_longest(engine):
     """Texts have two special tokens; synthetic ids go down to one."""
     for length in (1, 2, 511, 512):
         same = ["input=synthetic", "input.texts=3", "input.lengths=fixed", "input.min=1"]
-        result = compose(["model=minilm", "batch=3", *same, f"input.max={length}"]).run()
+        choices = ["model=minilm", "batch=3", f"engine={engine}", "drift.texts=0"]
+        result = compose([*choices, *same, f"input.max={length}"]).run()
         assert [tuple(h.shape) for h in result.hidden_states] == [(length, 384)] * 3
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
-def test_poolings(pooling, prose, minilm_reference):
-    result = compose(["model=minilm", f"output.pooling={pooling}", *BATCHINGS[1]]).run(prose)
+@pytest.mark.parametrize("choices", [BATCHINGS[1], PACKED], ids=lambda b: b[0])
+def test_poolings(pooling, choices, prose, minilm_reference):
+    result = compose(["model=minilm", f"output.pooling={pooling}", *choices]).run(prose)
     for row, (states, pooled) in zip(result.pooled, minilm_reference, strict=True):
         expected = {"pooler": pooled, "cls": states[0], "mean": states.mean(0)}[pooling]
         assert (row - expected).abs().max() <= 2e-5
 
 
-@pytest.mark.parametrize("batching", BATCHINGS, ids=lambda b: b[0])
+@pytest.mark.parametrize("batching", [*BATCHINGS[1:], PACKED], ids=lambda b: b[0])
 def test_saved_outputs_are_in_input_order_and_without_padding(
     command, batching, prose, minilm_reference
 ):

@@ -1,0 +1,203 @@
+"""The fused engine: any packing gives the same, and no sequence sees another's tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from bert_infer import compose, weights
+from bert_infer.devices.cpu import Cpu
+from bert_infer.dtypes import Fp32
+from bert_infer.engines.fused import Fused
+from bert_infer.engines.transformers import Transformers
+from bert_infer.errors import RefusedError
+from bert_infer.layouts import Group, PackedBatch
+from bert_infer.measure import forward
+from bert_infer.records import Tokens
+
+LENGTHS = st.lists(
+    st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 511, 512])), min_size=1, max_size=12
+)
+
+
+@pytest.fixture(scope="module")
+def encode():
+    """The encoder of trained MiniLM, given packed sequences: each one's states, and pooled."""
+    prepared = compose(["model=minilm"]).prepare()
+    loaded = weights.load(prepared.source, prepared.architecture)
+    engine, device = Fused(), Cpu()
+    encoder = engine.load(prepared.architecture, loaded, Fp32(), device)
+
+    def run(sequences):
+        lengths = np.array([len(ids) for ids in sequences])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.concatenate(sequences).astype(np.int32)
+        tokens = Tokens(ids, offsets, np.arange(len(lengths)), 0, 0, "")
+        batch = PackedBatch.of(Group(np.arange(len(lengths)), 512), tokens, 0)
+        with torch.inference_mode():
+            outputs = forward(encoder, engine.inputs(batch, keep_mask=False), device)
+        states = [batch.states(outputs.hidden_states, i) for i in range(len(lengths))]
+        return states, outputs.pooled
+
+    return run
+
+
+def drawn(lengths, seed):
+    random = np.random.default_rng(seed)
+    return [random.integers(1000, 30000, length) for length in lengths]
+
+
+@settings(max_examples=15, deadline=None)
+@given(LENGTHS, st.integers(0, 99), st.randoms(use_true_random=False))
+def test_order_and_neighbours_change_nothing_beyond_rounding(encode, lengths, seed, random):
+    sequences = drawn(lengths, seed)
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    states, pooled = encode(sequences)
+    shuffled, shuffled_pooled = encode([sequences[i] for i in order])
+    alone, alone_pooled = encode(sequences[:1])
+    for place, original in enumerate(order):
+        assert (shuffled[place] - states[original]).abs().max() < 1e-5
+        assert (shuffled_pooled[place] - pooled[original]).abs().max() < 1e-5
+    assert (alone[0] - states[0]).abs().max() < 1e-5
+    assert (alone_pooled[0] - pooled[0]).abs().max() < 1e-5
+
+
+@settings(max_examples=10, deadline=None)
+@given(LENGTHS.filter(lambda lengths: len(lengths) > 1), st.integers(0, 99), st.data())
+def test_no_sequence_sees_anothers_tokens(encode, lengths, seed, data):
+    sequences = drawn(lengths, seed)
+    changed = data.draw(st.integers(0, len(lengths) - 1))
+    others = [*sequences]
+    others[changed] = drawn(lengths, seed + 1)[changed]
+    before, pooled = encode(sequences)
+    after, pooled_after = encode(others)
+    for index in range(len(lengths)):
+        if index == changed:
+            assert not torch.equal(before[index], after[index])
+        else:
+            assert torch.equal(before[index], after[index])
+            assert torch.equal(pooled[index], pooled_after[index])
+
+
+@pytest.mark.parametrize("sizes", [(64, 2, 2), (128, 2, 3), (96, 3, 24), (40, 5, 1)])
+def test_any_size_of_encoder_equals_transformers(tmp_path, minilm, sizes, prose):
+    hidden, heads, layers = sizes
+    config = json.loads((minilm / "config.json").read_text()) | {
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "intermediate_size": 100,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_bytes((minilm / "vocab.txt").read_bytes())
+    model = [f"model.name={tmp_path}", "model.weights=random", "seed=3"]
+    packed = ["batching=packed", "drift.texts=0"]
+    ours = compose([*model, *packed, "engine=fused"]).run(prose)
+    theirs = compose(model).run(prose)
+    for mine, reference in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        assert (mine - reference).abs().max() < 2e-5
+    assert (ours.pooled - theirs.pooled).abs().max() < 2e-5
+
+
+def test_transformers_is_not_imported_without_drift(tmp_path):
+    script = (
+        "import sys; from bert_infer import compose; "
+        "r = compose(['model=minilm', 'engine=fused', 'drift.texts=0']).run('One text.'); "
+        "assert r.record['drift'] is None; "
+        "print([name for name in sys.modules if name.startswith('transformers')])"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "old.pt"])
+def test_checkpoints_of_every_kind(tmp_path, minilm, ending):
+    tensors = load_file(minilm / "model.safetensors")
+    path = tmp_path / f"checkpoint.{ending}"
+    if ending == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=ending == "pt")
+    choices = ["model=minilm", "engine=fused", "drift.texts=0"]
+    from_file = compose([*choices, f"model.checkpoint={path}"]).run("One text.")
+    expected = compose(choices).run("One text.")
+    torch.testing.assert_close(from_file.pooled, expected.pooled, rtol=0, atol=1e-6)
+
+
+def test_int8_keeps_mean_pooled_embeddings(prose):
+    choices = ["model=minilm", "output.pooling=mean", "batching=packed", "engine=fused"]
+    ours = compose([*choices, "dtype=int8"]).run(prose)
+    exact = compose(choices).run(prose).pooled
+    cosines = torch.nn.functional.cosine_similarity(ours.pooled, exact, dim=-1)
+    assert cosines.min() >= 0.99
+    assert ours.hidden_states[0].dtype is torch.float32
+    drift = ours.record["drift"]
+    assert drift["texts"] == 8
+    assert drift["pooled_min_cosine"] >= 0.99
+
+
+def test_nothing_is_padded_whatever_the_batching():
+    texts = ["One.", "A text that is a good deal longer than the first one."]
+    padded = compose(["model=minilm", "engine=fused", "batch=2"]).run(texts).record["workload"]
+    assert padded["padded_tokens"] == padded["real_tokens"]
+    assert padded["padding_waste"] == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "says", "way_out"),
+    [
+        (["dtype=bf16_autocast"], "dtype=bf16_autocast", "engine=transformers"),
+        (["engine=transformers", "batching=packed"], "batching=packed", "engine"),
+        (["engine=transformers", "dtype=int8"], "dtype=int8", "engine=fused"),
+        (["batching=packed", "batching.max_tokens=2"], "max_tokens=2", "max_tokens=5 or more"),
+    ],
+)
+def test_what_it_does_not_take_is_refused(choices, says, way_out):
+    with pytest.raises(RefusedError, match=says) as refused:
+        compose(["model=minilm", "engine=fused", *choices]).prepare()
+    assert way_out in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"model_type": "roberta"}, "model_type=roberta"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"is_decoder": True}, "is_decoder=True"),
+        ({"add_cross_attention": True}, "add_cross_attention=True"),
+        ({"num_attention_heads": 7}, "num_attention_heads=7"),
+    ],
+)
+def test_models_that_it_does_not_compute_are_refused_before_weights_load(
+    tmp_path, minilm, changed, says
+):
+    config = json.loads((minilm / "config.json").read_text()) | changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_bytes((minilm / "vocab.txt").read_bytes())
+    with pytest.raises(RefusedError, match=says):
+        compose([f"model.name={tmp_path}", "engine=fused", "model.weights=random"]).prepare()
+
+
+def test_both_engines_draw_the_same_random_weights():
+    """One function makes them, a part at a time or all at once."""
+    architecture = compose(["model=tiny"]).model.architecture()
+    whole = weights.make(architecture, 5)
+    for part in architecture.parts:
+        for name, tensor in weights.make(architecture, 5, part).items():
+            assert torch.equal(tensor, whole.pop(name))
+    assert whole == {}
+    assert Transformers.takes == (Transformers.layout,)

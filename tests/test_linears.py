@@ -1,0 +1,109 @@
+"""Every way of multiplying multiplies, and what does not work here is not used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from bert_infer import ceiling, compose, linears, quantised
+from bert_infer.devices.cpu import Cpu
+from bert_infer.dtypes import Fp32, Int8
+from bert_infer.errors import RefusedError
+from bert_infer.quantised import Quantised
+
+FLOATS = [torch.float32, torch.bfloat16]
+
+
+def forget():
+    """Have everything tried anew that is tried once a process."""
+    for tried in (linears.can_pack, linears.multiplies_int8_exactly, ceiling.search):
+        tried.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("make", [linears.Plain, linears.OneDnnPacked])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_linear_multiplies_adds_and_activates(make, dtype, rows):
+    if make is linears.OneDnnPacked and not linears.can_pack(dtype):
+        assert make not in Cpu().linears(dtype)
+        return
+    x, weight, bias, residual = (
+        torch.randn(*shape).to(dtype) for shape in ((rows, 16), (5, 16), (5,), (rows, 5))
+    )
+    linear, near = make(weight, bias), {"rtol": 2e-2, "atol": 8e-2}
+    expected = functional.linear(x.float(), weight.float(), bias.float())
+    torch.testing.assert_close(linear(x).float(), expected, **near)
+    torch.testing.assert_close(linear.gelu(x).float(), functional.gelu(expected), **near)
+    together = linear.plus(x, residual).float()
+    torch.testing.assert_close(together, expected + residual.float(), **near)
+    without = make(weight, None)(x).float()
+    torch.testing.assert_close(without, x.float() @ weight.float().T, **near)
+
+
+def test_where_packing_does_not_work_plain_linears_compute_the_same(monkeypatch):
+    def absent(*_):
+        raise NotImplementedError
+
+    choices, texts = ["model=minilm", "engine=fused"], ["One text.", "And another one."]
+    packed = compose(choices).run(texts)
+    with monkeypatch.context() as patched:
+        patched.setattr(linears.OneDnnPacked, "__init__", absent)
+        forget()
+        assert Cpu().linears(torch.float32) == (linears.Plain,)
+        plain = compose(choices).run(texts)
+    forget()
+    torch.testing.assert_close(plain.pooled, packed.pooled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 16), (33, 65), (64, 1024)])
+@pytest.mark.parametrize("rows", [1, 17, 1500])
+def test_sums_of_codes_are_exact_at_their_largest(shape, rows):
+    """Without care, pairs of products overflow 16 bits on processors without VNNI."""
+    weight = torch.randn(*shape).sign() * (1 + torch.rand(*shape) / 10)
+    codes, scale = quantised.codes(weight)
+    assert codes.abs().max() >= 63
+    x = torch.full((rows, shape[1]), 255, dtype=torch.uint8)
+    found = linears.OneDnnInt8(codes, None)(x)
+    assert torch.equal(found.double(), x.double() @ codes.double().T)
+    largest = (weight / scale[:, None] - codes).abs().max()
+    assert largest <= 0.5 + 1e-5  # rounding alone
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 2500])
+def test_quantised_rows_are_near_and_do_not_depend_on_each_other(rows):
+    weight, bias = torch.randn(48, 64), torch.randn(48)
+    x = torch.randn(rows, 64) * torch.rand(rows, 1) * 100  # of very different scales
+    linear = Quantised(weight, bias)
+    found, expected = linear(x), functional.linear(x, weight, bias)
+    assert found.shape == expected.shape
+    if rows:
+        error = (found - expected).norm(dim=1) / (expected - bias).norm(dim=1)
+        assert error.max() < 0.03
+        assert torch.equal(linear(x[:1]), found[:1])
+
+
+def test_a_row_of_zeros_gives_the_bias_and_one_that_is_no_number_gives_none():
+    weight, bias = torch.randn(3, 8), torch.randn(3)
+    linear = Quantised(weight, bias)
+    assert torch.equal(linear(torch.zeros(2, 8)), bias.expand(2, 3))
+    broken = linear(torch.full((1, 8), torch.nan))
+    assert not broken.isfinite().any()
+
+
+def test_int8_is_refused_where_sums_are_wrong(monkeypatch):
+    monkeypatch.setattr(Cpu, "has_int8", lambda _self: False)
+    with pytest.raises(RefusedError, match="dtype=int8"):
+        compose(["model=tiny", "engine=fused", "dtype=int8"]).prepare()
+    monkeypatch.setattr(
+        linears.OneDnnInt8, "__call__", lambda _self, x: x.float().cumsum(1)[:, :33]
+    )
+    linears.multiplies_int8_exactly.cache_clear()
+    with pytest.raises(RefusedError, match="wrong sums"):
+        Int8().linear(Cpu())
+    linears.multiplies_int8_exactly.cache_clear()
+
+
+def test_the_best_way_comes_first():
+    assert Fp32().linear(Cpu()) is Cpu().linears(torch.float32)[0]
+    assert Cpu().linears(torch.float32)[-1] is linears.Plain
