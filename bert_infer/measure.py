@@ -125,13 +125,34 @@ class WarmUp:
     steady: bool | None
 
 
+def run_once(batches: Batches, encode: Encode, device: Device) -> None:
+    """Run every batch."""
+    for _, inputs in batches:
+        forward(encode, inputs, device)
+
+
+def run_once_in_time(
+    batches: Batches, encode: Encode, device: Device, clock: Clock = time.perf_counter
+) -> bool:
+    """Run as many batches as ``WARMUP_LIMIT_S`` hold, and tell whether these are all.
+
+    Ragged text makes nearly as many shapes as batches, and what the last of them would still warm
+    up is little.
+    """
+    end = clock() + WARMUP_LIMIT_S
+    for _, inputs in batches:
+        if clock() > end:
+            return False
+        forward(encode, inputs, device)
+    return True
+
+
 def warm_up_passes(
     passes: int, batches: Callable[[], Batches], encode: Encode, device: Device
 ) -> WarmUp:
     """Run ``passes`` passes, whatever their times."""
     for _ in range(passes):
-        for _, inputs in batches():
-            forward(encode, inputs, device)
+        run_once(batches(), encode, device)
     return WarmUp(passes, steady=None)
 
 

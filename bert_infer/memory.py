@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ class PeakMemory:
         try:
             yield
         finally:
+            give_back()
             self._reset()
 
     def host_bytes(self) -> int | None:
@@ -47,6 +49,16 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5", "ascii")  # proc(5)
         except OSError:
             self._can_reset = False
+
+
+def give_back() -> None:
+    """Return to the system what has been freed and glibc's malloc keeps; other systems may not.
+
+    While weights are converted a part at a time, what they leave behind would add up.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _larger(a: int | None, b: int | None) -> int | None:

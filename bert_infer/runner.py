@@ -12,8 +12,9 @@ from bert_infer import ceiling, conditions, drift, environment, preparation, wei
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.measure import (
     as_long_as_asked,
-    forward,
     measured_pass,
+    run_once,
+    run_once_in_time,
     warm_up_passes,
     warm_up_until_steady,
     without_garbage_collection,
@@ -214,25 +215,24 @@ class Runner:
         self, record: Record, prepared: Prepared, encode: Encode, *, single_pass: bool
     ) -> None:
         """Run every shape once, and then the passes that ``warmup`` asks for."""
-        device, settings = prepared.device, self.settings
+        device, warmup = prepared.device, self.settings.warmup
 
-        def every_shape() -> None:
-            for group in prepared.groups.values():
-                forward(encode, self._lay_out(group, prepared)[1], device)
+        def every_shape() -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
+            return (self._lay_out(group, prepared) for group in prepared.groups.values())
 
         if prepared.graph.compiles:
             with record.phases("compile"):
-                every_shape()
-        if settings.warmup == 0:
+                run_once(every_shape(), encode, device)
+        if warmup == 0:
             return
         with record.phases("warmup"):
-            if settings.warmup != "auto":
+            if warmup != "auto":
                 record.warm_up = warm_up_passes(
-                    int(settings.warmup), lambda: self._batches(prepared), encode, device
+                    int(warmup), lambda: self._batches(prepared), encode, device
                 )
                 return
-            every_shape()
-            if not single_pass:
+            is_complete = run_once_in_time(every_shape(), encode, device)
+            if is_complete and not single_pass:
                 record.warm_up = warm_up_until_steady(
                     lambda: self._batches(prepared), encode, device
                 )

@@ -18,6 +18,7 @@ from bert_infer.measure import (
     as_long_as_asked,
     fastest_s,
     measured_pass,
+    run_once_in_time,
     timed,
     warm_up_passes,
     warm_up_until_steady,
@@ -278,3 +279,10 @@ def test_without_synchronising_the_clock_would_lie(time):
     encode = Scripted(time, [10.0])
     _, seconds = timed(lambda: encode(None), time)
     assert seconds == 0.0
+
+
+def test_shapes_that_do_not_fit_the_limit_are_left_out(time):
+    encode = Scripted(time, [6.0] * 9, copy_s=0)
+    assert not run_once_in_time([one_batch()] * 3, encode, encode.device, time)
+    assert encode.calls == 2
+    assert run_once_in_time([one_batch()] * 2, encode, encode.device, time)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from bert_infer.engines import Encode, Engine
 from bert_infer.errors import RefusedError
 from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
+from bert_infer.memory import give_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,7 @@ class Fused(Engine):
         place, number = device.torch_device(), dtype.weights()
 
         def read(names: list[str]) -> dict[str, torch.Tensor]:
+            give_back()
             return {name: tensor.to(place, number) for name, tensor in weights.read(names).items()}
 
         embeddings, *layers, pooler = architecture.parts
@@ -69,6 +71,7 @@ class Fused(Engine):
             architecture.heads,
             device.attention(),
         )
+        give_back()
         return encoder.forward
 
     def inputs(self, batch: PackedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
