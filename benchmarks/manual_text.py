@@ -10,17 +10,23 @@ from __future__ import annotations
 import sys
 from itertools import islice
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def paragraphs() -> Iterator[str]:
+    """Yield the manual's paragraphs of three words or more, in the order of its chapters."""
+    for _, chapter in sorted(topics.items()):
+        for paragraph in chapter.split("\n\n"):
+            if len(paragraph.split()) > 2:  # noqa: PLR2004  fewer are headings
+                yield " ".join(paragraph.split())
 
 
 def main(count: int) -> None:
-    """Print the first ``count`` (200) paragraphs of three words or more."""
-    paragraphs = (
-        " ".join(paragraph.split())
-        for _, chapter in sorted(topics.items())
-        for paragraph in chapter.split("\n\n")
-        if len(paragraph.split()) > 2  # noqa: PLR2004  fewer are headings
-    )
-    for paragraph in islice(paragraphs, count):
+    """Print the first ``count`` (200) paragraphs."""
+    for paragraph in islice(paragraphs(), count):
         print(paragraph)
 
 
