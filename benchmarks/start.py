@@ -20,6 +20,7 @@ COMMANDS = {
     "--help": (0, ["--help"]),
     "dtype=bf61 (refused)": (2, ["dtype=bf61"]),
     "BERT-Large, offline": (0, []),
+    "the same, fused engine": (0, ["engine=fused", "drift.texts=0"]),
 }
 
 

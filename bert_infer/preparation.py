@@ -65,7 +65,7 @@ def prepare(runner: Runner) -> Prepared:
         raise RefusedError(
             f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
             "does not take.",
-            "Choose another batching or engine.",
+            "Choose another batching, or engine=fused, which takes every one.",
         )
     architecture = runner.model.architecture()
     runner.engine.check(architecture, runner.dtype)
