@@ -24,6 +24,7 @@ import math
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -638,6 +639,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # Before any process starts: they inherit it.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Gigabytes of conversions are not to be left behind by who is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as directory:
         (flat if arguments.flat else sitting)(arguments, Path(directory))
 
