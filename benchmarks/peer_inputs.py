@@ -1,0 +1,111 @@
+"""What a sitting needs before it measures: a model's files, inputs, outputs to compare with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from manual_text import paragraphs
+from peer_engines import Workload, by_batches
+from peer_pytorch import bert, torch_forward
+from peer_workers import Worker
+
+from bert_infer import compose
+from bert_infer.tokens import BUNDLED_VOCABULARY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from peer_engines import Files
+
+    from bert_infer.records import Tokens
+
+MODELS = {
+    # Random even where the hub is at hand: everyone measures the same weights.
+    "bert-large-uncased": ("model=bert-large-uncased", "model.weights=random", "seed=0"),
+    "minilm": ("model=minilm",),
+    "tiny": ("model=tiny", "seed=0"),
+}
+PARAGRAPHS = 40
+
+
+def write_model(pipe: Connection, name: str, directory: Path) -> None:
+    """Write a transformers model directory."""
+    from safetensors.torch import save_file
+
+    from bert_infer import weights
+
+    prepared = compose(MODELS[name]).prepare()
+    architecture = prepared.architecture
+    tensors = weights.load(prepared.source, architecture).read(architecture.parameters)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = {
+        "position_embedding_type": "absolute",  # CTranslate2's converter looks for it
+        **architecture.config,
+        "architectures": ["BertModel"],
+    }
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    shutil.copy(BUNDLED_VOCABULARY, directory / "vocab.txt")
+    pipe.send(prepared.source.kind)
+
+
+def reference(pipe: Connection, files: Files, workloads: Sequence[Workload]) -> None:
+    """Send each workload's mean states by transformers in fp32, one sequence at a time."""
+    encode = by_batches(torch_forward(bert(files, "fp32")), 1)
+    pipe.send(
+        {
+            workload.name: np.stack([s.mean(0).numpy() for s in encode(workload.tokens)])
+            for workload in workloads
+        }
+    )
+
+
+def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
+    """Send the dense matmul rate whenever asked."""
+    import torch
+
+    from bert_infer import ceiling as rates
+
+    runner = compose([f"model.name={files.model}", f"dtype={dtype}"])
+    device, architecture = runner.device.resolve(), runner.model.architecture()
+    with torch.inference_mode(), device.active(), runner.dtype.active(device):
+        found = rates.before(device, runner.dtype, architecture)
+        pipe.send(None)
+        while True:
+            pipe.recv()
+            pipe.send(rates.after(found, device, runner.dtype).after_flop_per_s)
+
+
+def workloads_of(names: Sequence[str], model: Path, scratch: Path) -> list[Workload]:
+    """Return the workloads of these names, tokenised as ours does."""
+    manual = scratch / "manual.txt"
+    manual.write_text("\n".join(islice(paragraphs(), PARAGRAPHS)), "utf-8")
+    overrides = {
+        "ragged": ("input=synthetic",),
+        "manual": ("input=lines", f"input.path={manual}"),
+        "prompt": ("text=Hello world!",),
+    }
+    return [
+        Workload(name, overrides[name], tokens_of(model, *overrides[name]), name == "prompt")
+        for name in names
+    ]
+
+
+def tokens_of(model: Path, *overrides: str) -> Tokens:
+    """Return the input's tokens, as ours makes them."""
+    return compose([f"model.name={model}", *overrides]).prepare().tokens
+
+
+def once(work: Any, *arguments: object, log: Path) -> Any:  # noqa: ANN401  a process' own answer
+    """Run ``work`` in a process that ends after its first answer, and return that."""
+    with Worker(work, *arguments, log=log) as worker:
+        return worker.answer()
