@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bert_infer import ceiling, compose, linears, quantised
+from bert_infer import attention, ceiling, compose, linears, quantised
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32, Int8
 from bert_infer.errors import RefusedError
@@ -102,6 +102,20 @@ def test_int8_is_refused_where_sums_are_wrong(monkeypatch):
     with pytest.raises(RefusedError, match="wrong sums"):
         Int8().linear(Cpu())
     linears.multiplies_int8_exactly.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("make", [attention.ByMatmul, attention.BySdpa])
+def test_every_way_of_attending_attends_to_ones_own_sequence(make, dtype):
+    lengths, heads, head_dim = [3, 1, 7], 2, 8
+    qkv = torch.randn(sum(lengths), 3, heads, head_dim).to(dtype)
+    cu_seqlens = torch.tensor([0, 3, 4, 11], dtype=torch.int32)
+    found = make()(qkv, cu_seqlens)
+    for own, mine in zip(qkv.split(lengths), found.split(lengths), strict=True):
+        q, k, v = own.float().permute(1, 2, 0, 3)
+        expected = torch.softmax(q @ k.mT / head_dim**0.5, -1) @ v
+        expected = expected.transpose(0, 1).reshape(len(own), heads * head_dim)
+        torch.testing.assert_close(mine.float(), expected, rtol=2e-2, atol=2e-2)
 
 
 def test_the_best_way_comes_first():

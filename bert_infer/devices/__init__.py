@@ -103,8 +103,9 @@ class Device(ABC):
         """Tell whether it multiplies matrices of 8-bit integers."""
         return False
 
-    def attention(self) -> Attend:
-        """Return how packed sequences attend each to itself here."""
+    def attention(self, dtype: torch.dtype) -> Attend:
+        """Return how packed sequences of ``dtype`` attend each to itself here."""
+        del dtype
         return attention.BySdpa()
 
     def emulates(self, dtype: torch.dtype) -> bool:

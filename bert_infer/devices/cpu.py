@@ -77,9 +77,12 @@ class Cpu(Device):
         """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
         return "avx2" in cpu_flags()
 
-    def attention(self) -> Attend:
-        """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel."""
-        return attention.ByMatmul()
+    def attention(self, dtype: torch.dtype) -> Attend:
+        """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
+
+        But for an emulated format: batched matmuls convert one number at a time.
+        """
+        return attention.BySdpa() if self.emulates(dtype) else attention.ByMatmul()
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Look the format up among the processor's features."""

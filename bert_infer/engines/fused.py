@@ -69,7 +69,7 @@ class Fused(Engine):
             ),
             _linear(read(pooler), "pooler.dense", linear),
             architecture.heads,
-            device.attention(),
+            device.attention(number),
         )
         give_back()
         return encoder.forward
