@@ -6,6 +6,7 @@ Exit codes: 0 all went well, 1 a run failed, 2 the request was refused, 130 inte
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from omegaconf import DictConfig
+
+    from bert_infer.request import Request
 
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
 
@@ -57,16 +60,37 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Check every run that is asked for, then let Hydra call ``_execute`` for each."""
-    import hydra
+    """Check every run that is asked for, then make them; return the exit code."""
     from hydra.errors import HydraException
 
-    from bert_infer import console, worker  # noqa: F401  an interruption past this leaves a record
-    from bert_infer.composition import interpolation_refused
-    from bert_infer.overrides import quoted
+    from bert_infer import console, sweep  # noqa: F401  an interruption past this leaves a record
     from bert_infer.request import Request
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # as nohup has it, it stays ignored
+            signal.signal(number, signal.default_int_handler)
     request = Request.of(arguments)
+    try:
+        if request.is_sweep and not request.only_shows:
+            return sweep.carry_out(request.plan())
+        return _single(request)
+    except HydraException as error:
+        raise RefusedError(str(error).strip(), "Try --help.") from error
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The run directory cannot be written: {error}.",
+            f"Choose another: hydra.{request.kind}.dir=DIR.",
+        ) from error
+
+
+def _single(request: Request) -> int:
+    """Let Hydra make one run, or show what it is asked to; return the exit code."""
+    import hydra
+
+    from bert_infer import worker
+    from bert_infer.composition import interpolation_refused
+    from bert_infer.overrides import quoted
+
     directory = None if request.only_shows else request.check()
     # Settled now: by the time of its start Hydra would find another directory than was checked.
     settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
@@ -76,60 +100,38 @@ def _run(arguments: Sequence[str]) -> int:
     def job(config: DictConfig) -> None:
         codes.append(_execute(config))
 
-    with _arguments([*request.flags, *request.overrides, *settled]), _hydra_errors_raised():
+    with (
+        _arguments([*request.flags, *request.overrides, *settled]),
+        _hydra_errors_raised(),
+        interpolation_refused(),
+    ):
         try:
-            with interpolation_refused():
-                job()
-        except HydraException as error:
-            raise RefusedError(str(error).strip(), "Try --help.") from error
-        except OSError as error:
-            raise RunDirectoryError(
-                f"The run directory cannot be written: {error}.",
-                "Choose another: hydra.run.dir=DIR.",
-            ) from error
+            job()
         except KeyboardInterrupt:
-            if directory:
-                _note_interruption(directory)
+            begun = directory and (directory / "run.log").exists()
+            if directory and begun and not (directory / "metrics.json").exists():
+                worker.note_interruption(directory)
             raise
-    return max(codes)
-
-
-def _note_interruption(directory: Path) -> None:
-    """Leave a record in each directory that Hydra has made and no run has filled."""
-    from bert_infer import worker
-
-    for log in (*directory.glob("run.log"), *directory.glob("*/run.log")):
-        if not (log.parent / "metrics.json").exists():
-            worker.note_interruption(log.parent)
+    return codes[-1]
 
 
 def _execute(config: DictConfig) -> int:
     """Make one run in the directory that Hydra made for it; return its exit code."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    from bert_infer import console, worker
-    from bert_infer.composition import runner_from
+    from bert_infer import console
+    from bert_infer.composition import runner_from, sweep_settings
+    from bert_infer.isolated import Isolated
+    from bert_infer.task import Task
+    from bert_infer.worker import Watch
 
-    hydra_config = HydraConfig.get()
-    directory = Path(hydra_config.runtime.output_dir)
-    overrides = list(hydra_config.overrides.task)
-    if hydra_config.mode is RunMode.MULTIRUN:
-        console.show_heading(
-            f"\nRun {hydra_config.job.num}: {' '.join(overrides) or 'as configured'}"
-        )
+    isolated = None
+    if sweep_settings(config).wants_process:
+        isolated = Isolated(tuple(runner_from(config).preload), sweep_settings(config).timeout_s)
     with console.progress_bar() as progress:
-        metrics, last = worker.carry_out(
-            lambda: runner_from(config, overrides), directory, progress
-        )
-    if last:
-        console.show_outputs(last)
-        console.show_metrics(metrics)
-    error = metrics["error"]
-    if error:
-        sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**error))
-    console.show_directory(directory)
-    return _FAILED if error else 0
+        finished = Task(isolated, Watch(progress))(config)
+    console.show_run(finished, HydraConfig.get().runtime.output_dir)
+    return _FAILED if finished.metrics["error"] else 0
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The commands beside a run: ``compare`` and ``duel``."""
+"""The commands beside a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     from bert_infer import console
     from bert_infer import duel as duels
 
-    directory = Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
+    directory = _new_directory()
     a, b = (["iterations=3", *common, *_split(side)] for side in (first, second))
     with console.progress_bar() as progress:
         outcome, failures = duels.fight(
@@ -73,6 +73,34 @@ def duel(program: str, arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{failure}\n")
     console.show_directory(directory.resolve())
     return 1 if failures else 0
+
+
+def rerun(program: str, arguments: Sequence[str]) -> int:
+    """Make a run once more."""
+    parser = _Parser(
+        prog=f"{program} rerun",
+        description="Make a run again, exactly, from what its directory says, and compare the two.",
+    )
+    parser.add_argument("directory", type=Path, help="a run's directory")
+    asked = parser.parse_args(arguments)
+
+    from bert_infer import again, comparison, console, runs
+    from bert_infer.worker import Watch
+
+    directory = _new_directory()
+    with console.progress_bar() as progress:
+        finished = again.rerun(asked.directory, directory, Watch(progress))
+    console.show_run(finished, directory.resolve())
+    if finished.metrics["error"]:
+        return 1
+    if runs.status(asked.directory) in runs.COMPLETE:
+        both = [str(asked.directory), str(directory)]
+        console.show_comparisons(*comparison.compare(both))
+    return 0
+
+
+def _new_directory() -> Path:
+    return Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
 
 
 def _split(side: str) -> list[str]:
@@ -91,5 +119,9 @@ def _split(side: str) -> list[str]:
         ) from None
 
 
-COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {"compare": compare, "duel": duel}
+COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
+    "compare": compare,
+    "duel": duel,
+    "rerun": rerun,
+}
 """Every command by its name."""

@@ -115,19 +115,25 @@ def compared(baseline: Run, run: Run) -> Comparison:
 
 def differences(baseline: Run, run: Run) -> list[str]:
     """List what differs in choice, weights, input, software and machine."""
-    lines = []
-    for first, second in (
-        (baseline.metrics["choice"], run.metrics["choice"]),
-        (baseline.metrics["provenance"], run.metrics["provenance"]),
-        (_lasting(baseline.environment), _lasting(run.environment)),
-    ):
-        a, b = flattened(first), flattened(second)
-        lines += [
-            f"{key}: {a.get(key)} | {b.get(key)}"
-            for key in sorted({*a, *b})
-            if a.get(key) != b.get(key)
-        ]
-    return lines
+    return [
+        line
+        for first, second in (
+            (baseline.metrics["choice"], run.metrics["choice"]),
+            (baseline.metrics["provenance"], run.metrics["provenance"]),
+            (lasting(baseline.environment), lasting(run.environment)),
+        )
+        for line in different_leaves(first, second)
+    ]
+
+
+def different_leaves(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return a line for each leaf of nested mappings that differs."""
+    a, b = flattened(first), flattened(second)
+    return [
+        f"{key}: {a.get(key)} | {b.get(key)}"
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    ]
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,7 +147,7 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _lasting(environment: dict[str, Any]) -> dict[str, Any]:
+def lasting(environment: dict[str, Any]) -> dict[str, Any]:
     """Leave out what belongs to one run alone."""
     return {key: value for key, value in environment.items() if key != "conditions"}
 

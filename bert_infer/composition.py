@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
 from threading import RLock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bert_infer.batching import Batching
 from bert_infer.devices import Device
@@ -22,11 +22,12 @@ from bert_infer.options import CONF, options_with
 from bert_infer.outputs import Output
 from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
 from bert_infer.runner import Runner
-from bert_infer.settings import DriftSettings, Settings, Until
+from bert_infer.settings import DriftSettings, Settings, SweepSettings, Until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
 COMPONENTS: dict[str, type] = {
@@ -78,17 +79,16 @@ def config_from(
         RefusedError: Hydra cannot compose them.
     """
     from hydra import compose as hydra_compose
-    from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    paths = [QuotedString(f"file://{p}", Quote.single).with_quotes() for p in searchpath]
-    more = [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
     try:
-        with _hydra():
+        with hydra_at_hand():
             config = hydra_compose(
-                "config", [*overrides, *more], return_hydra_config=job is not None
+                "config",
+                [*overrides, *searching(searchpath)],
+                return_hydra_config=job is not None,
             )
     except (HydraException, OmegaConfBaseException) as error:
         key = getattr(error.__cause__, "full_key", None)
@@ -101,8 +101,16 @@ def config_from(
     return config
 
 
+def searching(searchpath: Sequence[str]) -> list[str]:
+    """Return the override that has Hydra look for options in these directories as well."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    paths = [QuotedString(f"file://{p}", Quote.single).with_quotes() for p in searchpath]
+    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+
+
 @contextmanager
-def _hydra() -> Iterator[None]:
+def hydra_at_hand() -> Iterator[Hydra]:
     """Set Hydra up for composing, and leave it as it was: a program may use it for itself."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -111,8 +119,8 @@ def _hydra() -> Iterator[None]:
         before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-                yield
+            with initialize_config_dir(str(CONF.resolve()), "run", "1.3"):
+                yield cast("Hydra", GlobalHydra.instance().hydra)
         finally:
             GlobalHydra.instance().hydra = before
 
@@ -146,12 +154,23 @@ def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     """
     from omegaconf import OmegaConf
 
-    apart = {*COMPONENTS, *SECTIONS, "hydra"}
-    values = OmegaConf.masked_copy(config, [str(key) for key in config if key not in apart])
+    values = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
     parts: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
     } | {key: _checked(schema, config[key], key) for key, schema in SECTIONS.items()}
     return Runner(**parts, settings=_checked(Settings, values, ""), overrides=tuple(overrides))
+
+
+def sweep_settings(config: DictConfig) -> SweepSettings:
+    """Return how the runs of a composed configuration are carried out.
+
+    Raises:
+        OptionError: a value is unknown, or of another type than its field's.
+    """
+    from omegaconf import OmegaConf
+
+    names = [field.name for field in fields(SweepSettings)]
+    return _checked(SweepSettings, OmegaConf.masked_copy(config, names), "")
 
 
 def component(group: str, node: DictConfig, base: type[C]) -> C:

@@ -16,13 +16,11 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
-
     from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
     from bert_infer.runner import ShowProgress
     from bert_infer.runs import Run
-    from bert_infer.worker import LastForward
+    from bert_infer.worker import Finished, Glimpse
 
 
 class _Console(Console):
@@ -43,24 +41,32 @@ class _Console(Console):
 
 
 _WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped: no cell is broken
-_OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
+OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_text(text: str) -> None:
     """Print ``text`` as it is."""
-    _OUT.print(Text(text))
+    OUT.print(Text(text))
 
 
-def show_heading(text: str) -> None:
-    """Print a line that begins one of a sweep's runs."""
-    _OUT.print(Text(text, "bold"))
+def show_run(finished: Finished, directory: object) -> None:
+    """Print what a run computed and measured, why it failed if it did, and where its files are."""
+    if finished.outputs:
+        show_outputs(finished.outputs)
+        show_metrics(finished.metrics)
+    if error := finished.metrics["error"]:
+        sys.stderr.write("The run failed. {type}: {message}\n  {remedy}\n".format(**error))
+    show_directory(directory)
 
 
-def show_outputs(last: LastForward) -> None:
+def show_outputs(outputs: Sequence[Glimpse]) -> None:
     """Print the shape, type and first and last values of what the last forward computed."""
-    _show_tensor("Final hidden states", last.hidden_states, last.last_token)
-    _show_tensor("Pooled output", last.pooled, last.pooled[-1])
+    for glimpse in outputs:
+        OUT.print(
+            Text.assemble((glimpse.title, "bold"), f"  {list(glimpse.shape)}  {glimpse.dtype}")
+        )
+        OUT.print(Text(f"  first  {_ends(glimpse.first)}\n  last   {_ends(glimpse.last)}"))
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
@@ -78,18 +84,18 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         f"{workload['forwards_per_pass']} forwards, {choice['iterations']} iterations",
         "tokens": f"{workload['real_tokens']} real, {workload['padded_tokens']} padded "
         f"({workload['padding_waste']:.1%} waste), length {length['min']} to {length['max']}",
-        "latency": f"{_number(latency['p50'])} ms a forward{_between(latency['p50_ci95'])} "
-        f"(median of {latency['samples']}; min {_number(latency['min'])}, "
-        f"max {_number(latency['max'])})",
-        "throughput": f"{_number(throughput['sequences_per_s'])} sequences/s"
-        f"{_between(throughput['sequences_per_s_ci95'])}, "
-        f"{_number(throughput['real_tokens_per_s'])} real tokens/s",
-        "compute": f"{_number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s, "
-        f"{_number(_scaled(compute['fraction_of_ceiling'], 100))} % of the ceiling of "
-        f"{_number(_scaled(compute['ceiling_flop_per_s'], 1e-9))}",
+        "latency": f"{number(latency['p50'])} ms a forward{between(latency['p50_ci95'])} "
+        f"(median of {latency['samples']}; min {number(latency['min'])}, "
+        f"max {number(latency['max'])})",
+        "throughput": f"{number(throughput['sequences_per_s'])} sequences/s"
+        f"{between(throughput['sequences_per_s_ci95'])}, "
+        f"{number(throughput['real_tokens_per_s'])} real tokens/s",
+        "compute": f"{number(_scaled(compute['useful_flop_per_s'], 1e-9))} useful GFLOP/s, "
+        f"{number(_scaled(compute['fraction_of_ceiling'], 100))} % of the ceiling of "
+        f"{number(_scaled(compute['ceiling_flop_per_s'], 1e-9))}",
         **({"drift": _drift(metrics["drift"])} if metrics["drift"] else {}),
-        "memory": f"{_number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB peak on the host, "
-        f"{_number(_scaled(memory['peak_device_bytes'], 2**-20))} on the device",
+        "memory": f"{number(_scaled(memory['peak_host_bytes'], 2**-20))} MiB peak on the host, "
+        f"{number(_scaled(memory['peak_device_bytes'], 2**-20))} on the device",
         "phases": ", ".join(
             f"{name} {seconds:.2f} s"
             for name, seconds in metrics["phases_s"].items()
@@ -97,17 +103,17 @@ def show_metrics(metrics: dict[str, Any]) -> None:
         ),
     }
     for name, value in rows.items():
-        _OUT.print(Text.assemble((f"{name:<12}", "bold"), value))
+        OUT.print(Text.assemble((f"{name:<12}", "bold"), value))
     for warning in metrics["warnings"]:
-        _OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
+        OUT.print(Text(f"Warning: {warning['message']} {warning['remedy']}", "yellow"))
 
 
 def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str]) -> None:
     """Print a table of runs against their baseline, then what else differed between them."""
     pairs = [run for comparison in comparisons for run in (comparison.baseline, comparison.run)]
-    numbers = {run: str(number) for number, run in enumerate(dict.fromkeys(pairs), start=1)}
-    for run, number in numbers.items():
-        _OUT.print(Text(f"{number:>3}  {run.directory}"))
+    numbers = {run: str(place) for place, run in enumerate(dict.fromkeys(pairs), start=1)}
+    for run, place in numbers.items():
+        OUT.print(Text(f"{place:>3}  {run.directory}"))
     table = Table(
         "run", "sequences/s", "95 %", "against", "ratio", "95 %", "verdict", box=box.SIMPLE
     )
@@ -120,19 +126,19 @@ def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str])
                     *_throughput(comparison.run),
                     numbers[baseline],
                     f"{comparison.ratio:.3f}",
-                    _between(comparison.interval).strip(" []"),
+                    between(comparison.interval).strip(" []"),
                     comparison.verdict,
                 )
-    _OUT.print(table)
+    OUT.print(table)
     for comparison in comparisons:
         if comparison.differences:
             pair = f"{numbers[comparison.baseline]} | {numbers[comparison.run]}"
-            _OUT.print(Text(f"What else differs, {pair}:", "bold"))
+            OUT.print(Text(f"What else differs, {pair}:", "bold"))
         for line in comparison.differences:
-            _OUT.print(Text(f"  {line}"))
+            OUT.print(Text(f"  {line}"))
     for run_left in left_out:
-        _OUT.print(Text(f"Left out, not measured to its end: {run_left}", "yellow"))
-    _OUT.print(
+        OUT.print(Text(f"Left out, not measured to its end: {run_left}", "yellow"))
+    OUT.print(
         Text(
             "The intervals know the spread within each run, and not what changed on the machine "
             "between two runs; `duel` measures two configurations in turn."
@@ -142,28 +148,28 @@ def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str])
 
 def _throughput(run: Run) -> tuple[str, str]:
     interval = run.metrics["throughput"]["sequences_per_s_ci95"]
-    return _number(run.sequences_per_s), _between(interval).strip(" []")
+    return number(run.sequences_per_s), between(interval).strip(" []")
 
 
 def show_duel(duel: Duel, a: str, b: str) -> None:
     """Print each round of a duel, and what it shows."""
     table = Table("round", f"A: {a}", f"B: {b}", "B over A", box=box.SIMPLE)
-    for number, ((first, second), ratio) in enumerate(
+    for place, ((first, second), ratio) in enumerate(
         zip(duel.turns, duel.ratios, strict=True), start=1
     ):
-        cells = (_number(side.sequences_per_s) for side in (first, second))
-        table.add_row(str(number), *cells, f"{ratio:.3f}")
-    _OUT.print(table)
+        cells = (number(side.sequences_per_s) for side in (first, second))
+        table.add_row(str(place), *cells, f"{ratio:.3f}")
+    OUT.print(table)
     low, high = duel.interval
-    _OUT.print(
+    OUT.print(
         Text(f"B over A in sequences/s: {duel.ratio:.3f}, 99 % interval {low:.3f} to {high:.3f}")
     )
-    _OUT.print(Text(duel.sentence, "bold"))
+    OUT.print(Text(duel.sentence, "bold"))
 
 
 def show_directory(directory: object) -> None:
     """Print where the run's files are."""
-    _OUT.print(Text(str(directory)))
+    OUT.print(Text(str(directory)))
 
 
 @contextmanager
@@ -199,21 +205,16 @@ def progress_bar() -> Iterator[ShowProgress]:
         yield update
 
 
-def _show_tensor(title: str, tensor: torch.Tensor, last: torch.Tensor) -> None:
-    first = tensor.reshape(-1, tensor.shape[-1])[0]
-    _OUT.print(Text.assemble((title, "bold"), f"  {list(tensor.shape)}  {str(tensor.dtype)[6:]}"))
-    _OUT.print(Text(f"  first  {_ends(first)}\n  last   {_ends(last)}"))
-
-
-def _ends(row: torch.Tensor) -> str:
-    values = [f"{value:+.4f}" for value in (*row[:3].tolist(), *row[-3:].tolist())]
+def _ends(six: Sequence[float]) -> str:
+    values = [f"{value:+.4f}" for value in six]
     return f"[{', '.join(values[:3])}, ..., {', '.join(values[3:])}]"
 
 
-def _between(interval: tuple[float, float] | None) -> str:
+def between(interval: Sequence[float] | None) -> str:
+    """Return an interval in brackets, after a blank; nothing where there is none."""
     if interval is None:
         return ""
-    return f" [{_number(interval[0])} to {_number(interval[1])}]"
+    return f" [{number(interval[0])} to {number(interval[1])}]"
 
 
 def _drift(drift: dict[str, Any]) -> str:
@@ -232,5 +233,6 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return four significant digits, all before the point where there are more."""
     return "unknown" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bert_infer.runner import Runner
 
 REFERENCE = "transformers fp32 eager, unpadded, on the CPU"
+IMPORTS = Transformers.imports
 _KEPT_FILES = 64
 _LOG = logging.getLogger(__name__)
 

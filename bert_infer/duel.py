@@ -155,8 +155,7 @@ def _prepared(overrides: Sequence[str]) -> Prepared:
                 "Leave it out; --rounds says how often.",
             )
     runner = compose(overrides)
-    if not runner.input.can_be_read_twice:
-        raise OptionError("input.path", "-", "a file in a duel: each side reads it for itself")
+    runner.check_is_repeatable()
     return runner.prepare()
 
 

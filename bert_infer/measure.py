@@ -1,4 +1,4 @@
-"""The clock: phases, warm-up and the measured passes. Nothing else in the package reads one."""
+"""The clock: phases, warm-up and the measured passes. Nothing else in the package measures."""
 
 from __future__ import annotations
 
@@ -54,25 +54,44 @@ def describe_clock() -> dict[str, Any]:
 class Phases:
     """How long each phase of a run took, in seconds; None for one that did not take place.
 
-    ``current`` is the phase under way, or the one that an exception ended.
+    ``current`` is the phase under way, or the one that an exception ended; ``entered`` is told of
+    each that begins.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
         self.seconds: dict[str, float | None] = dict.fromkeys(PHASES)
         self.current: str | None = None
+        self.entered: Callable[[str], None] = lambda _name: None
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add the time spent inside to phase ``name``."""
         self.current = name
         _LOG.info("phase: %s", name)
+        self.entered(name)
         start = self._clock()
         try:
             yield
         finally:
             self.seconds[name] = (self.seconds[name] or 0.0) + self._clock() - start
         self.current = None
+
+
+class Pace:
+    """Tells when it is time again for something that is done every few seconds."""
+
+    def __init__(self, every_s: float, clock: Clock = time.monotonic) -> None:
+        self._every_s, self._clock = every_s, clock
+        self._last = clock()
+
+    def is_due(self) -> bool:
+        """Tell whether ``every_s`` have passed since it was due, or since the start."""
+        now = self._clock()
+        if now - self._last < self._every_s:
+            return False
+        self._last = now
+        return True
 
 
 def timed(work: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, float]:

@@ -116,7 +116,15 @@ class Record:
         return figures | {"warnings": [asdict(c) for c in caveats.of(self, figures)]}
 
 
-_RUN = ("id", "started_at", "config_hash", "environment_hash", "overrides", "isolation")
+_RUN = (
+    "id",
+    "started_at",
+    "config_hash",
+    "content_hash",
+    "environment_hash",
+    "overrides",
+    "isolation",
+)
 _CHOICE = (
     "device",
     "dtype",

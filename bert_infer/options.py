@@ -63,6 +63,8 @@ def help_text(program: str) -> str:
         f'  {program} text="Good morning BERT!"          short for input.text=...',
         f"  {program} input=lines input.path=texts.txt   your own texts",
         f"  {program} compare DIRECTORY ...              what finished runs or sweeps differ in",
+        f"  {program} rerun DIRECTORY                 a run once more, from its directory",
+        f"  {program} --multirun resume=DIRECTORY     what a sweep lacks",
         f'  {program} duel "dtype=bf16" "dtype=fp32"     two configurations, measured in turn',
         "",
         "Values, as KEY=VALUE:",

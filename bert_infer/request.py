@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from bert_infer.composition import config_from, interpolation_refused, runner_from
+from omegaconf import OmegaConf
+
+from bert_infer.composition import (
+    config_from,
+    hydra_at_hand,
+    interpolation_refused,
+    runner_from,
+    sweep_settings,
+)
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.overrides import check_overrides, expand_short_forms, sweep
+from bert_infer.plan import Planned
+from bert_infer.settings import Isolation, SweepSettings
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from omegaconf import DictConfig
+
+    from bert_infer.devices import Device
 
 MOST_RUNS = 10_000
 _RESULTS = ("metrics.json", "multirun.yaml")
@@ -74,35 +86,166 @@ class Request:
         return "sweep" if self.is_sweep else "run"
 
     def check(self) -> Path:
-        """Compose and prepare every run, so that a mistake in any ends the command first.
+        """Compose and prepare the run, so that a mistake ends the command before anything is made.
 
         Returns:
-            The directory of the run, or of the sweep.
+            Its directory.
 
         Raises:
             RefusedError: the first mistake.
         """
         runs = sweep(self.overrides, MOST_RUNS)
-        if not self.is_sweep and len(runs) > 1:
+        if len(runs) > 1:
             raise RefusedError(
                 f"{' '.join(self.overrides)} asks for several runs.",
                 "Add --multirun (or -m) to make a sweep; a comma that belongs to a value is "
                 "quoted: 'KEY=\"a, b\"'.",
             )
-        if not runs:
+        config = config_from(self.overrides, self.searchpath, job=0)
+        sweep_settings(config).check_single()
+        runner = runner_from(config)
+        if sweep_settings(config).wants_process:
+            runner.check_is_repeatable()
+        runner.prepare()
+        with interpolation_refused():
+            _check_hydra([config], self.kind)
+            return Path(config.hydra.run.dir)
+
+    def plan(self) -> Plan:
+        """Compose and prepare every run of a sweep.
+
+        Raises:
+            RefusedError: listing every combination that is refused, and why.
+        """
+        request = self._resumed()
+        overrides = sweep(request.overrides, MOST_RUNS)
+        if not overrides:
             raise RefusedError(
-                f"{' '.join(self.overrides)} asks for no run at all.",
+                f"{' '.join(request.overrides)} asks for no run at all.",
                 "Check the ranges and patterns in it.",
             )
-        configs = [
-            config_from(run if self.is_sweep else self.overrides, self.searchpath, job=number)
-            for number, run in enumerate(runs)
-        ]
-        for config in configs:
-            runner_from(config).prepare()
+        configs: list[DictConfig] = []
+        planned: list[Planned] = []
+        preload, devices = {"bert_infer.composition"}, set()
+        refused: dict[str, list[str]] = {}
+        with hydra_at_hand():  # set up once for all
+            for number, of_run in enumerate(overrides):
+                try:
+                    config = config_from(of_run, self.searchpath, job=number)
+                    runner = runner_from(config)
+                    if sweep_settings(config).isolation is not Isolation.inline:
+                        runner.check_is_repeatable()
+                    prepared = runner.prepare()
+                    content_hash = runner.content_hash(prepared)
+                except RefusedError as error:
+                    refused.setdefault(str(error), []).append(" ".join(_varied(of_run, overrides)))
+                    continue
+                configs.append(config)
+                planned.append(Planned(tuple(_of_task(of_run)), content_hash))
+                preload |= runner.preload
+                devices.add(prepared.device)
+        if refused:
+            raise _all_refused(refused, len(overrides))
+        settings = {sweep_settings(config) for config in configs}
+        if len(settings) > 1:
+            names = ", ".join(field.name for field in fields(SweepSettings))
+            raise RefusedError(
+                f"A sweep has one value each of {names}.", "Give one value, without a comma."
+            )
         with interpolation_refused():
-            _check_hydra(configs, self.kind)
-            return Path(configs[0].hydra[self.kind].dir)
+            one = settings.pop()
+            if one.resume is None:
+                _check_hydra(configs, self.kind)
+            return Plan(
+                directory=Path(one.resume or configs[0].hydra.sweep.dir),
+                is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
+                overrides=request.overrides,
+                searchpath=self.searchpath,
+                settings=one,
+                seed=int(configs[0].seed),
+                runs=planned,
+                preload=tuple(sorted(preload)),
+                devices=tuple(devices),
+            )
+
+    def _resumed(self) -> Request:
+        """Return the request with the overrides of the sweep that it completes, if it has none.
+
+        Raises:
+            RefusedError: there is no such sweep.
+        """
+        given = {override.partition("=")[0]: override for override in self.overrides}
+        if "resume" not in given:
+            return self
+        if "hydra.sweep.dir" in given:
+            raise RefusedError(
+                "hydra.sweep.dir and resume name a directory each.", "Leave hydra.sweep.dir out."
+            )
+        directory = Path(given["resume"].partition("=")[2].strip("'\""))
+        if not (directory / "multirun.yaml").is_file():
+            raise RefusedError(
+                f"resume={directory} is no sweep: there is no multirun.yaml in it.",
+                "Name the directory that the sweep printed.",
+            )
+        settings = {field.name for field in fields(SweepSettings)}
+        if given.keys() - settings:
+            return self
+        before = OmegaConf.load(directory / "multirun.yaml")
+        kept = [
+            override
+            for override in (*before.hydra.overrides.task, *before.hydra.overrides.hydra)
+            if override.partition("=")[0] not in {*given, "hydra.sweep.dir", "hydra.mode"}
+        ]
+        return replace(self, overrides=[*kept, *self.overrides])
+
+
+class Plan(NamedTuple):
+    """A sweep that nothing is known to stand against.
+
+    Attributes:
+        directory: where it goes, or lies already.
+        is_chosen: whether the user named it.
+        overrides: of all runs together, and ``searchpath`` as in ``Request``.
+        runs: each configuration once.
+        preload: the modules that runs need.
+        devices: those that they run on.
+    """
+
+    directory: Path
+    is_chosen: bool
+    overrides: list[str]
+    searchpath: list[str]
+    settings: SweepSettings
+    seed: int
+    runs: list[Planned]
+    preload: tuple[str, ...]
+    devices: tuple[Device, ...]
+
+
+def _of_task(overrides: Sequence[str]) -> list[str]:
+    """Leave out Hydra's own."""
+    return [o for o in overrides if not o.startswith(("hydra.", "hydra/"))]
+
+
+def _varied(of_run: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
+    """Return the overrides of a run that others do not have."""
+    return [
+        override for place, override in enumerate(of_run) if len({o[place] for o in of_all}) > 1
+    ]
+
+
+def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
+    """Return an error with every reason, and the runs that it concerns."""
+    if runs == 1 or (len(refused) == 1 and len(next(iter(refused.values()))) == runs):
+        return RefusedError(next(iter(refused)), "")
+    count = sum(map(len, refused.values()))
+    lines = [
+        f"{reason}\n    " + "\n    ".join(f"in {combination}" for combination in combinations)
+        for reason, combinations in refused.items()
+    ]
+    return RefusedError(
+        f"{count} of {runs} runs are refused, and none was started.\n" + "\n".join(lines), ""
+    )
 
 
 def _check_hydra(configs: list[DictConfig], kind: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import ceiling, conditions, drift, environment, preparation, weights
+from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.measure import (
     as_long_as_asked,
@@ -102,24 +103,50 @@ class Runner:
             record.metrics(), hidden_states.in_order, pooled.stacked(), prepared.tokens.positions
         )
 
-    def new_record(self) -> Record:
+    def new_record(self, isolation: str = "inline") -> Record:
         """Return a record that says which run this is."""
         started = datetime.now(UTC)
-        work = {
-            part.name: [type(getattr(self, part.name)).__name__, asdict(getattr(self, part.name))]
-            for part in fields(self)
-            # How it was asked, and what is kept or compared, do not change what is computed.
-            if part.name not in {"output", "drift", "overrides"}
-        }
-        config_hash = environment.digest(work)
+        # What is kept or compared does not change what is computed.
+        config_hash = self._digest(but={"output", "drift"})
         return Record(
             run={
                 "id": f"{started:%Y%m%dT%H%M%S%f}-{config_hash[:8]}",
                 "started_at": started.isoformat(),
                 "config_hash": config_hash,
                 "overrides": list(self.overrides),
-                "isolation": "inline",
+                "isolation": isolation,
             }
+        )
+
+    def content_hash(self, prepared: Prepared) -> str:
+        """Return what tells runs apart: the configuration, the weights and the input's content."""
+        contents = [weights.identity(prepared.source), prepared.tokens.sha256]
+        return environment.digest([self._digest(), *contents])
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that a run needs."""
+        return (*self.engine.imports, *self.until.imports)
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that must be set before torch is imported."""
+        device = self.device.resolve()
+        return dict(device.variables(self.graph.resolve(device)))
+
+    @property
+    def preload(self) -> frozenset[str]:
+        """The modules that it pays to import once for many runs."""
+        return frozenset({*self.imports, *(drift.IMPORTS if self.drift.texts else ())})
+
+    def _digest(self, but: Collection[str] = ()) -> str:
+        """Return a hash of all parts ``but`` some, and how they were asked for."""
+        parts = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in {"overrides", *but}
+        }
+        return environment.digest(
+            {name: [type(part).__name__, asdict(part)] for name, part in parts.items()}
         )
 
     def prepare(self) -> Prepared:
@@ -129,6 +156,20 @@ class Runner:
             RefusedError: the request cannot be met.
         """
         return preparation.prepare(self)
+
+    def check_is_repeatable(self) -> None:
+        """Refuse an input that can be read only once: another process would find nothing.
+
+        Raises:
+            OptionError: naming ``input.path``.
+        """
+        if not self.input.can_be_read_twice:
+            raise OptionError(
+                "input.path",
+                "-",
+                "a file where a run is a process of its own and reads it itself",
+                "Write the texts to a file, or choose isolation=inline.",
+            )
 
     def execute(
         self,
@@ -158,7 +199,7 @@ class Runner:
             "input": {"sha256": prepared.tokens.sha256},
         }
         with record.phases("import"):
-            for name in (*self.engine.imports, *self.until.imports):
+            for name in self.imports:
                 importlib.import_module(name)
         import torch
 

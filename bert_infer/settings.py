@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from bert_infer.errors import OptionError
+from bert_infer.errors import OptionError, RefusedError
 
 MOST = 2**31 - 1
 """The largest number of sequences or passes: tensors and arrays count with 32 bits in places."""
@@ -94,3 +95,86 @@ class Settings:
                 f"at most {limit}, the longest sequence that {model} takes",
             )
         return self.max_length or limit
+
+
+class Isolation(Enum):
+    """Where a run executes."""
+
+    auto = "auto"
+    process = "process"
+    inline = "inline"
+
+
+class Order(Enum):
+    """In which order a sweep's runs are made."""
+
+    as_given = "as_given"
+    random = "random"
+    interleaved = "interleaved"
+
+
+class IfChanged(Enum):
+    """What a resumed sweep does with runs that another machine or other versions made."""
+
+    refuse = "refuse"
+    rerun = "rerun"
+    keep = "keep"
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How runs are carried out; nothing of it changes what one computes.
+
+    Attributes:
+        isolation: auto is a process of its own for each run of a sweep, and none for a single run.
+        timeout_s: after which a run is ended; None never.
+        fail_fast: no run is started after one that failed.
+        repeats: how many runs each configuration gets.
+        resume: directory of the sweep to be completed.
+        baseline: what the summary's speed-ups are relative to, as ``dtype=fp32 batch=1``.
+    """
+
+    isolation: Isolation
+    timeout_s: float | None
+    fail_fast: bool
+    order: Order
+    repeats: int
+    resume: str | None
+    if_changed: IfChanged
+    baseline: str | None
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise OptionError("timeout_s", self.timeout_s, "null or seconds, more than 0")
+        if self.timeout_s is not None and self.isolation is Isolation.inline:
+            raise OptionError(
+                "isolation",
+                "inline",
+                "process or auto where timeout_s is set: a process can be ended",
+            )
+        if not 1 <= self.repeats <= MOST:
+            raise OptionError("repeats", self.repeats, f"a whole number from 1 to {MOST}")
+
+    @property
+    def wants_process(self) -> bool:
+        """Tell whether a single run gets a process of its own."""
+        return self.isolation is Isolation.process or self.timeout_s is not None
+
+    def check_single(self) -> None:
+        """Refuse what only the runs of a sweep can have.
+
+        Raises:
+            RefusedError: naming the key.
+        """
+        of_sweeps = {
+            "fail_fast": self.fail_fast,
+            "order": self.order is not Order.as_given,
+            "repeats": self.repeats > 1,
+            "resume": self.resume is not None,
+            "if_changed": self.if_changed is not IfChanged.refuse,
+            "baseline": self.baseline is not None,
+        }
+        if given := [key for key, is_set in of_sweeps.items() if is_set]:
+            raise RefusedError(
+                f"{given[0]} belongs to a sweep, and this is a single run.", "Add --multirun."
+            )

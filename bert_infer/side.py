@@ -126,6 +126,7 @@ def _run_side(pipe: Connection, directory: Path, overrides: list[str]) -> None:
         finished = worker.carry_out(
             lambda: runner_from(config, overrides),
             directory,
+            isolation="process",
             passes=partial(_turns, pipe, int(config.iterations)),
         )
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from bert_infer.models import WeightsPolicy
 from bert_infer.records import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     import torch
 
@@ -78,10 +78,19 @@ def load(source: WeightsSource, architecture: Architecture) -> Weights:
     """
     if source.path is None:
         return Weights("random", partial(make, architecture, source.seed), source.provenance)
-    # A hub commit identifies its files; any other file is known by its content.
-    known = "revision" in source.provenance
-    content = {} if known else {"sha256": sha256(source.path)}
-    return Weights(source.kind, reader(source.path, architecture), {**source.provenance, **content})
+    return Weights(source.kind, reader(source.path, architecture), identity(source))
+
+
+def identity(source: WeightsSource) -> dict[str, Any]:
+    """Return what tells these weights from any others.
+
+    A hub commit identifies its files; any other file is known by its content.
+    """
+    if source.path is None or "revision" in source.provenance:
+        return dict(source.provenance)
+    read = source.path.stat()
+    content = sha256(source.path, (read.st_mtime_ns, read.st_size))
+    return {**source.provenance, "sha256": content}
 
 
 def make(
@@ -210,8 +219,10 @@ def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) ->
     return names
 
 
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256."""
+@lru_cache(maxsize=8)
+def sha256(path: Path, version: Hashable) -> str:
+    """Return a file's SHA-256, read once for each ``version`` of it."""
+    del version
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

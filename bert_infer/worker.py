@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bert_infer import files
+from bert_infer import status
 from bert_infer.errors import RefusedError
 from bert_infer.metrics import Record
 
@@ -21,18 +22,27 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-class LastForward(NamedTuple):
-    """What the console shows of the outputs.
+class Glimpse(NamedTuple):
+    """What the console shows of a tensor.
 
     Attributes:
-        hidden_states: as the batch is laid out.
-        pooled: ``[sequences, hidden]``, by ``output.pooling``.
-        last_token: ``[hidden]``, the last sequence's last real token.
+        first: the first three and last three values of its first row, as of ``last``.
+        last: of the last real token or sequence.
     """
 
-    hidden_states: torch.Tensor
-    pooled: torch.Tensor
-    last_token: torch.Tensor
+    title: str
+    shape: tuple[int, ...]
+    dtype: str
+    first: tuple[float, ...]
+    last: tuple[float, ...]
+
+    @classmethod
+    def of(cls, title: str, tensor: torch.Tensor, last: torch.Tensor) -> Glimpse:
+        """Return it for ``tensor``, whose last row that counts is ``last``."""
+        rows = (tensor.reshape(-1, tensor.shape[-1])[0], last)
+        first, final = ((*row[:3].tolist(), *row[-3:].tolist()) for row in rows)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(title, tuple(tensor.shape), dtype, first, final)
 
 
 class Finished(NamedTuple):
@@ -40,17 +50,33 @@ class Finished(NamedTuple):
 
     Attributes:
         metrics: the content of metrics.json; its ``error`` says why the run failed, if it did.
-        last: the outputs of the last forward, if it came to that.
+        outputs: those of the last forward, if it came to that.
     """
 
     metrics: dict[str, Any]
-    last: LastForward | None
+    outputs: tuple[Glimpse, ...]
+
+
+class Watch(NamedTuple):
+    """Who is told how a run goes on.
+
+    Attributes:
+        progress: as in ``Runner.execute``.
+        phase: takes the name of each phase that begins.
+    """
+
+    progress: ShowProgress = lambda _done, _total: None
+    phase: Callable[[str], None] = lambda _name: None
+
+
+NOBODY = Watch()
 
 
 def carry_out(
     compose: Callable[[], Runner],
     directory: Path,
-    progress: ShowProgress = lambda _done, _total: None,
+    watch: Watch = NOBODY,
+    isolation: str = "inline",
     passes: Callable[[list[Forward]], Iterator[int]] | None = None,
 ) -> Finished:
     """Make one run, and leave its record in ``directory`` whatever happens.
@@ -58,25 +84,38 @@ def carry_out(
     Args:
         compose: returns what to run.
         directory: where its files go; it is there.
-        progress: as in ``Runner.execute``.
+        watch: is told how the run goes on.
+        isolation: "process" where this process makes no other run, else "inline".
         passes: as in ``Runner.execute``.
 
     Raises:
         KeyboardInterrupt: passed on, after the record is written.
     """
-    record, last = Record(), None
+    record = Record(run={"isolation": isolation})
+    kept = status.Status(directory, watch.phase)
+    outputs: tuple[Glimpse, ...] = ()
+
+    def progress(done: int, total: int | None) -> None:
+        kept.measured()
+        watch.progress(done, total)
+
     try:
         runner = compose()
-        record = runner.new_record()
+        record = runner.new_record(isolation)
+        kept.follow(record)
         prepared = runner.prepare()
+        record.run["content_hash"] = runner.content_hash(prepared)
         sinks = runner.output.sinks(prepared.tokens)
-        batch, outputs = runner.execute(record, prepared, sinks, progress, passes)
+        batch, computed = runner.execute(record, prepared, sinks, progress, passes)
         with record.phases("write"):
             for sink in sinks:
                 sink.write(directory)
-        pooled = runner.output.pooled(batch, outputs)
-        states = outputs.hidden_states
-        last = LastForward(states, pooled, batch.states(states, len(batch.sequences) - 1)[-1])
+        pooled, states = runner.output.pooled(batch, computed), computed.hidden_states
+        last_token = batch.states(states, len(batch.sequences) - 1)[-1]
+        outputs = (
+            Glimpse.of("Final hidden states", states, last_token),
+            Glimpse.of("Pooled output", pooled, pooled[-1]),
+        )
     except KeyboardInterrupt:
         note_interruption(directory, record)
         raise
@@ -85,30 +124,19 @@ def carry_out(
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
-    return Finished(_write(directory, record), last)
+    return Finished(status.close(directory, record), outputs)
 
 
 def note_interruption(directory: Path, record: Record | None = None) -> None:
     """Leave a record of a run that the user ended, with what was known of it."""
     record = record or Record()
     record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
-    _write(directory, record)
-
-
-def _write(directory: Path, record: Record) -> dict[str, Any]:
-    """Write what is known of a run, whatever became of it; return metrics.json's content."""
-    if record.environment:  # a run that ended before has nothing to describe
-        conditions = record.conditions.as_json() if record.conditions else None
-        described = record.environment | {"conditions": conditions}
-        files.write_json(directory / "environment.json", described)
-    files.write_forwards(directory / "forwards.csv", record.forwards)
-    # Last: a directory with metrics.json is complete.
-    metrics = record.metrics()
-    files.write_json(directory / "metrics.json", metrics)
-    return metrics
+    status.close(directory, record)
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
         return "Lower batch or max_length, or choose a smaller dtype or model."
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
     return "The traceback is in run.log, in the run's directory."

@@ -64,7 +64,7 @@ class Command:
         )
 
     @contextmanager
-    def running(self, *arguments):
+    def running(self, *arguments, env=None):
         """Yield the process while it runs, in a foreground of its own; none outlives the test."""
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *arguments],
@@ -72,6 +72,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(env or {})},
             start_new_session=True,
             # A shell's background job ignores Ctrl-C, and so would what it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509

@@ -14,7 +14,7 @@ from bert_infer.graphs import Eager, Graph
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -45,6 +45,11 @@ class Device(ABC):
         Raises:
             RefusedError: naming ``device``.
         """
+
+    def variables(self, graph: Graph) -> Mapping[str, str]:
+        """Return the environment variables that ``graph`` needs before torch is imported."""
+        del graph
+        return {}
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -1,0 +1,61 @@
+"""``rerun``: a run that was made before, made once more from what its directory says."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from bert_infer import files
+from bert_infer.errors import RefusedError
+from bert_infer.isolated import Isolated, recorded_runner
+from bert_infer.request import check_writable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from bert_infer.worker import Finished, Watch
+
+
+def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
+    """Make the run of directory ``before`` again, in a process of its own.
+
+    Paths in its configuration mean what they meant then.
+
+    Args:
+        before: a run's directory.
+        directory: gets the new run; it is made.
+        watch: is told how it goes on.
+
+    Raises:
+        RefusedError: it is no run's directory, or its weights or input have changed since.
+    """
+    from omegaconf import OmegaConf
+
+    if not (before / ".hydra" / "config.yaml").is_file():
+        raise RefusedError(
+            f"{before} is no run directory: there is no .hydra/config.yaml in it.",
+            "Name a directory that a run printed.",
+        )
+    before, directory = before.resolve(), directory.absolute()
+    hydra = cast("DictConfig", OmegaConf.load(before / ".hydra" / "hydra.yaml")).hydra
+    where = Path(hydra.runtime.cwd)
+    if not where.is_dir():
+        raise RefusedError(f"The run was made in {where}, which is gone.", "Make it again there.")
+    with chdir(where):
+        runner = recorded_runner(before)
+        runner.check_is_repeatable()
+        found = runner.content_hash(runner.prepare())
+        if (before / "metrics.json").is_file():
+            recorded = files.read_json_object(before / "metrics.json").get("run", {})
+            if recorded.get("content_hash") not in {None, found}:
+                raise RefusedError(
+                    f"The weights or the input of {before} have changed since, or this version "
+                    "reads its configuration otherwise.",
+                    "Give its overrides again: they are in .hydra/overrides.yaml.",
+                )
+        check_writable(directory)
+        shutil.copytree(before / ".hydra", directory / ".hydra")
+        isolated = Isolated(tuple(runner.preload), timeout_s=None)
+        return isolated.run(directory, {**hydra.job.env_set, **runner.variables()}, watch)

@@ -1,0 +1,254 @@
+"""A run in a process of its own: what it does to itself, it does to no other run.
+
+Importing torch takes seconds, so processes are forked from one that has done so and nothing else
+(multiprocessing's forkserver). A run that needs other environment variables gets a fresh
+interpreter. Whoever asked waits blocked, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bert_infer import environment, files, status
+from bert_infer.worker import Finished, Watch, carry_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerProcess, SpawnProcess
+
+    from omegaconf import DictConfig
+
+    from bert_infer.devices import Device
+    from bert_infer.runner import Runner
+
+    Process = ForkServerProcess | SpawnProcess
+
+_TIME_TO_END_S = 5.0
+_TIME_TO_RECORD_S = 30.0
+"""How long an interrupted run may take to write its record, before it is ended."""
+_OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """How runs are started and ended.
+
+    Attributes:
+        preload: modules that the process which is forked imports, once.
+        timeout_s: seconds after which a run is ended; None never.
+    """
+
+    preload: tuple[str, ...]
+    timeout_s: float | None
+
+    def run(self, directory: Path, variables: Mapping[str, str], watch: Watch) -> Finished:
+        """Make the run that ``.hydra`` in ``directory`` describes.
+
+        Args:
+            directory: where its files go.
+            variables: of the environment, set before torch is imported.
+            watch: ``phase`` is told how the run goes on.
+
+        Raises:
+            KeyboardInterrupt: passed on, after the run's record is written. A second one ends the
+                process at once.
+            OSError: not even the record of its failure can be written.
+        """
+        with _process(_run, directory, self.preload, variables) as (process, pipe):
+            try:
+                finished, cause = self._wait(process, pipe, watch), None
+            except TimeoutError as error:
+                finished, cause = None, ("TimeoutError", str(error), _ASK_FOR_LESS)
+            except KeyboardInterrupt:
+                _interrupt(process)
+                _end_group(process)
+                _record_if_missing(
+                    directory, "interrupted", ("KeyboardInterrupt", "Interrupted.", "Run it again.")
+                )
+                raise
+            _end_group(process)  # what it may have started
+            if finished is None:
+                cause = cause or _cause(process.exitcode or 0, directory / "run.log")
+                finished = Finished(_record_if_missing(directory, "failed", cause), ())
+            return finished
+
+    def _wait(self, process: Process, pipe: Connection, watch: Watch) -> Finished | None:
+        """Follow the run to its end; None where it came to none by itself.
+
+        Raises:
+            TimeoutError: it takes too long.
+        """
+        deadline = time.monotonic() + self.timeout_s if self.timeout_s else None
+        finished = None
+        with suppress(EOFError, ConnectionResetError):
+            while True:
+                left = max(0.0, deadline - time.monotonic()) if deadline else None
+                if not connection.wait([pipe, process.sentinel], left):
+                    raise TimeoutError(
+                        f"It was not done after timeout_s={self.timeout_s:g}, and was ended."
+                    )
+                if not pipe.poll():  # it has died, and nothing of it is left to be read
+                    break
+                message = pipe.recv()
+                if isinstance(message, Finished):
+                    finished = message
+                else:
+                    watch.phase(message)
+        process.join(_TIME_TO_END_S)
+        return finished
+
+
+_ASK_FOR_LESS = "Ask for less, or raise timeout_s; run.log tells how far it came."
+
+
+def _cause(exit_code: int, log: Path) -> tuple[str, str, str]:
+    """Return the type, message and remedy of a run's end that it could not record itself."""
+    if exit_code == -signal.SIGKILL:
+        return (
+            "SIGKILL",
+            "The system killed the process, as it does when memory runs out.",
+            "Lower batch or max_length, or choose a smaller dtype or model.",
+        )
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return name, f"The process crashed ({name}).", f"{log} says where it was."
+    return (
+        "SystemExit",
+        f"The process ended with exit code {exit_code} and left no record.",
+        f"{log} has what it said.",
+    )
+
+
+def environments(preload: Sequence[str], devices: Sequence[Device]) -> list[dict[str, Any]]:
+    """Return what environment.json would say of a run on each of ``devices`` now."""
+    with _process(_describe, tuple(devices), preload, {}) as (_, pipe):
+        found: list[dict[str, Any]] = pipe.recv()
+    return found
+
+
+@contextmanager
+def _process(
+    work: Callable[[Connection, Any], None],
+    argument: object,
+    preload: Sequence[str],
+    variables: Mapping[str, str],
+) -> Iterator[tuple[Process, Connection]]:
+    """Start a process and yield it with the pipe from it; it does not outlive the block."""
+    context: Any = multiprocessing.get_context("spawn" if variables else "forkserver")
+    if not variables:
+        context.set_forkserver_preload(list(preload))
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = context.Process(target=work, args=(theirs, argument))
+    with ours:
+        with theirs, _environment(variables):
+            process.start()
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+            process.join()
+
+
+def _record_if_missing(directory: Path, how: str, cause: tuple[str, str, str]) -> dict[str, Any]:
+    if (directory / "metrics.json").is_file():
+        return files.read_json_object(directory / "metrics.json")
+    return status.bury(directory, how, *cause)
+
+
+def _interrupt(process: Process) -> None:
+    """Let the run write its record; a second Ctrl-C ends the wait for it."""
+    with suppress(ProcessLookupError, KeyboardInterrupt):
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(_TIME_TO_RECORD_S)
+
+
+def _end_group(process: Process) -> None:
+    """End the process, and what it started, kindly at first."""
+    for number, patience in ((signal.SIGTERM, _TIME_TO_END_S), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid or 0, number)
+        process.join(patience)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set ``variables``, and put back what was there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run(pipe: Connection, directory: Path) -> None:
+    """Be the process of the run in ``directory``."""
+    os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
+    with suppress(OSError), (directory / "run.log").open("a") as log:
+        # What a library prints belongs to this run, and so does where a crash was.
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    faulthandler.enable(sys.stderr)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
+    try:
+        finished = carry_out(
+            lambda: recorded_runner(directory),
+            directory,
+            Watch(phase=pipe.send),
+            isolation="process",
+        )
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    pipe.send(finished)
+
+
+def _describe(pipe: Connection, devices: Sequence[Device]) -> None:
+    found = []
+    for device in devices:
+        with device.active():
+            found.append(environment.describe(device))
+    pipe.send(found)
+
+
+_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
+
+
+def recorded_runner(directory: Path) -> Runner:
+    """Return the Runner of the run that ``.hydra`` in ``directory`` describes."""
+    from omegaconf import OmegaConf
+
+    from bert_infer.composition import runner_from
+
+    hydra = directory / ".hydra"
+    config = cast("DictConfig", OmegaConf.load(hydra / "config.yaml"))
+    return runner_from(config, [str(o) for o in OmegaConf.load(hydra / "overrides.yaml")])
+
+
+def _die_with_parent() -> None:
+    """End this process and what it started as soon as the parent is no more."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        connection.wait([parent.sentinel])
+        os.killpg(os.getpgrp(), signal.SIGKILL)

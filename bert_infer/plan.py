@@ -1,0 +1,51 @@
+"""Which runs a sweep makes, and in which order."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, NamedTuple
+
+from bert_infer.settings import Order
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Sequence
+
+
+class Planned(NamedTuple):
+    """A run that is to be made.
+
+    Attributes:
+        overrides: as on the command line, short forms expanded.
+        content_hash: as in metrics.json; what has the same one is a repeat.
+    """
+
+    overrides: tuple[str, ...]
+    content_hash: str
+
+
+def ordered(runs: Sequence[Planned], repeats: int, order: Order, seed: int) -> list[Planned]:
+    """Return each of ``runs`` ``repeats`` times.
+
+    Interleaved, every second round goes backwards, so that a machine that slows down steadily
+    favours none.
+    """
+    rounds = [list(runs) if number % 2 == 0 else list(runs)[::-1] for number in range(repeats)]
+    if order is Order.interleaved:
+        return [run for one_round in rounds for run in one_round]
+    in_succession = [run for run in runs for _ in range(repeats)]
+    if order is Order.random:
+        random.Random(seed).shuffle(in_succession)  # noqa: S311  no secret
+    return in_succession
+
+
+def missing(planned: Sequence[Planned], done: Counter[str]) -> list[Planned]:
+    """Return what is left of ``planned`` where ``done`` counts runs by their content's hash."""
+    left = done.copy()
+    result = []
+    for run in planned:
+        if left[run.content_hash] > 0:
+            left[run.content_hash] -= 1
+        else:
+            result.append(run)
+    return result

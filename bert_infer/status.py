@@ -1,0 +1,107 @@
+"""status.json: how far a run has come, for who looks on, and for who finds its process dead."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from bert_infer import files
+from bert_infer.errors import RefusedError
+from bert_infer.measure import Pace
+from bert_infer.metrics import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+EVERY_S = 5.0
+"""How much of what was measured is lost at most when the process dies."""
+BEFORE_PHASES = "prepare"
+_LOG = logging.getLogger(__name__)
+
+
+class Status:
+    """Keeps status.json, and with it what was measured so far, until the run's record is written.
+
+    Attributes:
+        entered: is told of every phase.
+    """
+
+    def __init__(self, directory: Path, entered: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._entered = entered
+        self._pace = Pace(EVERY_S)
+        self._record = Record()
+        self._enter(BEFORE_PHASES)
+
+    def follow(self, record: Record) -> None:
+        """Keep the status of the run that ``record`` is about."""
+        self._record = record
+        record.phases.entered = self._enter
+
+    def measured(self) -> None:
+        """Note what was measured, if it is time to: never while a clock runs."""
+        if self._pace.is_due():
+            self._note(self._record.phases.current or BEFORE_PHASES)
+
+    def _enter(self, phase: str) -> None:
+        self._note(phase)
+        self._entered(phase)
+
+    def _note(self, phase: str) -> None:
+        try:
+            _write_measured(self._directory, self._record)
+            files.write_json(
+                self._directory / "status.json",
+                {
+                    "pid": os.getpid(),
+                    "phase": phase,
+                    "started_at": self._record.run.get("started_at"),
+                    "metrics": self._record.metrics(),
+                },
+            )
+        except OSError as error:  # a full disk; what matters is whether the record can be written
+            _LOG.warning("status.json cannot be written: %s.", error)
+
+
+def close(directory: Path, record: Record) -> dict[str, Any]:
+    """Write what is known of a run, whatever became of it; return metrics.json's content."""
+    _write_measured(directory, record)
+    return _write_metrics(directory, record.metrics())
+
+
+def bury(directory: Path, status: str, kind: str, message: str, remedy: str) -> dict[str, Any]:
+    """Write the record of a run whose process can no longer do it; return metrics.json's content.
+
+    Args:
+        directory: the run's; its status.json has what was known.
+        status: "failed" or "interrupted".
+        kind: the error's type.
+        message: what happened.
+        remedy: what to do about it.
+    """
+    try:
+        known = files.read_json_object(directory / "status.json")
+    except RefusedError:  # it died before it wrote one
+        known = {}
+    metrics: dict[str, Any] = known.get("metrics") or Record().metrics()
+    where = f" (phase: {known['phase']})" if "phase" in known else ""
+    metrics["status"] = status
+    metrics["error"] = {"type": kind, "message": message + where, "remedy": remedy}
+    return _write_metrics(directory, metrics)
+
+
+def _write_measured(directory: Path, record: Record) -> None:
+    if record.environment:  # a run that ended before has nothing to describe
+        conditions = record.conditions.as_json() if record.conditions else None
+        described = record.environment | {"conditions": conditions}
+        files.write_json(directory / "environment.json", described)
+    files.write_forwards(directory / "forwards.csv", record.forwards)
+
+
+def _write_metrics(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write metrics.json last: a directory that has it is complete."""
+    files.write_json(directory / "metrics.json", metrics)
+    (directory / "status.json").unlink(missing_ok=True)
+    return metrics

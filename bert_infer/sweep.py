@@ -1,0 +1,188 @@
+"""A sweep: its runs are made one by one, whatever becomes of each, and made up for later."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from bert_infer import console, files, status
+from bert_infer.board import Board, drawn, followed
+from bert_infer.comparison import different_leaves, lasting
+from bert_infer.composition import hydra_at_hand, searching
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.isolated import Isolated, environments
+from bert_infer.lock import locked
+from bert_infer.overrides import quoted
+from bert_infer.plan import missing, ordered
+from bert_infer.settings import IfChanged, Isolation
+from bert_infer.task import Task
+from bert_infer.worker import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from hydra.core.utils import JobReturn
+    from hydra.plugins.launcher import Launcher
+
+    from bert_infer.plan import Planned
+    from bert_infer.request import Plan
+
+
+def carry_out(plan: Plan) -> int:
+    """Make the runs that ``plan`` asks for and its directory lacks; return the exit code.
+
+    Raises:
+        RefusedError: the directory is another process', or holds runs that cannot be mixed.
+        KeyboardInterrupt: passed on, after every run that was begun has its record.
+    """
+    settings = plan.settings
+    directory = (
+        plan.directory if settings.resume else claimed(plan.directory, is_chosen=plan.is_chosen)
+    )
+    with locked(directory):
+        bury_the_dead(directory)
+        done = _done(directory, plan) if settings.resume else Counter()
+        wanted = ordered(plan.runs, settings.repeats, settings.order, plan.seed)
+        left = missing(wanted, done)
+        if len(left) < len(wanted):
+            console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
+        try:
+            failed = _launch(plan, directory, left)
+        finally:
+            bury_the_dead(directory)
+            console.show_directory(directory.resolve())
+    return int(failed)
+
+
+def claimed(directory: Path, *, is_chosen: bool) -> Path:
+    """Make ``directory`` and return it; one beside it if another sweep was as fast.
+
+    Args:
+        directory: what the moment makes of the configuration.
+        is_chosen: whether it was the user who named it.
+    """
+    if is_chosen:
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+    for number in itertools.count(1):
+        beside = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        try:
+            beside.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        break
+    return beside
+
+
+def bury_the_dead(directory: Path) -> None:
+    """Leave a record in each run's directory that has none: nobody else will write it."""
+    for path in _runs(directory):
+        for unfinished in path.glob(".*.*"):
+            unfinished.unlink()
+        if not (path / "metrics.json").exists():
+            status.bury(path, "interrupted", "Interrupted", "Its sweep ended.", "Resume the sweep.")
+
+
+def _runs(directory: Path) -> list[Path]:
+    return [hydra.parent for hydra in directory.glob("*/.hydra")]
+
+
+def _done(directory: Path, plan: Plan) -> Counter[str]:
+    """Count the runs that need not be made again, by their content's hash.
+
+    Raises:
+        RefusedError: other versions or another machine made them, and nobody said what to do.
+    """
+    asked = {run.content_hash for run in plan.runs}
+    complete: dict[Path, str] = {}
+    for path in _runs(directory):
+        metrics = files.read_json_object(path / "metrics.json")
+        content_hash = str(metrics.get("run", {}).get("content_hash"))
+        if metrics.get("status") == "ok" and content_hash in asked:
+            complete[path] = content_hash
+    if complete and plan.settings.if_changed is not IfChanged.keep:
+        changed = _changed(complete, plan)
+        if changed and plan.settings.if_changed is IfChanged.refuse:
+            path, lines = next(iter(changed.items()))
+            raise RefusedError(
+                f"{len(changed)} of the {len(complete)} finished runs in {directory} were made "
+                f"otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
+                "Choose if_changed=rerun or if_changed=keep.",
+            )
+        complete = {path: name for path, name in complete.items() if path not in changed}
+    return Counter(complete.values())
+
+
+def _changed(complete: Iterable[Path], plan: Plan) -> dict[Path, list[str]]:
+    """Return what differs between the environments of runs and the present one."""
+    now = environments(plan.preload, plan.devices)
+    differing = {}
+    for path in complete:
+        then = lasting(files.read_json_object(path / "environment.json"))
+        lines = min((different_leaves(then, other) for other in now), key=len)
+        if lines:
+            differing[path] = lines
+    return differing
+
+
+def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
+    """Make the runs ``left`` by Hydra's launcher; tell whether any failed."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+    from omegaconf import OmegaConf
+
+    where = quoted("hydra.sweep.dir", str(directory))
+    overrides = [o for o in plan.overrides if not o.startswith("hydra.sweep.dir=")]
+    inline = plan.settings.isolation is Isolation.inline
+    isolated = None if inline else Isolated(plan.preload, plan.settings.timeout_s)
+    first = 1 + max((int(p.name) for p in _runs(directory) if p.name.isdigit()), default=-1)
+    board = Board(len(left))
+    with hydra_at_hand() as hydra:
+        config = hydra.compose_config(
+            "config", [*overrides, where, *searching(plan.searchpath)], RunMode.MULTIRUN
+        )
+        if not (directory / "multirun.yaml").exists():
+            with files.whole(directory / "multirun.yaml") as beside:
+                OmegaConf.save(config, beside)
+
+        def launcher(watch: Watch) -> Launcher:
+            context = HydraContext(hydra.config_loader, Callbacks(config))
+            return Plugins.instance().instantiate_launcher(context, Task(isolated, watch), config)
+
+        chosen = launcher(Watch(phase=board.phase))
+        if isinstance(chosen, BasicLauncher):
+            with drawn(board):
+                return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
+        if plan.settings.fail_fast:
+            raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
+        with followed(board, directory):
+            jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
+        return any(_failed(job) for job in jobs)
+
+
+def _one_by_one(
+    launcher: Launcher, left: Sequence[Planned], first: int, board: Board, *, fail_fast: bool
+) -> bool:
+    """Launch one run after the other; tell whether any failed."""
+    failed = False
+    for number, run in enumerate(left, first):
+        board.begin(run.overrides)
+        try:
+            [job] = launcher.launch([list(run.overrides)], number)
+        except OSError as error:  # the run's directory cannot be written
+            board.lost(error)
+            failed = True
+        else:
+            failed |= _failed(job)
+            board.end(job.return_value.metrics)
+        if failed and fail_fast:
+            break
+    return failed
+
+
+def _failed(job: JobReturn) -> bool:
+    return job.return_value.metrics["error"] is not None

@@ -1,0 +1,212 @@
+"""Sweeps of real processes that crash, hang, are killed, and are completed afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bert_infer.plan import Planned, missing, ordered
+from bert_infer.settings import Order
+from bert_infer.sweep import claimed
+
+PLUGIN = Path(__file__).parent / "plugin"
+TINY = ("model=tiny", "engine=fused", "drift.texts=0", "hydra.sweep.dir=sweep")
+DEADLY = (
+    "--multirun",
+    "--config-dir",
+    str(PLUGIN / "conf"),
+    "engine=deadly",
+    "model=tiny",
+    "drift.texts=0",
+    "hydra.sweep.dir=sweep",
+)
+ENV = {"PYTHONPATH": os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))}
+
+
+def records(command):
+    """The records of the sweep's runs, by their directory's number."""
+    found = (command.directory / "sweep").glob("*/metrics.json")
+    return {int(path.parent.name): json.loads(path.read_text()) for path in found}
+
+
+def wait_for(condition, seconds=60):
+    waited_until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < waited_until, "It never came true."
+        time.sleep(0.02)
+    return found
+
+
+def test_whatever_ends_a_run_the_next_one_starts(command):
+    deeds = ["segfault", "kill", "hang", "allocate", "exit", "raise", "full_disk", "nothing"]
+    done = command(
+        *DEADLY,
+        f"engine.deed={','.join(deeds)}",
+        "engine.after=60",
+        "iterations=100",
+        "warmup=1",
+        "timeout_s=6",
+        env=ENV,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    of_deed = dict(zip(deeds, records(command).values(), strict=True))
+    assert of_deed.pop("nothing")["status"] == "ok"
+    types = {deed: metrics["error"]["type"] for deed, metrics in of_deed.items()}
+    assert types == {
+        "segfault": "SIGSEGV",
+        "kill": "SIGKILL",
+        "hang": "TimeoutError",
+        "allocate": "RuntimeError",
+        "exit": "SystemExit",
+        "raise": "ZeroDivisionError",
+        "full_disk": "SystemExit",
+    }
+    for metrics in of_deed.values():
+        assert metrics["status"] == "failed"
+        assert "(phase: measure)" in metrics["error"]["message"]
+        assert metrics["error"]["remedy"]
+        assert metrics["choice"]["model"] == "tiny"
+        assert metrics["phases_s"]["load"] > 0
+        assert metrics["run"]["isolation"] == "process"
+    assert "Lower batch" in of_deed["allocate"]["error"]["remedy"]
+    assert "Lower batch" in of_deed["kill"]["error"]["remedy"]
+    assert of_deed["raise"]["latency_ms"]["samples"] > 50, "What was measured until then is lost."
+    assert "Segmentation fault" in (command.directory / "sweep/0/run.log").read_text()
+    assert not list(command.directory.rglob("status.json"))
+    assert not list(command.directory.rglob(".*.json.*"))
+
+
+def test_a_run_that_hangs_is_seen_in_its_status_and_keeps_what_it_measured(command):
+    with command.running(
+        *DEADLY, "engine.deed=hang", "engine.after=3000", "iterations=4000", env=ENV
+    ) as process:
+        path = command.directory / "sweep/0/status.json"
+        wait_for(lambda: path.exists() and json.loads(path.read_text())["phase"] == "measure")
+        status = json.loads(path.read_text())
+        assert psutil.pid_exists(status["pid"])
+        assert status["pid"] != process.pid
+        assert status["started_at"].endswith("+00:00")
+        time.sleep(8)
+        measured = json.loads(path.read_text())["metrics"]["latency_ms"]["samples"]
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)  # it hangs: only this ends it
+        assert process.wait(20) == 130
+    [metrics] = records(command).values()
+    assert metrics["status"] == "interrupted"
+    assert metrics["latency_ms"]["samples"] == measured > 0
+    with (command.directory / "sweep/0/forwards.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == measured
+    wait_for(lambda: not psutil.pid_exists(status["pid"]))
+
+
+def test_the_parent_waits_blocked_and_imports_no_torch(command):
+    with command.running("--multirun", *TINY, "iterations=10000000") as process:
+        wait_for(
+            lambda: (
+                "phase: measure"
+                in "".join(log.read_text() for log in command.directory.rglob("run.log"))
+            )
+        )
+        parent = psutil.Process(process.pid)
+        assert not any("libtorch" in mapped.path for mapped in parent.memory_maps())
+        before = sum(parent.cpu_times()[:2])
+        time.sleep(3)
+        assert sum(parent.cpu_times()[:2]) - before <= 0.03
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    [metrics] = records(command).values()
+    assert metrics["status"] == "interrupted"
+    assert metrics["latency_ms"]["samples"] > 0
+
+
+def test_what_one_run_does_to_its_process_no_other_sees(command):
+    done = command("--multirun", *TINY, "device=cpu", "device.threads=1,2", "dtype=fp32,tf32")
+    assert done.returncode == 0, done.stderr
+    threads = [
+        json.loads((command.directory / f"sweep/{n}/environment.json").read_text())["threads"]
+        for n in range(4)
+    ]
+    assert [t["intra_op"] for t in threads] == [1, 1, 2, 2]
+    peaks = {m["memory"]["peak_host_bytes"] for m in records(command).values()}
+    assert len(peaks) > 1
+
+
+def test_fail_fast_starts_nothing_more(command):
+    done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
+    assert done.returncode == 1
+    assert [m["status"] for m in records(command).values()] == ["ok", "failed"]
+
+
+def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
+    """SIGKILL at random moments: to runs, and then to the whole sweep, which is resumed."""
+    chance = random.Random(0)
+    batches = range(1, 31)
+    sweep = ("--multirun", *TINY, f"batch={','.join(map(str, batches))}", "iterations=3")
+    kills, resume = 0, ()
+    while kills < 50:
+        with command.running(*sweep, *resume) as process:
+            end = time.monotonic() + chance.uniform(1, 8)
+            while time.monotonic() < end and process.poll() is None:
+                time.sleep(chance.uniform(0, 1))
+                for path in (command.directory / "sweep").glob("*/status.json"):
+                    with suppress(OSError, ProcessLookupError):
+                        os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+                        kills += 1
+            process.kill()
+            kills += 1
+            process.communicate()
+        if (command.directory / "sweep" / "multirun.yaml").exists():
+            resume = ("resume=sweep",)
+            sweep = tuple(o for o in sweep if not o.startswith("hydra.sweep.dir"))
+    done = command(*sweep, *resume)
+    assert done.returncode == 0, done.stderr
+    found = records(command).values()
+    ok = Counter(m["choice"]["batch"] for m in found if m["status"] == "ok")
+    assert ok == dict.fromkeys(batches, 1)
+    assert len(found) > len(batches), "No kill met a run."
+    for metrics in found:
+        assert metrics["status"] in {"ok", "failed", "interrupted"}
+    assert not list((command.directory / "sweep").rglob("status.json"))
+    assert not list((command.directory / "sweep").glob("*/.*.*"))
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_orders_make_every_run_as_often_as_asked(order):
+    runs = [Planned((name,), name) for name in "abc"]
+    made = ordered(runs, 4, order, seed=0)
+    assert Counter(made) == dict.fromkeys(runs, 4)
+    assert ordered(runs, 4, order, seed=0) == made
+
+
+def test_interleaved_rounds_alternate_so_that_a_drift_cancels():
+    runs = [Planned((name,), name) for name in "abc"]
+    names = "".join(run.content_hash for run in ordered(runs, 4, Order.interleaved, seed=0))
+    assert names == "abccbaabccba"
+    places = {name: [i for i, n in enumerate(names) if n == name] for name in "abc"}
+    assert len({sum(p) for p in places.values()}) == 1
+
+
+def test_what_is_done_is_left_out_once_for_each_time_it_was_done():
+    runs = [Planned((name,), name) for name in "abab"]
+    assert missing(runs, Counter("aac")) == [runs[1], runs[3]]
+
+
+def test_a_directory_that_another_sweep_took_in_the_same_moment_is_not_shared(tmp_path):
+    now = tmp_path / "2026-11-25" / "10-00-00-000000"
+    assert {claimed(now, is_chosen=False).name for _ in range(3)} == {
+        now.name,
+        f"{now.name}-2",
+        f"{now.name}-3",
+    }
