@@ -1,16 +1,21 @@
 """The ceiling: the best dense matmul rate of this device, in this dtype, on the model's shapes.
 
 Every way of multiplying that the device has is tried on the matrices of an encoder layer, with few
-rows first and more of them as far as the time allows. The search is done once for a device and
-dtype; each run repeats only the winner, before and after its measured passes.
+rows first and more of them as far as the time allows. What the search finds is kept in the user's
+cache; each run repeats only the winner, before and after its measured passes.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from platformdirs import user_cache_path
+
+from bert_infer import environment, files
 from bert_infer.measure import fastest_s, timed
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ ROWS = (64, 256, 1024, 4096, 16384)
 """Rows tried, in this order: more are faster each, and large devices need many."""
 _SEARCH_S = 1.0
 _REPEAT_S = 0.3
+_LOG = logging.getLogger(__name__)
 
 
 class Matmul(NamedTuple):
@@ -63,7 +69,7 @@ class Ceiling:
 
 
 def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling:
-    """Return the rate now, of the matmul that a search finds best; it is searched for once."""
+    """Return the rate now, of the matmul that a search finds best."""
     matmul = search(device, dtype, architecture.hidden, architecture.intermediate)
     return Ceiling(matmul, rate(matmul, device, dtype, _REPEAT_S))
 
@@ -75,10 +81,28 @@ def after(ceiling: Ceiling, device: Device, dtype: Dtype) -> Ceiling:
 
 @cache
 def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
-    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find.
+    """Return the fastest matmul, from the cache if a run with the same environment sought it.
 
     By the whole dtype: fp32 and tf32 multiply the same tensors, and not at the same rate.
     """
+    depends_on = [environment.describe(device), repr(dtype), hidden, intermediate]
+    path = user_cache_path("bert_infer") / "ceilings" / f"{environment.digest(depends_on)}.json"
+    try:
+        rows, inputs, outputs, kernel = json.loads(path.read_text("utf-8"))
+        makes = {make.__name__: make for make in device.linears(dtype.matmuls())}
+        return Matmul(rows, inputs, outputs, makes[kernel])
+    except (OSError, ValueError, TypeError, KeyError):
+        found = _sought(device, dtype, hidden, intermediate)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, [*found[:3], found.make.__name__])
+    except OSError as error:
+        _LOG.warning("the ceiling's matmul is not cached: %s", error)
+    return found
+
+
+def _sought(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
+    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find."""
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
     device.linears(dtype.matmuls())
     tried: dict[Matmul, float] = {}

@@ -105,6 +105,7 @@ def physical_memory_bytes() -> int | None:
         return None
 
 
+@cache
 def _git_commit() -> str | None:
     """Return the checkout's commit, "-dirty" when it has changes; None for an installed package."""
     root = Path(__file__).parent.parent

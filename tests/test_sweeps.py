@@ -36,7 +36,8 @@ ENV = {"PYTHONPATH": os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("
 def records(command):
     """The records of the sweep's runs, by their directory's number."""
     found = (command.directory / "sweep").glob("*/metrics.json")
-    return {int(path.parent.name): json.loads(path.read_text()) for path in found}
+    numbered = sorted((int(path.parent.name), path) for path in found)
+    return {number: json.loads(path.read_text()) for number, path in numbered}
 
 
 def wait_for(condition, seconds=60):
