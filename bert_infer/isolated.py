@@ -19,10 +19,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from bert_infer import environment, files, status
-from bert_infer.worker import Finished, Watch, carry_out
+from bert_infer import environment, files, status, worker
+from bert_infer.worker import Finished, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,11 +67,14 @@ class Isolated:
                 process at once.
             OSError: not even the record of its failure can be written.
         """
-        with _process(_run, directory, self.preload, variables) as (process, pipe):
+        with _process(_run, (directory, self.timeout_s), self.preload, variables) as (
+            process,
+            pipe,
+        ):
             try:
                 finished, cause = self._wait(process, pipe, watch), None
             except TimeoutError as error:
-                finished, cause = None, ("TimeoutError", str(error), _ASK_FOR_LESS)
+                finished, cause = None, (TimeoutError.__name__, str(error), worker.TAKES_TOO_LONG)
             except KeyboardInterrupt:
                 _interrupt(process)
                 _end_group(process)
@@ -97,9 +100,7 @@ class Isolated:
             while True:
                 left = max(0.0, deadline - time.monotonic()) if deadline else None
                 if not connection.wait([pipe, process.sentinel], left):
-                    raise TimeoutError(
-                        f"It was not done after timeout_s={self.timeout_s:g}, and was ended."
-                    )
+                    raise _too_late(self.timeout_s)
                 if not pipe.poll():  # it has died, and nothing of it is left to be read
                     break
                 message = pipe.recv()
@@ -111,7 +112,8 @@ class Isolated:
         return finished
 
 
-_ASK_FOR_LESS = "Ask for less, or raise timeout_s; run.log tells how far it came."
+def _too_late(timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(f"It was not done after timeout_s={timeout_s}, and was ended.")
 
 
 def _cause(exit_code: int, log: Path) -> tuple[str, str, str]:
@@ -198,11 +200,16 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(pipe: Connection, directory: Path) -> None:
-    """Be the process of the run in ``directory``."""
+def _run(pipe: Connection, of_run: tuple[Path, float | None]) -> None:
+    """Be the process of the run in a directory that has so many seconds."""
+    directory, timeout_s = of_run
+
+    def end(*_: object) -> NoReturn:
+        raise _too_late(timeout_s)
+
     os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, end)  # it still has time to write its record
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
@@ -213,7 +220,7 @@ def _run(pipe: Connection, directory: Path) -> None:
     faulthandler.enable(sys.stderr)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
     try:
-        finished = carry_out(
+        finished = worker.carry_out(
             lambda: recorded_runner(directory),
             directory,
             Watch(phase=pipe.send),

@@ -80,14 +80,14 @@ class Phases:
 
 
 class Pace:
-    """Tells when it is time again for something that is done every few seconds."""
+    """Tells when it is time for something that is done at once and then every few seconds."""
 
     def __init__(self, every_s: float, clock: Clock = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
-        self._last = clock()
+        self._last = -math.inf
 
     def is_due(self) -> bool:
-        """Tell whether ``every_s`` have passed since it was due, or since the start."""
+        """Tell whether ``every_s`` have passed since it was due last."""
         now = self._clock()
         if now - self._last < self._every_s:
             return False

@@ -244,7 +244,7 @@ def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
         for reason, combinations in refused.items()
     ]
     return RefusedError(
-        f"{count} of {runs} runs are refused, and none was started.\n" + "\n".join(lines), ""
+        f"{count} of {runs} runs are refused, and none is started.\n" + "\n".join(lines), ""
     )
 
 

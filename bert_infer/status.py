@@ -81,15 +81,20 @@ def bury(directory: Path, status: str, kind: str, message: str, remedy: str) -> 
         message: what happened.
         remedy: what to do about it.
     """
-    try:
-        known = files.read_json_object(directory / "status.json")
-    except RefusedError:  # it died before it wrote one
-        known = {}
+    known = _known(directory)
     metrics: dict[str, Any] = known.get("metrics") or Record().metrics()
     where = f" (phase: {known['phase']})" if "phase" in known else ""
     metrics["status"] = status
     metrics["error"] = {"type": kind, "message": message + where, "remedy": remedy}
     return _write_metrics(directory, metrics)
+
+
+def _known(directory: Path) -> dict[str, Any]:
+    """Return what status.json said last; nothing if it never came to be."""
+    try:
+        return files.read_json_object(directory / "status.json")
+    except RefusedError:
+        return {}
 
 
 def _write_measured(directory: Path, record: Record) -> None:

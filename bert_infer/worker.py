@@ -71,6 +71,8 @@ class Watch(NamedTuple):
 
 NOBODY = Watch()
 
+TAKES_TOO_LONG = "Ask for less, or raise timeout_s; run.log tells how far it came."
+
 
 def carry_out(
     compose: Callable[[], Runner],
@@ -135,6 +137,8 @@ def note_interruption(directory: Path, record: Record | None = None) -> None:
 
 
 def _remedy(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return TAKES_TOO_LONG
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
         return "Lower batch or max_length, or choose a smaller dtype or model."
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:

@@ -66,7 +66,7 @@ class Command:
     @contextmanager
     def running(self, *arguments, env=None):
         """Yield the process while it runs, in a foreground of its own; none outlives the test."""
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *arguments],
             cwd=self.directory,
             stdout=subprocess.PIPE,
@@ -76,12 +76,11 @@ class Command:
             start_new_session=True,
             # A shell's background job ignores Ctrl-C, and so would what it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def runs(self):
         return sorted(path.parent for path in self.directory.rglob("metrics.json"))

@@ -25,7 +25,8 @@ def _allocate():
 
 
 def _hang():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     while True:
         time.sleep(1)
 
