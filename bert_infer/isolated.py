@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from bert_infer import environment, files, status, worker
+from bert_infer.inputs.lines import spooled
 from bert_infer.worker import Finished, Watch
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ _TIME_TO_END_S = 5.0
 _TIME_TO_RECORD_S = 30.0
 """How long an interrupted run may take to write its record, before it is ended."""
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
+
+
+class Assignment(NamedTuple):
+    """What a process is told: where its run is described, its time, a file for standard input."""
+
+    directory: Path
+    timeout_s: float | None
+    stdin: str
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,9 @@ class Isolated:
                 process at once.
             OSError: not even the record of its failure can be written.
         """
-        with _process(_run, (directory, self.timeout_s), self.preload, variables) as (
-            process,
-            pipe,
-        ):
+        stdin = spooled()
+        assignment = Assignment(directory, self.timeout_s, stdin.name if stdin else os.devnull)
+        with _process(_run, assignment, self.preload, variables) as (process, pipe):
             try:
                 finished, cause = self._wait(process, pipe, watch), None
             except TimeoutError as error:
@@ -200,12 +208,12 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(pipe: Connection, of_run: tuple[Path, float | None]) -> None:
-    """Be the process of the run in a directory that has so many seconds."""
-    directory, timeout_s = of_run
+def _run(pipe: Connection, assignment: Assignment) -> None:
+    """Be the process of the run that is assigned."""
+    directory = assignment.directory
 
     def end(*_: object) -> NoReturn:
-        raise _too_late(timeout_s)
+        raise _too_late(assignment.timeout_s)
 
     os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -213,6 +221,7 @@ def _run(pipe: Connection, of_run: tuple[Path, float | None]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
+    sys.stdin = Path(assignment.stdin).open(encoding="utf-8")  # noqa: SIM115  as long as the process
     with suppress(OSError), (directory / "run.log").open("a") as log:
         # What a library prints belongs to this run, and so does where a crash was.
         os.dup2(log.fileno(), 1)

@@ -19,7 +19,7 @@ from bert_infer.composition import (
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.overrides import check_overrides, expand_short_forms, sweep
 from bert_infer.plan import Planned
-from bert_infer.settings import Isolation, SweepSettings
+from bert_infer.settings import SweepSettings
 
 if TYPE_CHECKING:
     import argparse
@@ -103,10 +103,7 @@ class Request:
             )
         config = config_from(self.overrides, self.searchpath, job=0)
         sweep_settings(config).check_single()
-        runner = runner_from(config)
-        if sweep_settings(config).wants_process:
-            runner.check_is_repeatable()
-        runner.prepare()
+        runner_from(config).prepare()
         with interpolation_refused():
             _check_hydra([config], self.kind)
             return Path(config.hydra.run.dir)
@@ -133,8 +130,6 @@ class Request:
                 try:
                     config = config_from(of_run, self.searchpath, job=number)
                     runner = runner_from(config)
-                    if sweep_settings(config).isolation is not Isolation.inline:
-                        runner.check_is_repeatable()
                     prepared = runner.prepare()
                     content_hash = runner.content_hash(prepared)
                 except RefusedError as error:

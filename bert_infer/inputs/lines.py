@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from bert_infer.errors import InputError
 from bert_infer.inputs import FileInput
@@ -53,6 +54,20 @@ def _standard_input() -> tuple[bytes, ...]:
     if sys.stdin is None:
         raise InputError("Standard input is closed.", "Pipe texts into the command.")
     return tuple(sys.stdin.buffer)
+
+
+@cache
+def spooled() -> IO[bytes] | None:
+    """Return a file with what this process has read from standard input; None if it has not.
+
+    For the processes that it starts. The file is removed when this process ends.
+    """
+    if not _standard_input.cache_info().currsize:
+        return None
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115  open as long as the process
+    file.writelines(_standard_input())
+    file.flush()
+    return file
 
 
 def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> Iterator[Text]:
