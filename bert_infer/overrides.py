@@ -88,14 +88,23 @@ def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> N
         RefusedError: naming the nearest match.
     """
     known = groups()
+    given: set[str] = set()
     for override in _parsed(overrides):
         key = override.key_or_group
+        if override.get_key_element() in given:
+            raise RefusedError(f"{key} is given twice.", "Give it once.")
+        given.add(override.get_key_element())
+        if key.startswith("hydra") and override.is_sweep_override():
+            raise RefusedError(
+                f"{key} cannot be swept over: it is no part of a run's configuration.",
+                "Give it one value.",
+            )
         if key.startswith("hydra.sweeper"):
             raise RefusedError(f"{key} is not read here.", "Give its values as overrides.")
         if key in known and bundled_only:
             for value in _values(override):
                 _check_option(key, value)
-        elif "." not in key and key not in known and "@" not in key and key not in _top_level():
+        elif re.fullmatch(r"(?!hydra/)[^.@]*", key) and key not in {*known, *_top_level()}:
             raise unknown_key(key, sorted({*_top_level(), *known, "text"} - {"hydra"}))
 
 

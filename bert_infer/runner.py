@@ -167,8 +167,8 @@ class Runner:
             raise OptionError(
                 "input.path",
                 "-",
-                "a file where a run is a process of its own and reads it itself",
-                "Write the texts to a file, or choose isolation=inline.",
+                "a file where several processes read it",
+                "Write the texts to a file first.",
             )
 
     def execute(

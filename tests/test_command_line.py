@@ -156,7 +156,10 @@ REFUSED = [
     (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
     (["duel", "text=Don't", "batch=1", "model=tiny"], "No closing quotation"),
     (["duel", "batch=1", "batch=2", "model=tiny", "until.max_s=3"], "no meaning in a duel"),
-    (["duel", "", "", "model=tiny", "input=lines", "input.path=-"], "a file in a duel"),
+    (
+        ["duel", "", "", "model=tiny", "input=lines", "input.path=-"],
+        "a file where several processes read it",
+    ),
 ]
 
 

@@ -20,7 +20,7 @@ from bert_infer.composition import (
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.options import CONF, PLANNED, groups, help_text, options, values
 from bert_infer.overrides import expand_short_forms, sweep
-from bert_infer.settings import Settings
+from bert_infer.settings import Settings, SweepSettings
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
 NEEDS = {"input": ["input.path=some.csv"]}
@@ -40,7 +40,8 @@ def test_every_yaml_composes_builds_and_hides_no_field(group, option):
 
 def test_every_group_is_a_component_and_every_value_a_setting():
     assert {*groups()} - {"experiment"} == {*COMPONENTS}
-    assert {*values()} == {field.name for field in fields(Settings)} | {*SECTIONS}
+    settings = {field.name for kind in (Settings, SweepSettings) for field in fields(kind)}
+    assert {*values()} == settings | {*SECTIONS}
     for key, schema in SECTIONS.items():
         assert {*config_from([])[key]} == {field.name for field in fields(schema)}
 

@@ -186,6 +186,131 @@ def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
     assert not list((command.directory / "sweep").glob("*/.*.*"))
 
 
+def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(command):
+    first = command("--multirun", *TINY, "batch=1,2", "dtype=fp32,bf16")
+    assert first.returncode == 0, first.stderr
+    made = records(command)
+    again = command("--multirun", "resume=sweep")
+    assert again.returncode == 0, again.stderr
+    assert "4 of 4 runs are there already" in again.stdout
+    more = command("--multirun", *TINY[:-1], "batch=1,2,3", "repeats=2", "resume=sweep")
+    assert more.returncode == 0, more.stderr
+    assert "2 of 6 runs are there already" in more.stdout
+    assert len(records(command)) == 4 + 4
+    of_batch = Counter(
+        m["choice"]["batch"] for m in records(command).values() if m["choice"]["dtype"] == "fp32"
+    )
+    assert of_batch == {1: 2, 2: 2, 3: 2}
+
+    path = command.directory / "sweep/0/environment.json"
+    environment = json.loads(path.read_text())
+    environment["software"]["torch"] = "1.0"
+    path.write_text(json.dumps(environment))
+    refused = command("--multirun", "resume=sweep")
+    assert refused.returncode == 2
+    assert "software.torch: 1.0 | " in refused.stderr
+    assert "if_changed=rerun" in refused.stderr
+    kept = command("--multirun", "resume=sweep", "if_changed=keep")
+    assert "4 of 4 runs are there already" in kept.stdout
+    rerun = command(
+        "--multirun", *TINY[:-1], "batch=1", "repeats=2", "resume=sweep", "if_changed=rerun"
+    )
+    assert rerun.returncode == 0, rerun.stderr
+    assert "1 of 2 runs are there already" in rerun.stdout
+    assert {n: records(command)[n] for n in made} == made, "What was there is written over."
+
+
+def test_a_changed_input_is_another_run(command):
+    texts = command.directory / "texts.txt"
+    texts.write_text("one\ntwo\n")
+    sweep = ("--multirun", *TINY[:-1], "input=lines", f"input.path={texts}", "batch=1,2")
+    assert command(*sweep, "hydra.sweep.dir=sweep").returncode == 0
+    texts.write_text("one\nthree\n")
+    done = command("--multirun", "resume=sweep")
+    assert done.returncode == 0, done.stderr
+    assert "already" not in done.stdout
+    assert len(records(command)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--multirun", "resume=nowhere"], "no multirun.yaml"),
+        (["--multirun", "resume=sweep", "hydra.sweep.dir=other"], "name a directory each"),
+        (["resume=sweep"], "belongs to a sweep"),
+        (["repeats=2"], "Add --multirun"),
+        (["--multirun", "repeats=0"], "repeats=0"),
+        (["--multirun", "timeout_s=-1"], "timeout_s=-1"),
+        (["--multirun", "isolation=inline", "timeout_s=5"], "a process can be ended"),
+        (["--multirun", "timeout_s=5,6"], "one value each"),
+        (["--multirun", "isolaton=process"], "Did you mean isolation?"),
+        (["--multirun", "order=backwards"], "as_given"),
+        (["--multirun", "batch=1,2", "batch=3"], "batch is given twice"),
+        (["--multirun", "hydra.job.env_set.X=1,2"], "cannot be swept"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(command, arguments, says):
+    done = command("model=tiny", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(command.directory.iterdir())
+
+
+def test_every_bad_combination_of_a_sweep_is_listed(command):
+    done = command("--multirun", "model=tiny", "dtype=fp32,tf32", "batch=1,0", "device=cpu")
+    assert done.returncode == 2
+    assert "3 of 4 runs are refused" in done.stderr
+    for combination in ("dtype=fp32 batch=0", "dtype=tf32 batch=1", "dtype=tf32 batch=0"):
+        assert f"in {combination}" in done.stderr
+    assert not list(command.directory.iterdir())
+
+
+def test_a_sweep_belongs_to_one_process(command):
+    with command.running("--multirun", *TINY, "iterations=10000000") as process:
+        wait_for(lambda: "measure" in phases(command))
+        other = command("--multirun", "resume=sweep")
+        assert other.returncode == 2
+        assert f"process {process.pid}" in other.stderr
+        process.kill()  # leaves its lock, which is taken over
+        process.wait()
+        taken = command("--multirun", *TINY[:-1], "resume=sweep")
+        assert taken.returncode == 0, taken.stderr
+    assert [m["status"] for m in records(command).values()] == ["interrupted", "ok"]
+
+
+def test_a_run_is_made_again_from_its_directory(command):
+    texts = command.directory / "texts.txt"
+    texts.write_text("one\ntwo\n")
+    first = command("model=tiny", "input=lines", "input.path=texts.txt", "batch=2", "iterations=5")
+    directory = first.stdout.splitlines()[-1]
+    (command.directory / "elsewhere").mkdir()
+    again = command("rerun", directory)
+    assert again.returncode == 0, again.stderr
+    assert "Final hidden states" in again.stdout
+    assert "ratio" in again.stdout
+    before, after = command.metrics()
+    for key in ("config_hash", "content_hash", "overrides"):
+        assert before["run"][key] == after["run"][key]
+    assert before["choice"] == after["choice"]
+    assert before["run"]["id"] != after["run"]["id"]
+    texts.write_text("three\n")
+    changed = command("rerun", directory)
+    assert changed.returncode == 2
+    assert "have changed" in changed.stderr
+    assert command("rerun", str(command.directory)).returncode == 2
+    assert len(command.metrics()) == 2
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_other_launchers_make_each_run_a_process(command, launcher):
+    done = command("--multirun", *TINY, "batch=1,2", f"hydra/launcher={launcher}")
+    assert done.returncode == 0, done.stderr
+    assert {m["run"]["isolation"] for m in records(command).values()} == {"process"}
+    assert sorted(m["choice"]["batch"] for m in records(command).values()) == [1, 2]
+    assert done.stdout.count("sequences/s") == 2
+
+
 @pytest.mark.parametrize("order", list(Order))
 def test_orders_make_every_run_as_often_as_asked(order):
     runs = [Planned((name,), name) for name in "abc"]
