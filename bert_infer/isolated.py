@@ -157,13 +157,13 @@ def _process(
     variables: Mapping[str, str],
 ) -> Iterator[tuple[Process, Connection]]:
     """Start a process and yield it with the pipe from it; it does not outlive the block."""
-    context: Any = multiprocessing.get_context("spawn" if variables else "forkserver")
-    if not variables:
-        context.set_forkserver_preload(list(preload))
+    method = "spawn" if variables else "forkserver"
+    context: Any = multiprocessing.get_context(method)
+    context.set_forkserver_preload(list(preload))
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
-        with theirs, _environment(variables):
+        with theirs, _environment(variables), _start_method(method):
             process.start()
         try:
             yield process, ours
@@ -191,6 +191,17 @@ def _end_group(process: Process) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid or 0, number)
         process.join(patience)
+
+
+@contextmanager
+def _start_method(method: str) -> Iterator[None]:
+    """Set the method that a new process takes over: it does not know that of joblib's workers."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @contextmanager
