@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bert_infer import console, files, status
@@ -51,7 +52,8 @@ def carry_out(plan: Plan) -> int:
         try:
             failed = _launch(plan, directory, left)
         finally:
-            bury_the_dead(directory)
+            with suppress(OSError):  # a full disk, of which was told when it lost a record
+                bury_the_dead(directory)
             console.show_directory(directory.resolve())
     return int(failed)
 

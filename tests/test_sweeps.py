@@ -6,7 +6,10 @@ import csv
 import json
 import os
 import random
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ROOT
 
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
@@ -154,6 +158,31 @@ def test_fail_fast_starts_nothing_more(command):
     done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
     assert done.returncode == 1
     assert [m["status"] for m in records(command).values()] == ["ok", "failed"]
+
+
+def test_a_full_disk_leaves_whole_files_and_no_traceback(command):
+    """On a file system of 160 kB, in a namespace of its own."""
+    arguments = [*TINY, "batch=1,2,3,4,5,6,7,8"]
+    script = f"""
+        mkdir sweep && mount -t tmpfs -o size=160k tmpfs sweep
+        {shlex.join([sys.executable, str(ROOT / "run.py"), "--multirun", *arguments])}
+        code=$?
+        cp -r sweep kept
+        exit $code
+    """
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=command.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "No space left" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    written = [json.loads(path.read_text()) for path in command.directory.glob("kept/*/*.json")]
+    assert [m["status"] for m in written if "status" in m].count("ok") >= 2
+    assert not list(command.directory.glob("kept/*/.*.*"))
 
 
 def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
