@@ -8,6 +8,7 @@ interpreter. Whoever asked waits blocked, and imports no torch.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import multiprocessing
 import os
@@ -226,6 +227,7 @@ def _run(pipe: Connection, assignment: Assignment) -> None:
     def end(*_: object) -> NoReturn:
         raise _too_late(assignment.timeout_s)
 
+    gc.freeze()  # what was imported for all runs need not be gone through before each pass
     os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, end)  # it still has time to write its record
