@@ -88,12 +88,8 @@ def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> N
         RefusedError: naming the nearest match.
     """
     known = groups()
-    given: set[str] = set()
     for override in _parsed(overrides):
         key = override.key_or_group
-        if override.get_key_element() in given:
-            raise RefusedError(f"{key} is given twice.", "Give it once.")
-        given.add(override.get_key_element())
         if key.startswith("hydra") and override.is_sweep_override():
             raise RefusedError(
                 f"{key} cannot be swept over: it is no part of a run's configuration.",
@@ -106,6 +102,19 @@ def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> N
                 _check_option(key, value)
         elif re.fullmatch(r"(?!hydra/)[^.@]*", key) and key not in {*known, *_top_level()}:
             raise unknown_key(key, sorted({*_top_level(), *known, "text"} - {"hydra"}))
+
+
+def check_agreement(overrides: Sequence[str]) -> None:
+    """Refuse overrides that contradict each other.
+
+    Raises:
+        RefusedError: naming the key.
+    """
+    given: dict[str, str] = {}
+    for override in _parsed(overrides):
+        key, text = override.get_key_element(), str(override.input_line)
+        if given.setdefault(key, text) != text:
+            raise RefusedError(f"{key} is given twice: {given[key]} and {text}.", "Give it once.")
 
 
 def sweep(overrides: Sequence[str], most: int) -> list[list[str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import environment, layouts, tokens, weights
+from bert_infer import checkpoints, environment, layouts, tokens, weights
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
 from bert_infer.measure import timed
@@ -92,7 +92,8 @@ def prepare(runner: Runner) -> Prepared:
     _check_fits(layout, groups, lengths, architecture)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
-    weights.check(source, architecture)
+    if source.path:
+        checkpoints.check(source.path, architecture)
     shapes = layouts.shapes(layout, groups, lengths)
     return Prepared(
         device=device,

@@ -17,7 +17,7 @@ from bert_infer.composition import (
     sweep_settings,
 )
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
-from bert_infer.overrides import check_overrides, expand_short_forms, sweep
+from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
 from bert_infer.plan import Planned
 from bert_infer.settings import SweepSettings
 
@@ -72,6 +72,7 @@ class Request:
         shows = asked.cfg or asked.info or asked.hydra_help or asked.shell_completion
         if not asked.shell_completion:
             check_overrides(overrides, bundled_only=not searchpath)
+            check_agreement(overrides)
         return cls(
             flags=[argument for argument in arguments if argument not in asked.overrides],
             overrides=overrides,
