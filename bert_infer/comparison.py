@@ -119,7 +119,7 @@ def differences(baseline: Run, run: Run) -> list[str]:
     for first, second in (
         (baseline.metrics["choice"], run.metrics["choice"]),
         (baseline.metrics["provenance"], run.metrics["provenance"]),
-        (_lasting(baseline.environment), _lasting(run.environment)),
+        (lasting(baseline.environment), lasting(run.environment)),
     ):
         a, b = flattened(first), flattened(second)
         lines += [
@@ -141,7 +141,7 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _lasting(environment: dict[str, Any]) -> dict[str, Any]:
+def lasting(environment: dict[str, Any]) -> dict[str, Any]:
     """Leave out what belongs to one run alone."""
     return {key: value for key, value in environment.items() if key != "conditions"}
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
+    from rich.console import RenderableType
 
     from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
@@ -50,6 +51,11 @@ _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 def show_text(text: str) -> None:
     """Print ``text`` as it is."""
     _OUT.print(Text(text))
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print tables and texts of rich."""
+    _OUT.print(*renderables)
 
 
 def show_heading(text: str) -> None:
