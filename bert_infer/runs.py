@@ -14,7 +14,7 @@ from bert_infer.files import FORWARD_COLUMNS, read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -199,7 +199,7 @@ def _is_positive(value: Any) -> bool:  # noqa: ANN401  whatever JSON holds
         return False
 
 
-def at(content: dict[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
+def at(content: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
     """Return what stands at a dotted key; None where nothing does."""
     value: Any = content
     for name in key.split("."):
