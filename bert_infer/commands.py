@@ -99,6 +99,55 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     return 0
 
 
+def report(program: str, arguments: Sequence[str]) -> int:
+    """Write what a sweep showed into its directory, and print it."""
+    parser = _Parser(
+        prog=f"{program} report",
+        description="Sum up a sweep, be it finished or not: summary.csv, summary.md, report.html.",
+    )
+    parser.add_argument("directory", type=Path, help="of a sweep, or of a run")
+    parser.add_argument(
+        "--baseline",
+        metavar="OPTIONS",
+        help='what the runs are held against, as "dtype=fp32 batch=1" (the first run)',
+    )
+    asked = parser.parse_args(arguments)
+
+    from bert_infer import console
+    from bert_infer import report as reports
+    from bert_infer.report import terminal
+
+    baseline = None if asked.baseline is None else reports.Baseline.parse(asked.baseline)
+    terminal.show(reports.write(asked.directory, baseline))
+    console.show_directory((asked.directory / "report.html").resolve())
+    return 0
+
+
+def ls(program: str, arguments: Sequence[str]) -> int:
+    """List runs, sweeps and duels."""
+    parser = _Parser(
+        prog=f"{program} ls",
+        description="List runs, sweeps and duels, the newest first.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[DIRECTORY] [KEY=VALUE ...]",
+        help="where to look (multirun_outputs), and what for: batch=12 status=failed",
+    )
+    words = parser.parse_args(arguments).words
+
+    from bert_infer.report import listing
+
+    names_directory = bool(words) and ("=" not in words[0] or Path(words[0]).is_dir())
+    directory = Path(words.pop(0) if names_directory else "multirun_outputs")
+    if names_directory and not directory.is_dir():
+        raise RefusedError(f"{directory} is no directory.", "Name one that holds runs.")
+    wanted = listing.parsed(words)
+    listing.show(listing.below(directory, wanted), directory, is_filtered=bool(wanted))
+    return 0
+
+
 def _new_directory() -> Path:
     return Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
 
@@ -120,6 +169,8 @@ def _split(side: str) -> list[str]:
 
 
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
+    "report": report,
+    "ls": ls,
     "compare": compare,
     "duel": duel,
     "rerun": rerun,

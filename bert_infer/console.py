@@ -16,6 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rich.console import RenderableType
+
     from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
     from bert_infer.runner import ShowProgress
@@ -48,6 +50,11 @@ _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 def show_text(text: str) -> None:
     """Print ``text`` as it is."""
     OUT.print(Text(text))
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print tables and texts of rich."""
+    OUT.print(*renderables)
 
 
 def show_run(finished: Finished, directory: object) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)
+_LENGTH_BINS = 20
 
 
 @dataclass
@@ -190,7 +191,10 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
                 "padding_waste",
                 "truncated_texts",
             ),
-        ) | {"length": dict.fromkeys(("min", "mean", "p50", "p90", "max"))}
+        ) | {
+            "length": dict.fromkeys(("min", "mean", "p50", "p90", "max")),
+            "length_histogram": dict.fromkeys(("edges", "sequences")),
+        }
     lengths = workload.lengths
     return {
         "texts": workload.texts,
@@ -207,7 +211,23 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
             "p90": float(np.percentile(lengths, 90)),
             "max": int(lengths.max()),
         },
+        "length_histogram": length_histogram(lengths),
     }
+
+
+def length_histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
+    """Return how many sequences have which length, in about 20 bins of one whole width.
+
+    A bin holds its lower edge and not its upper one.
+
+    Args:
+        lengths: ``int64 [sequences]``, real tokens of each; one at the least.
+    """
+    low, high = int(lengths.min()), int(lengths.max())
+    width = -(-(high - low + 1) // _LENGTH_BINS)
+    edges = np.arange(low, high + width + 1, width)
+    sequences, _ = np.histogram(lengths, edges)
+    return {"edges": edges.tolist(), "sequences": sequences.tolist()}
 
 
 def _throughput(

@@ -62,6 +62,8 @@ def help_text(program: str) -> str:
         f"  {program} --multirun dtype=fp32,bf16 batch=1,12   every combination",
         f'  {program} text="Good morning BERT!"          short for input.text=...',
         f"  {program} input=lines input.path=texts.txt   your own texts",
+        f"  {program} report DIRECTORY                   what a sweep showed: table, plots, page",
+        f"  {program} ls batch=12 status=ok              find runs and sweeps again",
         f"  {program} compare DIRECTORY ...              what finished runs or sweeps differ in",
         f"  {program} rerun DIRECTORY                 a run once more, from its directory",
         f"  {program} --multirun resume=DIRECTORY     what a sweep lacks",

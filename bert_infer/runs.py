@@ -14,6 +14,7 @@ from bert_infer.files import FORWARD_COLUMNS, read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -81,7 +82,14 @@ def below(directory: Path) -> list[Path]:
             f"{directory} is no run or sweep directory: there is no metrics.json in it.",
             "Name a directory below multirun_outputs/.",
         )
-    return sorted(found, key=lambda path: (not path.name.isdigit(), len(path.name), path.name))
+    return in_order(found)
+
+
+def in_order(directories: Iterable[Path]) -> list[Path]:
+    """Return the runs of a sweep in the order in which they were made: by number, then by name."""
+    return sorted(
+        directories, key=lambda path: (not path.name.isdigit(), len(path.name), path.name)
+    )
 
 
 def status(directory: Path) -> str:
@@ -127,19 +135,19 @@ def _check_values(path: Path, metrics: dict[str, Any]) -> None:
         RefusedError: naming the key.
     """
     for key in _NUMBERS:
-        value = _at(metrics, key)
+        value = at(metrics, key)
         if not _is_positive(value):
             raise _edited(path, key, value, "a number above 0")
         if key in _COUNTS and not isinstance(value, int):
             raise _edited(path, key, value, "a whole number")
     for key, allowed in _WORDS.items():
-        value = _at(metrics, key)
+        value = at(metrics, key)
         if not isinstance(value, str) or (allowed and value not in allowed):
             raise _edited(path, key, value, " or ".join(allowed) or "a string")
     for key in _OBJECTS:
-        if not isinstance(_at(metrics, key), dict):
-            raise _edited(path, key, _at(metrics, key), "an object")
-    interval = _at(metrics, _INTERVAL)
+        if not isinstance(at(metrics, key), dict):
+            raise _edited(path, key, at(metrics, key), "an object")
+    interval = at(metrics, _INTERVAL)
     if interval is not None and not (
         isinstance(interval, list) and len(interval) == 2 and all(map(_is_positive, interval))  # noqa: PLR2004
     ):
@@ -191,7 +199,7 @@ def _is_positive(value: Any) -> bool:  # noqa: ANN401  whatever JSON holds
         return False
 
 
-def _at(content: dict[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
+def at(content: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
     """Return what stands at a dotted key; None where nothing does."""
     value: Any = content
     for name in key.split("."):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,3 +93,62 @@ class Command:
 @pytest.fixture
 def command(tmp_path):
     return Command(tmp_path)
+
+
+TEXTS = [
+    "<script>window.ran = true</script> \"Quoted\" and 'quoted' 😀 & so on.",
+    "BERT reads a sentence from both ends.",
+    "A third one, which is rather longer than the two that come before it. " * 4,
+    "Short.",
+    "Six sequences make a batch of four and one of two, and the last is padded.",
+    "What a batching policy is worth shows on texts of many lengths. " * 2,
+]
+
+
+@pytest.fixture(scope="session")
+def made_sweep(tmp_path_factory):
+    """Two dtypes, batches and policies on ragged texts, made by the real command line once."""
+    command = Command(tmp_path_factory.mktemp("made"))
+    done = command(
+        "--multirun",
+        "model=tiny",
+        f"input.text={json.dumps(TEXTS, ensure_ascii=False)}",
+        "dtype=fp32,bf16",
+        "batch=1,4",
+        "batching=padded,by_length",
+        "iterations=6",
+        "hydra.sweep.dir=sweep",
+    )
+    assert done.returncode == 0, done.stderr
+    return command.directory / "sweep"
+
+
+@pytest.fixture
+def sweep(made_sweep, tmp_path):
+    """A copy of one's own, to spoil."""
+    return shutil.copytree(made_sweep, tmp_path / "sweep")
+
+
+def edit(run, /, **values):
+    """Change values of a run's record, whose dotted keys are written with ``__``."""
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for key, value in values.items():
+        *parents, last = key.split("__")
+        node = metrics
+        for name in parents:
+            node = node[name]
+        node[last] = value
+    path.write_text(json.dumps(metrics))
+
+
+def break_off(run, status, message="It broke."):
+    """Make a run's record that of one that came to nothing."""
+    edit(
+        run,
+        status=status,
+        error={"type": "SomeError", "message": message, "remedy": "Mend it."},
+        throughput={},
+        latency_ms={},
+        run__config_hash=f"of {run.name}",
+    )

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from bert_infer import files, linears
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.layouts import Shape
-from bert_infer.metrics import Record, latency_ms, percentile, useful_flop
+from bert_infer.metrics import Record, latency_ms, length_histogram, percentile, useful_flop
 from bert_infer.records import Forward
 from bert_infer.workload import Workload
 
@@ -96,6 +97,20 @@ def test_a_finished_run_by_hand():
     assert metrics["compute"]["useful_flop_per_s"] == pytest.approx(2 * 3 * 1568 / 3)
     assert metrics["workload"]["padding_waste"] == pytest.approx(0.25)
     assert metrics["workload"]["length"] == {"min": 2, "mean": 3, "p50": 3, "p90": 3.8, "max": 4}
+
+
+@pytest.mark.parametrize(
+    "lengths", [[5], [3, 3, 4], [2, 21], [2, 22], [6, 7, 9, 40, 41, 200, 277], list(range(2, 512))]
+)
+def test_a_length_histogram_counts_every_sequence_in_about_twenty_whole_bins(lengths):
+    found = length_histogram(np.array(lengths))
+    edges, sequences = found["edges"], found["sequences"]
+    assert {type(value) for value in edges + sequences} == {int}
+    assert len(edges) == len(sequences) + 1 <= 21
+    assert len({b - a for a, b in pairwise(edges)}) == 1
+    for low, high, count in zip(edges, edges[1:], sequences, strict=False):
+        assert count == sum(low <= length < high for length in lengths)
+    assert sum(sequences) == len(lengths)
 
 
 def test_percentiles_need_samples_above_them():

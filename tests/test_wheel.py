@@ -41,6 +41,16 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
     assert done.returncode == 0, done.stderr
     (metrics,) = elsewhere.rglob("metrics.json")
     assert json.loads(metrics.read_text())["status"] == "ok"
+    done = subprocess.run(
+        [bin_ / "bert-infer", "report", str(metrics.parent)],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (metrics.parent / "report.html").exists()
     where = subprocess.run(
         [bin_ / "python", "-c", "import bert_infer.options as o; print(o.CONF)"],
         cwd=elsewhere,

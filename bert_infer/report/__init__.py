@@ -1,0 +1,58 @@
+"""``report`` and ``ls``: what runs and sweeps showed, from their directories; nothing is measured.
+
+directories -> entries -> rows -> speedups -> summary -> tables, charts, page, terminal. An entry is
+a run, a row a configuration with all its repeats, a summary what a reader wants to know first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bert_infer.report.baseline import Baseline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bert_infer.report.summary import Summary
+
+__all__ = ["Baseline", "write"]
+
+
+def write(directory: Path, baseline: Baseline | None = None) -> Summary:
+    """Write what a sweep showed into its directory, and return it.
+
+    It leaves ``summary.csv``, ``summary.md``, ``report.html`` and each of the report's plots as
+    ``report-NAME.svg``; every file is there whole or not at all.
+
+    Args:
+        directory: of a sweep, be it finished, going on or broken off, or of a single run.
+        baseline: what the runs are held against; None takes the first that went well.
+
+    Raises:
+        RefusedError: there is no run in it, or ``baseline`` matches none; nothing was written.
+        RunDirectoryError: the files cannot be written.
+    """
+    from bert_infer.errors import RunDirectoryError
+    from bert_infer.files import whole
+    from bert_infer.report import charts, page, summary, tables
+
+    found = summary.of(directory, baseline)
+    plots = charts.of(found)
+    content = {
+        "summary.csv": tables.as_csv(found),
+        "summary.md": tables.as_markdown(found),
+        **{f"report-{name}.svg": plot.as_svg() for name, plot in plots.items()},
+        "report.html": page.as_html(found, plots),
+    }
+    try:
+        for name, text in content.items():
+            with whole(directory / name) as beside:
+                beside.write_text(text, "utf-8")
+        for plot in directory.glob("report-option-*.svg"):
+            if plot.name not in content:  # of an earlier report, of options that vary no more
+                plot.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The report cannot be written: {error}.", "Copy the directory to where you may write."
+        ) from None
+    return found

@@ -1,0 +1,109 @@
+"""Bars: what each option is worth, what is padded, and how long the sequences are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+
+from bert_infer.report.charts.plot import Plot, data, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bert_infer.report.rows import Row
+
+_MOST_VALUES = 16  # of one option
+
+
+def option(key: str, rows: Sequence[Row]) -> Plot | None:
+    """Return bars of the throughput by an option's value."""
+    rates: dict[str, list[float]] = {}
+    for row in rows:
+        if key in row.entry.options and row.sequences_per_s:
+            rates.setdefault(row.entry.options[key], []).append(row.sequences_per_s)
+    if len(rates) < 2:  # noqa: PLR2004  nothing to compare
+        return None
+    typical = {value: float(np.exp(np.mean(np.log(found)))) for value, found in rates.items()}
+    shown = sorted(typical, key=lambda value: -typical[value])[:_MOST_VALUES]
+    left_out = f" The {len(shown)} fastest of {len(rates)}." if len(shown) < len(rates) else ""
+    if all(value.isdigit() for value in shown):
+        shown.sort(key=int)
+    means = [{"value": value, "rate": typical[value]} for value in shown]
+    each = [{"value": value, "rate": rate} for value in shown for rate in rates[value]]
+    return Plot(
+        key,
+        f"Geometric mean over the other options; a dot is a run.{left_out}",
+        _bars(means, each, "rate", "sequences/s"),
+    )
+
+
+def padding(rows: Sequence[Row]) -> Plot | None:
+    """Return bars of the padding waste by batching policy."""
+    waste: dict[str, list[float]] = {}
+    for row in rows:
+        policy, found = row.entry.options.get("batching"), row.mean("workload.padding_waste")
+        if policy and found is not None:
+            waste.setdefault(policy, []).append(found)
+    if not waste:
+        return None
+    means = [{"value": value, "waste": float(np.mean(found))} for value, found in waste.items()]
+    each = [{"value": value, "waste": part} for value, found in waste.items() for part in found]
+    return Plot(
+        "Padding by batching policy",
+        "The part of the computed tokens that is padding, on average; a dot is a run.",
+        _bars(means, each, "waste", "padding", form=".0%"),
+    )
+
+
+def _bars(
+    means: list[dict[str, Any]],
+    each: list[dict[str, Any]],
+    field: str,
+    title: str,
+    form: str = ",.3~g",
+) -> dict[str, Any]:
+    """Return a bar for each mean, with its figures as dots."""
+    y = alt.Y("value:N", title=None, sort=[mean["value"] for mean in means])
+    x = alt.X(f"{field}:Q", title=title, axis=alt.Axis(format=form, tickCount=5))
+    tooltip = [
+        alt.Tooltip("value:N", title="value"),
+        alt.Tooltip(f"{field}:Q", title=title, format=form),
+    ]
+    bars = alt.Chart(data(means)).mark_bar(cornerRadiusEnd=2, opacity=0.85, height={"band": 0.62})
+    dots = alt.Chart(data(each)).mark_point(filled=True, size=26, opacity=0.75, style="each")
+    layers = (layer.encode(x=x, y=y, tooltip=tooltip) for layer in (bars, dots))
+    return spec(alt.layer(*layers), height=44 * len(means))
+
+
+def lengths(rows: Sequence[Row]) -> Plot | None:
+    """Return the histogram of the sequences' lengths, of the first row that has one."""
+    bins = next((found for row in rows if (found := row.entry.length_histogram)), None)
+    if not bins:
+        return None
+    gap = 0.04 * (bins[0][1] - bins[0][0])
+    values = [
+        {"low": low, "high": high, "count": count, "left": low + gap, "right": high - gap}
+        for low, high, count in bins
+    ]
+    chart = (
+        alt.Chart(data(values))
+        .mark_rect(opacity=0.85)
+        .encode(
+            x=alt.X("left:Q", title="real tokens", scale=alt.Scale(zero=False)),
+            x2="right:Q",
+            y2=alt.Y2Datum(0),
+            y=alt.Y("count:Q", title="sequences", axis=alt.Axis(tickMinStep=1, tickCount=5)),
+            tooltip=[
+                alt.Tooltip("low:Q", title="from"),
+                alt.Tooltip("high:Q", title="to below"),
+                alt.Tooltip("count:Q", title="sequences"),
+            ],
+        )
+    )
+    return Plot(
+        "Lengths of the sequences",
+        "What a batching policy has to work with: the more they differ, the more is padded.",
+        spec(chart, height=180),
+    )

@@ -1,0 +1,148 @@
+"""Run directories, read leniently: there is an entry for each, whatever lies in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from bert_infer import runs
+from bert_infer.errors import RefusedError
+from bert_infer.files import read_json_object
+from bert_infer.metrics import SCHEMA_VERSION
+from bert_infer.report.entries import Entry, Problem, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+RUNNING, DIED, NO_RECORD, UNREADABLE = "running", "died", "no record", "unreadable"
+"""Statuses that no record says of itself."""
+
+_METRICS, _STATUS, _HYDRA = "metrics.json", "status.json", ".hydra"
+_STARTING_S = 60  # a process that began later than this after its run is another of that number
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether ``directory`` is a run's, be it whole or not."""
+    return any((directory / name).exists() for name in (_METRICS, _STATUS, _HYDRA))
+
+
+def below(directory: Path) -> list[Entry]:
+    """Return the run that ``directory`` is, or the runs that it holds, in order.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    if directory.is_dir() and is_run(directory):
+        return [read(directory)]
+    try:
+        found = [path for path in directory.iterdir() if path.is_dir() and is_run(path)]
+    except OSError as error:
+        raise RefusedError(
+            f"{directory} cannot be read: {error.strerror}.",
+            "Name a directory below multirun_outputs/; `ls` lists them.",
+        ) from None
+    if not found:
+        raise RefusedError(
+            f"{directory} is no run or sweep directory: there is no run in it.",
+            "Name a directory below multirun_outputs/; `ls` lists them.",
+        )
+    return [read(path) for path in runs.in_order(found)]
+
+
+def read(directory: Path) -> Entry:
+    """Return what lies in a run directory."""
+    if (directory / _METRICS).exists():
+        return _recorded(directory)
+    if (directory / _STATUS).exists():
+        return _under_way(directory)
+    problem = Problem(
+        "NoRecord",
+        "It left no record: it was killed before it could, or is only beginning.",
+        "Run it again.",
+    )
+    return Entry(directory, NO_RECORD, {}, _hydras_overrides(directory), problem)
+
+
+def _recorded(directory: Path) -> Entry:
+    try:
+        metrics = read_json_object(directory / _METRICS)
+    except RefusedError as error:
+        return _unreadable(directory, error.message)
+    version = metrics.get("schema_version")
+    if version != SCHEMA_VERSION:
+        return _unreadable(
+            directory,
+            f"{directory / _METRICS}: schema_version={version}; this version reads "
+            f"{SCHEMA_VERSION}.",
+        )
+    noted, problem = metrics.get("error"), None
+    if isinstance(noted, dict):
+        problem = Problem(*(str(noted.get(key, "")) for key in ("type", "message", "remedy")))
+    return Entry(
+        directory,
+        str(metrics.get("status")),
+        metrics,
+        _overrides(metrics) or _hydras_overrides(directory),
+        problem,
+    )
+
+
+def _unreadable(directory: Path, message: str) -> Entry:
+    problem = Problem(
+        "Unreadable", message, "Use the version of bert_infer that wrote it, or run it again."
+    )
+    return Entry(directory, UNREADABLE, {}, _hydras_overrides(directory), problem)
+
+
+def _under_way(directory: Path) -> Entry:
+    """Return the entry of a run that has no metrics.json yet, and may never have one."""
+    try:
+        status = read_json_object(directory / _STATUS)
+    except RefusedError as error:
+        return _unreadable(directory, error.message)
+    metrics = status.get("metrics")
+    metrics = metrics if isinstance(metrics, dict) else {}
+    overrides = _overrides(metrics) or _hydras_overrides(directory)
+    if _is_alive(status.get("pid"), status.get("started_at")):
+        return Entry(directory, RUNNING, metrics, overrides, None)
+    problem = Problem(
+        "Died",
+        f"Its process ended without a record (phase: {status.get('phase') or 'unknown'}).",
+        "Look for a kill or a lack of memory in run.log and the system's log, and run it again.",
+    )
+    return Entry(directory, DIED, metrics, overrides, problem)
+
+
+def _is_alive(pid: object, started_at: object) -> bool:
+    """Return whether the process that began a run is still there, and no other by its number."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    began = moment(started_at)
+    try:
+        process = psutil.Process(pid)
+        is_gone = process.status() == psutil.STATUS_ZOMBIE
+        is_other = began and process.create_time() > began.timestamp() + _STARTING_S
+    except (psutil.NoSuchProcess, OverflowError):
+        return False
+    except psutil.AccessDenied:
+        return True
+    return not is_gone and not is_other
+
+
+def _overrides(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    found = runs.at(metrics, "run.overrides")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def _hydras_overrides(directory: Path) -> tuple[str, ...]:
+    """Return what Hydra noted before the run began."""
+    from omegaconf import OmegaConf
+
+    path = directory / _HYDRA / "overrides.yaml"
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+    except Exception:  # noqa: BLE001  omegaconf and yaml have no common error, and none matters
+        return ()

@@ -1,0 +1,200 @@
+"""What is known of a run, of which nothing is certain: any key may be missing or hold anything."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bert_infer import runs
+from bert_infer.errors import RefusedError
+from bert_infer.files import read_json_object
+from bert_infer.records import Caveat
+from bert_infer.statistics import Interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a run gave no figures to rely on."""
+
+    type: str
+    message: str
+    remedy: str
+
+
+class Duration(NamedTuple):
+    """When a forward of a batch began, in s since the first, and how long it took, in ms."""
+
+    batch: str
+    start_s: float
+    ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A run directory.
+
+    Attributes:
+        directory: where it lies.
+        status: what its record says, or one of those in ``directories``.
+        metrics: the content of metrics.json, or what is known so far; nothing of it is certain.
+        overrides: as the run was asked for.
+        problem: what is wrong with it, if anything is.
+    """
+
+    directory: Path
+    status: str
+    metrics: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    problem: Problem | None
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.directory.name
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it was measured to its end."""
+        return self.status in runs.COMPLETE
+
+    def number(self, key: str) -> float | None:
+        """Return the number at a dotted key of the record."""
+        return _number(runs.at(self.metrics, key))
+
+    def text(self, key: str) -> str | None:
+        """Return the string at a dotted key of the record."""
+        value = runs.at(self.metrics, key)
+        return value if isinstance(value, str) else None
+
+    def interval(self, key: str) -> Interval | None:
+        """Return the interval at a dotted key of the record."""
+        value = runs.at(self.metrics, key)
+        ends = [_number(end) for end in value] if isinstance(value, list) else []
+        return Interval(ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[arg-type]  # noqa: PLR2004
+
+    @cached_property
+    def options(self) -> dict[str, str]:
+        """What was chosen, resolved where that is known."""
+        choice = runs.at(self.metrics, "choice")
+        return options(choice if isinstance(choice, dict) else {}, self.overrides)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The same by the names that were asked for: ``minilm`` where a choice says its hub's."""
+        return self.options | asked(self.overrides)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the others' drift is measured from."""
+        return (self.options.get("engine"), self.options.get("dtype")) == ("transformers", "fp32")
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began; of a run that does not say, when its directory was last touched."""
+        began = moment(self.text("run.started_at"))
+        return began or datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
+
+    @property
+    def content(self) -> str:
+        """What makes two runs repeats of one: the hash of what they compute, or what was asked."""
+        return self.text("run.content_hash") or self.text("run.config_hash") or repr(self.overrides)
+
+    @cached_property
+    def warnings(self) -> tuple[Caveat, ...]:
+        """The record's warnings."""
+        found = runs.at(self.metrics, "warnings")
+        return tuple(
+            Caveat(*(str(warning.get(key, "")) for key in ("code", "message", "remedy")))
+            for warning in (found if isinstance(found, list) else [])
+            if isinstance(warning, dict)
+        )
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """The content of environment.json; empty where that cannot be read."""
+        try:
+            return read_json_object(self.directory / "environment.json")
+        except RefusedError:
+            return {}
+
+    @cached_property
+    def length_histogram(self) -> list[tuple[int, int, int]]:
+        """Lower edge, upper edge and number of sequences of each bin of lengths."""
+        edges, sequences = (
+            value if isinstance(value, list) else []
+            for value in (
+                runs.at(self.metrics, f"workload.length_histogram.{key}")
+                for key in ("edges", "sequences")
+            )
+        )
+        if len(edges) != len(sequences) + 1 or not all(
+            _number(v) is not None for v in edges + sequences
+        ):
+            return []
+        return list(zip(edges, edges[1:], sequences, strict=False))
+
+    def durations(self) -> list[Duration]:
+        """Return how long each forward took; nothing where that cannot be read."""
+        try:
+            with (self.directory / "forwards.csv").open(encoding="utf-8", newline="") as file:
+                return [
+                    Duration(row["batch_index"], float(row["start_s"]), float(row["duration_ms"]))
+                    for row in csv.DictReader(file)
+                ]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error):
+            return []
+
+
+def options(choice: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, str]:
+    """Return what a run was made with, by key: its resolved choice, then its other overrides.
+
+    Args:
+        choice: of metrics.json.
+        overrides: as on the command line.
+    """
+    found = {key: _written(value) for key, value in choice.items() if value is not None}
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        if equals and not key.startswith(("hydra.", "~")):
+            found.setdefault(key, _unquoted(value))
+    return found
+
+
+def asked(overrides: Iterable[str]) -> dict[str, str]:
+    """Return overrides by key."""
+    return options({}, overrides)
+
+
+def moment(text: object) -> datetime | None:
+    """Return a time in ISO 8601; None where that is none."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < math.inf else None
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without the quotes of Hydra's grammar."""
+    for quote in ("'", '"'):
+        if len(value) > 1 and value.startswith(quote) and value.endswith(quote):
+            return value[1:-1].replace(f"\\{quote}", quote)
+    return value

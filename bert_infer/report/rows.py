@@ -1,0 +1,173 @@
+"""The rows of a summary: repeats joined, and the best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bert_infer import runs, statistics
+from bert_infer.report.entries import asked
+from bert_infer.statistics import Interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bert_infer.records import Caveat
+    from bert_infer.report.entries import Entry
+
+_THROUGHPUT = "throughput.sequences_per_s"
+_OUTCOMES = ("iterations", "max_length", "weights")
+"""Of ``choice``, what follows from other options."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A configuration, and what its run or its repeats found.
+
+    Attributes:
+        entries: the repeats; one where it was run once.
+        baseline: the row it is held against, if there is one.
+        speedup: its throughput over the baseline's.
+        speedup_interval: 95 % interval of that; None for too few samples.
+        same_work: whether both did the same work a sequence on the same input; None where that
+            cannot be told.
+    """
+
+    entries: tuple[Entry, ...]
+    baseline: Row | None = None
+    speedup: float | None = None
+    speedup_interval: Interval | None = None
+    same_work: bool | None = None
+
+    @property
+    def entry(self) -> Entry:
+        """The first of the repeats."""
+        return self.entries[0]
+
+    @property
+    def name(self) -> str:
+        """The names of its directories."""
+        return ", ".join(entry.name for entry in self.entries)
+
+    @property
+    def status(self) -> str:
+        """The status of all its runs."""
+        return self.entry.status
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its runs were measured to their end and say how fast they were."""
+        return self.entry.is_measured and self.sequences_per_s is not None
+
+    @property
+    def rates(self) -> list[float]:
+        """The throughput of each repeat, in sequences/s."""
+        return [rate for rate in self._numbers(_THROUGHPUT) if rate > 0]
+
+    @property
+    def sequences_per_s(self) -> float | None:
+        """Throughput, on average over the repeats."""
+        return float(np.mean(self.rates)) if self.rates else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of throughput: between repeats where there are some, else within it."""
+        if len(self.entries) == 1:
+            return self.entry.interval("throughput.sequences_per_s_ci95")
+        return statistics.mean_interval(np.array(self.rates))
+
+    @property
+    def spread(self) -> Interval | None:
+        """Throughput of the slowest and the fastest repeat; None where it was run once."""
+        return Interval(min(self.rates), max(self.rates)) if len(self.rates) > 1 else None
+
+    @property
+    def warnings(self) -> dict[str, Caveat]:
+        """What any of its runs warns of, by code."""
+        return {warning.code: warning for entry in self.entries for warning in entry.warnings}
+
+    def mean(self, key: str) -> float | None:
+        """Return the mean over the repeats of a number of their records."""
+        found = self._numbers(key)
+        return float(np.mean(found)) if found else None
+
+    def highest(self, key: str) -> float | None:
+        """Return the highest over the repeats of a number of their records."""
+        return max(self._numbers(key), default=None)
+
+    def lowest(self, key: str) -> float | None:
+        """Return the lowest over the repeats of a number of their records."""
+        return min(self._numbers(key), default=None)
+
+    def _numbers(self, key: str) -> list[float]:
+        found = (entry.number(key) for entry in self.entries)
+        return [number for number in found if number is not None]
+
+
+def superseded(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the runs that came to nothing, and went well when they were made again."""
+    entries = list(entries)
+    fine = {entry.content for entry in entries if entry.status == "ok"}
+    asked = {entry.overrides for entry in entries if entry.status == "ok"}
+    return [
+        entry
+        for entry in entries
+        if entry.problem
+        and not entry.is_measured
+        and (entry.content in fine or (not entry.metrics and entry.overrides in asked))
+    ]
+
+
+def joined(entries: Iterable[Entry]) -> list[Row]:
+    """Return a row for each configuration, in the order of the runs.
+
+    Runs that were measured to their end are repeats of one another if they computed the same; any
+    other is a row of its own.
+    """
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        key = (entry.status, entry.content) if entry.is_measured else (str(entry.directory),)
+        found.setdefault(key, []).append(entry)
+    return [Row(tuple(repeats)) for repeats in found.values()]
+
+
+def best_first(rows: Iterable[Row]) -> list[Row]:
+    """Return what went well by falling throughput, then what drifted, then all else."""
+    return sorted(
+        rows,
+        key=lambda row: (
+            not row.is_measured,
+            row.status != "ok",
+            -(row.sequences_per_s or 0) if row.is_measured else 0,
+        ),
+    )
+
+
+def varied(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the options that tell rows apart, those that were asked for first."""
+    resolved = [row.entry.options for row in rows]
+    first = axes(rows)
+    chosen = dict.fromkeys(key for row in rows for key in _choice(row) if key not in _OUTCOMES)
+    return (*first, *(key for key in chosen if key not in first and _differs(key, resolved)))
+
+
+def axes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the options that were asked for differently; of runs not asked so, what was chosen."""
+    given = [found for row in rows if (found := asked(row.entry.overrides))]
+    keys = dict.fromkeys(key for overrides in given for key in overrides)
+    varying = tuple(key for key in keys if len({found.get(key) for found in given}) > 1)
+    if varying:
+        return varying
+    chosen = dict.fromkeys(key for row in rows for key in _choice(row))
+    return tuple(key for key in chosen if _differs(key, [row.entry.options for row in rows]))
+
+
+def _choice(row: Row) -> list[str]:
+    choice = runs.at(row.entry.metrics, "choice")
+    return list(choice) if isinstance(choice, dict) else []
+
+
+def _differs(key: str, options: Sequence[dict[str, str]]) -> bool:
+    return len({found[key] for found in options if key in found}) > 1

@@ -1,0 +1,111 @@
+"""Rows held against their baselines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bert_infer import comparison, runs, statistics
+from bert_infer.errors import RefusedError, nearest
+from bert_infer.report.baseline import Baseline
+from bert_infer.report.rows import Row, axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bert_infer.runs import Run
+    from bert_infer.statistics import Interval
+
+
+def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
+    """Return every row held against its baseline.
+
+    A row's baseline has the options that ``baseline`` names and in all others those of the row;
+    where none is named, it is the first run that went well.
+
+    Raises:
+        RefusedError: no run has what ``baseline`` names.
+    """
+    if baseline:
+        _check_there(rows, baseline)
+    named = baseline or Baseline({})
+    same = [key for key in axes(rows) if baseline and key not in baseline.values]
+    candidates = [
+        row
+        for row in sorted(rows, key=lambda row: row.status != "ok")
+        if row.is_measured and _can_be(named, row)
+    ]
+    bases: dict[tuple[str | None, ...], Row] = {}
+    for row in candidates:
+        bases.setdefault(tuple(map(row.entry.options.get, same)), row)
+    return [
+        _held(row, base)
+        if row.is_measured and (base := bases.get(tuple(map(row.entry.options.get, same))))
+        else row
+        for row in rows
+    ]
+
+
+def _can_be(baseline: Baseline, row: Row) -> bool:
+    """Return whether a row has what is named, as resolved or as asked for."""
+    return baseline.matches(row.entry.options) or baseline.matches(row.entry.names)
+
+
+def _held(row: Row, baseline: Row) -> Row:
+    """Return ``row`` with what it gains over ``baseline``."""
+    if row.sequences_per_s is None or not baseline.sequences_per_s:
+        return row
+    return replace(
+        row,
+        baseline=baseline,
+        speedup=row.sequences_per_s / baseline.sequences_per_s,
+        speedup_interval=None if row is baseline else _speedup_interval(row, baseline),
+        same_work=_work(row) == _work(baseline) if _work(row) and _work(baseline) else None,
+    )
+
+
+def _speedup_interval(row: Row, baseline: Row) -> Interval | None:
+    if len(row.entries) > 1 or len(baseline.entries) > 1:
+        return statistics.ratio(np.array(row.rates), np.array(baseline.rates))
+    ours, theirs = (_strictly(r.entry.directory) for r in (row, baseline))
+    return comparison.compared(theirs, ours).interval if ours and theirs else None
+
+
+def _strictly(directory: Path) -> Run | None:
+    """Return a run with its samples, or None where its files do not bear that out."""
+    try:
+        return runs.read(directory)
+    except RefusedError:
+        return None
+
+
+def _work(row: Row) -> tuple[str, float] | None:
+    """Return the input's hash and the useful FLOP of a sequence."""
+    texts = row.entry.text("provenance.input.sha256")
+    flop, sequences = map(row.entry.number, ("compute.useful_flop", "workload.sequences"))
+    return (texts, round(flop / sequences, 3)) if texts and flop and sequences else None
+
+
+def _check_there(rows: Sequence[Row], baseline: Baseline) -> None:
+    """Refuse a baseline that no run has.
+
+    Raises:
+        RefusedError: naming the values there are.
+    """
+    everything = [row.entry.options for row in rows]
+    if any(_can_be(baseline, row) for row in rows):
+        return
+    known = sorted({key for options in everything for key in options})
+    unknown = [key for key in baseline.values if key not in known]
+    told = (unknown and known) or [*baseline.values]
+    there = "; ".join(
+        f"{key}={', '.join(dict.fromkeys(o[key] for o in everything if key in o))}"
+        for key in (axes(rows) if unknown else told)
+    )
+    raise RefusedError(
+        f"baseline={baseline} matches no run. There are: {there}.",
+        nearest(unknown[0], known) if unknown else "Name values that a run has together.",
+    )

@@ -1,0 +1,220 @@
+"""What a sweep showed: its rows, and the answer to "which one, and why"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bert_infer.report import directories, figures, rows, speedups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bert_infer.report.baseline import Baseline
+    from bert_infer.report.rows import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """A sweep, or a single run.
+
+    Attributes:
+        directory: where it lies.
+        rows: the best first; what went wrong, or is still going, last.
+        varied: the options that tell the rows apart.
+        baseline: what the rows are held against, in words.
+        superseded: how many runs came to nothing and went well when they were made again.
+    """
+
+    directory: Path
+    rows: tuple[Row, ...]
+    varied: tuple[str, ...]
+    baseline: str
+    superseded: int
+
+    @property
+    def common(self) -> dict[str, str]:
+        """The options that all rows share."""
+        everything = [row.entry.options for row in self.rows if row.entry.options]
+        return {
+            key: value
+            for key, value in (everything[0].items() if everything else ())
+            if key not in self.varied and all(options.get(key) == value for options in everything)
+        }
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The rows that went well and say how fast they were, the fastest first."""
+        return [row for row in self.rows if row.status == "ok" and row.is_measured]
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows that were measured to their end, those that drifted too far among them."""
+        return [row for row in self.rows if row.is_measured]
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest that went well."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def problems(self) -> list[Row]:
+        """The rows that something is wrong with."""
+        return [row for row in self.rows if row.entry.problem]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs have which status; of repeats each counts."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            found[row.status] = found.get(row.status, 0) + len(row.entries)
+        return found
+
+    @property
+    def warnings(self) -> list[Warned]:
+        """Every warning, with the rows that give it."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            for code in row.warnings:
+                found.setdefault(code, []).append(row)
+        return [Warned(code, tuple(warned)) for code, warned in found.items()]
+
+    def label(self, row: Row) -> str:
+        """Return what tells ``row`` apart: its varied options, or its name where none is."""
+        return labelled(row.entry.options, self.varied) or f"run {row.name}"
+
+    @property
+    def headline(self) -> str:
+        """Which is the fastest, in a line."""
+        if not self.best:
+            return "No run was measured to its end yet." if self.unfinished else "No run went well."
+        rate = figures.number(self.best.sequences_per_s)
+        interval = figures.between(self.best.interval)
+        sure = f" (95 %: {interval})" if interval else ""
+        if len(self.rows) == 1:
+            return f"{rate} sequences/s{sure}"
+        return f"Fastest: {self.label(self.best)}, {rate} sequences/s{sure}"
+
+    @property
+    def unfinished(self) -> list[Row]:
+        """The rows that are still going."""
+        return [row for row in self.rows if row.status == directories.RUNNING]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why, and how far it is to be trusted, a sentence each."""
+        best = self.best
+        if not best:
+            return []
+        found = [self._gain(best), self._lead(best), drift_sentence(best)]
+        if len(best.entries) > 1:
+            found.append(
+                f"The mean of {len(best.entries)} repeats, which reached "
+                f"{figures.between(best.spread)}."
+            )
+        return [sentence for sentence in found if sentence]
+
+    @property
+    def doubts(self) -> str:
+        """What is to be kept in mind of the best run and its baseline; empty if nothing is."""
+        best = self.best
+        base = best.baseline if best else None
+        found = [f"Its warnings: {_codes(best)}." if best and best.warnings else ""]
+        if best and base and base.warnings and base.entry is not best.entry:
+            found.append(f"Its baseline's: {_codes(base)}.")
+        return " ".join(found).strip()
+
+    def _gain(self, best: Row) -> str:
+        if best.baseline is None or best.speedup is None:
+            return "It has no baseline." if len(self.rows) > 1 else ""
+        if best.entry is best.baseline.entry:
+            return "It is the baseline itself." if len(self.rows) > 1 else ""
+        interval = figures.ratio_between(best.speedup_interval)
+        sure = f" (95 %: {interval})" if interval else " (too few samples for an interval)"
+        other = " The two did different work." if best.same_work is False else ""
+        base = best.baseline
+        return (
+            f"{figures.ratio(best.speedup)} times the baseline{sure}: run {base.name}, "
+            f"{self.label(base)}.{other}"
+        )
+
+    def _lead(self, best: Row) -> str:
+        if len(self.ranked) < 2:  # noqa: PLR2004
+            return ""
+        second = self.ranked[1]
+        beginning = (
+            f"The next, {self.label(second)}, reaches {figures.number(second.sequences_per_s)}"
+        )
+        if not best.interval or not second.interval:
+            return f"{beginning}; too few samples to tell whether that is a difference."
+        if second.interval.high >= best.interval.low:
+            return f"{beginning}, and their intervals overlap: no difference shown."
+        return f"{beginning}; their intervals do not overlap."
+
+
+@dataclass(frozen=True, eq=False)
+class Warned:
+    """A warning, and the rows that give it."""
+
+    code: str
+    rows: tuple[Row, ...]
+
+    @property
+    def said(self) -> dict[tuple[str, str], list[str]]:
+        """Each message and remedy, which may have figures in it, with the rows' names."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in self.rows:
+            warning = row.warnings[self.code]
+            found.setdefault((warning.message, warning.remedy), []).append(row.name)
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """The first message and its remedy, and how many others there are."""
+        (message, remedy), *others = self.said
+        return f"{message} {remedy}" + (f" ({len(others)} more like it.)" if others else "")
+
+    def where(self, summary: Summary) -> str:
+        """Return the names of the rows, or that it is all of them."""
+        if len(self.rows) == len(summary.rows) > 1:
+            return "every run"
+        return f"run {', '.join(row.name for row in self.rows)}"
+
+
+def of(directory: Path, baseline: Baseline | None) -> Summary:
+    """Return the summary of the sweep or run in ``directory``.
+
+    Raises:
+        RefusedError: there is none, or ``baseline`` matches no run.
+    """
+    found = directories.below(directory)
+    passed_over = rows.superseded(found)
+    kept = rows.joined(entry for entry in found if entry not in passed_over)
+    held = speedups.against(kept, baseline)
+    ordered = rows.best_first(held)
+    first = next((row.baseline for row in held if row.baseline), None)
+    named = str(baseline) if baseline else f"run {first.name}" if first else "none yet"
+    return Summary(directory, tuple(ordered), rows.varied(kept), named, len(passed_over))
+
+
+def _codes(row: Row) -> str:
+    return ", ".join(code.replace("_", " ") for code in row.warnings)
+
+
+def labelled(options: Mapping[str, str], keys: Sequence[str]) -> str:
+    """Return the options of ``keys``, as they are typed."""
+    return " ".join(f"{key}={options[key]}" for key in keys if key in options)
+
+
+def drift_sentence(row: Row) -> str:
+    """Return what a row costs in accuracy."""
+    lowest = row.lowest("drift.min_cosine")
+    if lowest is not None:
+        return (
+            f"Drift: some token's cosine to the fp32 reference is {figures.cosine(lowest)}, no "
+            "token's is less."
+        )
+    if row.entry.is_reference:
+        return "Drift: none, it computes as the fp32 reference does."
+    return "Drift: unknown (drift.texts says how many texts to compare)."

@@ -1,0 +1,62 @@
+"""A summary on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bert_infer import console
+from bert_infer.report import tables
+
+if TYPE_CHECKING:
+    from bert_infer.report.summary import Summary
+
+_COLOURS = {"ok": "green", "running": "cyan", "drift_exceeded": "yellow"}
+
+
+def show(summary: Summary) -> None:
+    """Print the table, the answer, then what went wrong and what is not to be trusted."""
+    console.show(_table(summary))
+    console.show(Text(summary.headline, "bold"))
+    for sentence in summary.reasons:
+        console.show(Text(f"  {sentence}"))
+    if summary.doubts:
+        console.show(Text(f"  {summary.doubts}", "yellow"))
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    console.show(Text(f"Runs: {counts}. Baseline: {summary.baseline}. In brackets: 95 %."))
+    if any(row.same_work is False for row in summary.rows):
+        console.show(Text("* did other work than its baseline."))
+    if summary.superseded:
+        console.show(Text(tables.superseded_sentence(summary)))
+    for row in summary.problems:
+        if problem := row.entry.problem:
+            line = f"Run {row.name}, {row.status}: {problem.message} {problem.remedy}"
+            console.show(Text(line, "red"))
+    for warned in summary.warnings:
+        console.show(Text(f"Warning, {warned.where(summary)}: {warned.sentence}", "yellow"))
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for key in summary.varied:
+        table.add_column(Text(key), overflow="fold")
+    shown = [tables.cells(row) for row in summary.rows]
+    for name in shown[0]:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("!", justify="right")
+    for row, cell in zip(summary.rows, shown, strict=True):
+        options = row.entry.options
+        table.add_row(
+            Text(row.name),
+            *(Text(options.get(key, "")) for key in summary.varied),
+            *cell.values(),
+            Text(row.status, _COLOURS.get(row.status, "red")),
+            Text(str(len(row.warnings) or ""), "yellow"),
+            style="bold" if row is summary.best and len(summary.rows) > 1 else "",
+        )
+    return table

@@ -1,0 +1,396 @@
+"""What a sweep showed: its summary, from real records and from those of runs that went wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from conftest import ROOT, Command, break_off, edit
+
+from bert_infer import report, runs
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.report import charts, entries, figures, page, summary, tables
+from bert_infer.report.baseline import Baseline
+from bert_infer.report.charts.timeline import thinned
+from bert_infer.report.entries import Duration
+from bert_infer.report.pareto import front
+
+WRITTEN = {"summary.csv", "summary.md", "report.html"}
+
+
+def written(directory):
+    return {path.name for path in directory.iterdir() if path.is_file()} - {"multirun.yaml"}
+
+
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def rate(run):
+    return metrics(run)["throughput"]["sequences_per_s"]
+
+
+def statuses(directory):
+    return {row.name: row.status for row in summary.of(directory, None).rows}
+
+
+def write_status(run, pid):
+    (run / "metrics.json").rename(run / "old.json")
+    started = datetime.now(UTC).isoformat()
+    status = {"pid": pid, "phase": "warmup", "started_at": started}
+    partial = json.loads((run / "old.json").read_text()) | {"throughput": {}, "status": "running"}
+    (run / "old.json").unlink()
+    (run / "status.json").write_text(json.dumps(status | {"metrics": partial}))
+
+
+def test_a_finished_sweep_is_summed_up(sweep):
+    command = Command(sweep.parent)
+    done = command("report", "sweep")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == str(sweep / "report.html")
+    svgs = {name for name in written(sweep) if name.endswith(".svg")}
+    assert written(sweep) == WRITTEN | svgs
+    assert svgs >= {f"report-{name}.svg" for name in ("latency", "drift", "lengths", "time")}
+    lines = list(csv.DictReader((sweep / "summary.csv").read_text().splitlines()))
+    assert {line["run"] for line in lines} == set("01234567")
+    rates = [float(line["sequences_per_s"]) for line in lines]
+    assert rates == sorted(rates, reverse=True)
+    for line in lines:
+        run = sweep / line["run"]
+        assert float(line["sequences_per_s"]) == rate(run)
+        assert line["baseline"] == "0"
+        assert float(line["speedup"]) == pytest.approx(rate(run) / rate(sweep / "0"))
+        choice = metrics(run)["choice"]
+        assert (line["dtype"], line["batch"]) == (choice["dtype"], str(choice["batch"]))
+        assert line["command"].startswith("python run.py model=tiny 'input.text=[")
+    best = lines[0]
+    named = f"dtype={best['dtype']} batch={best['batch']} batching={best['batching']}"
+    assert f"Fastest: {named}" in done.stdout
+    assert f"**Fastest: dtype={best['dtype']}" in (sweep / "summary.md").read_text()
+    assert "Its warnings: random weights" in done.stdout
+    assert "Warning, every run: The weights are random" in done.stdout
+
+
+def test_a_command_of_the_summary_makes_the_same_run_again(sweep):
+    row = next(row for row in summary.of(sweep, None).rows if row.name == "3")
+    line = tables.command(row).replace("python run.py", f"{sys.executable} {ROOT / 'run.py'}", 1)
+    subprocess.run(["bash", "-c", line], cwd=sweep.parent, check=True, capture_output=True)
+    (again,) = (sweep.parent / "multirun_outputs").rglob("metrics.json")
+    assert metrics(again.parent)["run"]["config_hash"] == metrics(sweep / "3")["run"]["config_hash"]
+
+
+def test_a_named_baseline_has_the_rows_other_options(sweep):
+    found = summary.of(sweep, Baseline.parse("dtype=fp32, batch=1"))
+    assert found.varied == ("dtype", "batch", "batching")
+    for row in found.rows:
+        chosen = row.baseline.entry.options
+        assert (chosen["dtype"], chosen["batch"]) == ("fp32", "1")
+        assert chosen["batching"] == row.entry.options["batching"]
+        assert row.speedup == pytest.approx(row.sequences_per_s / row.baseline.sequences_per_s)
+    assert found.baseline == "dtype=fp32 batch=1"
+
+
+def test_a_speedup_has_the_interval_that_compare_gives(sweep):
+    from bert_infer import comparison
+
+    compared = {c.run.directory.name: c for c in comparison.compare([str(sweep)]).comparisons}
+    for row in summary.of(sweep, None).rows:
+        if row.name != "0":
+            assert row.speedup_interval == compared[row.name].interval
+
+
+@pytest.mark.parametrize(
+    ("baseline", "says"),
+    [
+        ("dtype=fp16", "dtype=fp32, bf16"),
+        ("dtype=bf16 batch=3", "batch=1, 4"),
+        ("dtpye=fp32", "Did you mean dtype?"),
+        ("dtype", "KEY=VALUE"),
+        ("dtype=", "KEY=VALUE"),
+        ("=fp32", "KEY=VALUE"),
+        ("", "KEY=VALUE"),
+        ("batch=1 batch=4", "KEY=VALUE"),
+    ],
+)
+def test_a_baseline_that_no_run_has_is_refused_and_nothing_is_written(made_sweep, baseline, says):
+    before = written(made_sweep)
+    with pytest.raises(RefusedError) as refused:
+        report.write(made_sweep, Baseline.parse(baseline))
+    assert says in str(refused.value)
+    assert "baseline" in str(refused.value)
+    assert written(made_sweep) == before
+
+
+def test_a_malformed_baseline_names_its_key():
+    with pytest.raises(OptionError) as refused:
+        Baseline.parse("fp32")
+    assert refused.value.key == "baseline"
+    assert Baseline.parse(" a=1,b=x=y  c=2 ").values == {"a": "1", "b": "x=y", "c": "2"}
+
+
+@pytest.fixture
+def troubled(sweep):
+    """A run of every status."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    break_off(sweep / "1", "failed", "Out of memory.")
+    break_off(sweep / "2", "interrupted")
+    edit(sweep / "3", status="drift_exceeded", error={"type": "D", "message": "m", "remedy": "r"})
+    edit(sweep / "3", throughput__sequences_per_s=rate(sweep / "0") * 1e6)
+    write_status(sweep / "4", os.getpid())
+    write_status(sweep / "5", gone.pid)
+    for name in ("metrics.json", "forwards.csv", "environment.json"):
+        (sweep / "6" / name).unlink()
+    edit(sweep / "7", schema_version=0)
+    shutil.copytree(sweep / "7", sweep / "8")
+    (sweep / "8" / "metrics.json").write_text('{"status": "ok"')
+    shutil.copytree(sweep / "0", sweep / "9")
+    edit(sweep / "9", run__config_hash="another")
+    (sweep / "9" / "forwards.csv").unlink()
+    return sweep
+
+
+def test_every_status_is_a_row_that_says_so(troubled):
+    found = report.write(troubled)
+    assert {row.name: row.status for row in found.rows} == {
+        "0": "ok",
+        "1": "failed",
+        "2": "interrupted",
+        "3": "drift_exceeded",
+        "4": "running",
+        "5": "died",
+        "6": "no record",
+        "7": "unreadable",
+        "8": "unreadable",
+        "9": "ok",
+    }
+    assert found.best.status == "ok"  # and not the faster one that drifted too far
+    assert {row.name for row in found.rows[:2]} == {"0", "9"}
+    assert found.rows[2].name == "3"
+    assert {row.name for row in found.problems} == set("1235678")
+    assert all(row.entry.problem.remedy for row in found.problems)
+    text = (troubled / "summary.md").read_text()
+    for says in ("Out of memory.", "Mend it.", "phase: warmup", "schema_version=0", "killed"):
+        assert says in text
+    assert "Out of memory." in (troubled / "report.html").read_text()
+    unread = next(row for row in found.rows if row.name == "6")
+    assert unread.entry.options["dtype"] == "bf16"  # Hydra noted it before the run began
+
+
+def test_a_process_that_began_long_after_its_run_is_another(sweep):
+    write_status(sweep / "0", os.getpid())
+    status = json.loads((sweep / "0" / "status.json").read_text())
+    status["started_at"] = "2020-01-01T00:00:00+00:00"
+    (sweep / "0" / "status.json").write_text(json.dumps(status))
+    assert statuses(sweep)["0"] == "died"
+    for pid in (None, "1", -5, 2**70, True):
+        (sweep / "0" / "status.json").write_text(json.dumps(status | {"pid": pid}))
+        assert statuses(sweep)["0"] == "died"
+
+
+def test_repeats_are_one_row_with_their_mean_and_spread(sweep):
+    for number, factor in ((8, 1.1), (9, 1.3)):
+        shutil.copytree(sweep / "7", sweep / str(number))
+        edit(sweep / str(number), throughput__sequences_per_s=rate(sweep / "7") * factor)
+    found = summary.of(sweep, None)
+    row = next(row for row in found.rows if row.name == "7, 8, 9")
+    once = rate(sweep / "7")
+    assert row.sequences_per_s == pytest.approx(once * 3.4 / 3)
+    assert row.spread == pytest.approx((once, once * 1.3))
+    assert row.interval is None  # three are too few
+    for number in range(10, 13):
+        shutil.copytree(sweep / "9", sweep / str(number))
+    row = next(row for row in summary.of(sweep, None).rows if row.name.startswith("7,"))
+    assert len(row.entries) == 6
+    low, high = row.interval
+    assert once < low < row.sequences_per_s < high
+    # What they compute is told by its own hash where the record has one.
+    for number in (7, 8):
+        edit(sweep / str(number), run__content_hash=f"content {number}")
+    assert {"7", "8"} < {row.name for row in summary.of(sweep, None).rows}
+
+
+def test_a_run_that_failed_and_went_well_later_is_counted_and_not_listed(sweep):
+    for number, source in ((8, 7), (9, 7), (10, 6)):
+        shutil.copytree(sweep / str(source), sweep / str(number))
+    content = metrics(sweep / "7")["run"]["config_hash"]
+    break_off(sweep / "7", "failed")
+    break_off(sweep / "8", "interrupted")
+    for name in ("7", "8"):
+        edit(sweep / name, run__config_hash=content)
+    (sweep / "6" / "metrics.json").unlink()  # it was killed: only what was asked is known
+    found = report.write(sweep)
+    assert found.superseded == 3
+    assert found.problems == []
+    assert {row.name for row in found.rows} == {"0", "1", "2", "3", "4", "5", "9", "10"}
+    assert "3 earlier runs" in (sweep / "summary.md").read_text()
+
+
+def intervals(sweep, *given):
+    """Give runs throughputs and intervals; the others are a hundred times slower."""
+    for run in runs.below(sweep):
+        edit(run, throughput__sequences_per_s=0.5, throughput__sequences_per_s_ci95=[0.4, 0.6])
+    for name, (low, middle, high) in zip("123", given, strict=False):
+        edit(
+            sweep / name,
+            throughput__sequences_per_s=middle,
+            throughput__sequences_per_s_ci95=[low, high],
+        )
+
+
+def test_the_headline_says_whether_the_next_is_slower_at_all(sweep):
+    intervals(sweep, (90, 100, 110), (100, 105, 112))
+    said = " ".join(summary.of(sweep, None).reasons)
+    assert "no difference shown" in said
+    intervals(sweep, (90, 95, 99), (100, 105, 112))
+    found = summary.of(sweep, None)
+    assert found.best.name == "2"
+    assert "intervals do not overlap" in " ".join(found.reasons)
+    edit(sweep / "2", throughput__sequences_per_s_ci95=None)
+    assert "too few samples" in " ".join(summary.of(sweep, None).reasons)
+    assert "random weights" in found.doubts
+
+
+def test_runs_of_other_work_are_marked(sweep):
+    edit(sweep / "5", provenance__input__sha256="another text")
+    found = {row.name: row.same_work for row in report.write(sweep).rows}
+    assert found.pop("5") is False
+    assert set(found.values()) == {True}
+    assert "other work" in (sweep / "summary.md").read_text()
+
+
+def test_a_single_run_has_a_report_too(sweep):
+    found = report.write(sweep / "7")
+    assert [row.name for row in found.rows] == ["7"]
+    assert found.varied == ()
+    assert written(sweep / "7") >= WRITTEN
+
+
+@pytest.mark.parametrize("missing", ["empty", "not there", "file"])
+def test_where_no_run_is_there_is_nothing_to_report(tmp_path, missing):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    command = Command(tmp_path)
+    done = command("report", missing)
+    assert done.returncode == 2
+    assert missing in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def leaves(tree, path=()):
+    for key, value in tree.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400])
+def test_whatever_a_record_holds_there_is_a_row(made_sweep, tmp_path, junk):
+    paths = list(leaves(metrics(made_sweep / "4")))
+    for number, keys in enumerate(paths):
+        (tmp_path / str(number)).mkdir()
+        for name in ("metrics.json", "forwards.csv"):
+            shutil.copy(made_sweep / "4" / name, tmp_path / str(number))
+        edit(tmp_path / str(number), run__config_hash=str(number))
+        edit(tmp_path / str(number), **{"__".join(keys): junk})
+    found = summary.of(tmp_path, None)
+    assert sum(len(row.entries) for row in found.rows) + found.superseded == len(paths) > 80
+    assert found.best.status == "ok"
+    assert len(found.reasons) > 2
+    assert tables.as_csv(found)
+    assert tables.as_markdown(found)
+    assert page.as_html(found, charts.of(found))
+
+
+def test_markdown_shows_what_a_record_says_and_reads_nothing_into_it(sweep):
+    break_off(sweep / "1", "failed", "a|b <b>c</b> `d` _e_ by_length [f](g) &amp;\n\n# h")
+    report.write(sweep)
+    text = (sweep / "summary.md").read_text()
+    said = r"a\|b \<b\>c\</b\> \`d\` \_e\_ by_length [f\](g) \&amp; \# h"
+    assert f"| failed | {said} |" in text
+
+
+def test_options_are_resolved_where_that_is_known():
+    choice = {"dtype": "bf16", "graph": "eager", "batch": 4, "model": None}
+    overrides = [
+        "graph=auto",
+        "model=tiny",
+        "+new.key='it\\'s'",
+        "hydra.run.dir=x",
+        "~gone",
+        "seed=3",
+    ]
+    assert entries.options(choice, overrides) == {
+        "dtype": "bf16",
+        "graph": "eager",
+        "batch": "4",
+        "model": "tiny",
+        "new.key": "it's",
+        "seed": "3",
+    }
+
+
+def test_the_pareto_front_by_hand():
+    points = [(2, 5), (1, 3), (3, 4), (1, 2), (4, 9), (4, 8)]
+    assert [points[i] for i in front(points)] == [(1, 3), (2, 5), (4, 9)]
+    assert front([]) == []
+
+
+def test_latency_over_time_is_thinned_and_keeps_its_longest():
+    durations = [Duration("0", float(i), 5.0) for i in range(100_000)]
+    durations[777] = Duration("0", 777.0, 90.0)
+    found = thinned(durations)
+    assert len(found) <= 150
+    assert max(most for _, _, most in found) == 90
+    assert {typical for _, typical, _ in found} == {5}
+    assert thinned(durations[:3]) == [(0, 5, 5), (1, 5, 5), (2, 5, 5)]
+    assert thinned([]) == []
+
+
+def test_latency_over_time_is_level_whatever_the_batches_lengths():
+    rounds = [Duration(str(i % 2), float(i), (2.0, 8.0)[i % 2]) for i in range(8)]
+    assert {ms for _, ms, _ in thinned(rounds)} == {5}
+    slower = [*rounds, Duration("0", 8.0, 4.0)]
+    assert thinned(slower)[-1][1] == 2 * thinned(slower)[0][1]
+
+
+def test_an_options_bars_are_bounded_and_numbers_stand_in_their_order(made_sweep, tmp_path):
+    for number in range(20):
+        run = tmp_path / str(number)
+        shutil.copytree(made_sweep / str(number % 2 * 2), run)  # batch 1 and 4
+        seeded = [*metrics(run)["run"]["overrides"], f"seed={number}"]
+        edit(run, run__config_hash=str(number), run__overrides=seeded)
+        edit(run, throughput__sequences_per_s=100.0 + number)
+    found = summary.of(tmp_path, None)
+    assert found.varied == ("batch", "seed")
+    plots = charts.of(found)
+    seeds = plots["option-2"]
+    assert "16 fastest of 20" in seeds.note
+    assert values(plots["option-1"]) == ["1", "4"]
+    assert values(seeds) == [str(seed) for seed in range(4, 20)]
+
+
+def values(plot):
+    means = next(iter(plot.spec["datasets"].values()))
+    return [mean["value"] for mean in means]
+
+
+def test_figures_are_written_to_three_digits():
+    shown = [figures.number(v) for v in (0.01234, 1.0, 98.24, 123.4, 12345.6, 1e-5, 0, None)]
+    assert shown == ["0.0123", "1.00", "98.2", "123", "12,346", "1.0e-05", "0", "–"]  # noqa: RUF001
+
+
+def test_a_directory_that_cannot_be_written_is_refused_whole(sweep, monkeypatch):
+    monkeypatch.chdir(sweep)
+    (sweep / "summary.md").mkdir()
+    with pytest.raises(RefusedError, match="cannot be written"):
+        report.write(sweep)
+    assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
