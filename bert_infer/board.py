@@ -25,14 +25,11 @@ _STYLES = {"ok": "green", "drift_exceeded": "yellow", "failed": "red", "interrup
 
 
 class Board:
-    """Counts the runs of a sweep, and draws where they stand.
+    """Counts the runs of a sweep, each known by its overrides, and draws where they stand."""
 
-    Attributes:
-        runs: how many there will be.
-    """
-
-    def __init__(self, runs: int) -> None:
-        self.runs = runs
+    def __init__(self, runs: Sequence[Sequence[str]]) -> None:
+        self._runs = len(runs)
+        self._common = set(runs[0]).intersection(*runs) if self._runs > 1 else set()
         self._statuses: list[str] = []
         self._now: tuple[str, str] | None = None
         self._began = self._run_began = time.monotonic()
@@ -40,7 +37,7 @@ class Board:
     def begin(self, overrides: Sequence[str]) -> None:
         """Note that a run begins."""
         self._run_began = time.monotonic()
-        self._now = (shlex.join(overrides), "start")
+        self._now = (self._described(overrides), "start")
 
     def phase(self, name: str) -> None:
         """Note the phase that the current run has entered."""
@@ -49,23 +46,27 @@ class Board:
 
     def end(self, metrics: dict[str, Any]) -> None:
         """Print a line for a run that has ended."""
-        what = shlex.join(metrics["run"]["overrides"] or ())
+        what = self._described(metrics["run"]["overrides"] or ())
         seconds = time.monotonic() - self._run_began if self._now else None
         self._now = None
         self._statuses.append(metrics["status"])
-        _show_run(f"{len(self._statuses)}/{self.runs}", metrics, what, seconds)
+        _show_run(f"{len(self._statuses)}/{self._runs}", metrics, what, seconds)
 
     def lost(self, error: OSError) -> None:
         """Print that a run could leave no record."""
         self._now = None
         self._statuses.append("failed")
-        OUT.print(Text(f"{len(self._statuses)}/{self.runs}  failed  no record: {error}", "red"))
+        OUT.print(Text(f"{len(self._statuses)}/{self._runs}  failed  no record: {error}", "red"))
+
+    def _described(self, overrides: Sequence[str]) -> str:
+        """Return what a run does not have in common with all others."""
+        return shlex.join(o for o in overrides if o not in self._common)
 
     def __rich__(self) -> Text:
         """Return what goes on now, as rich draws it."""
         done, now = len(self._statuses), time.monotonic()
         failed = sum(status in {"failed", "interrupted"} for status in self._statuses)
-        left = self.runs - done
+        left = self._runs - done
         parts = [f"{done} done", *([f"{failed} of them failed"] if failed else []), f"{left} left"]
         if done:
             parts.append(f"about {_duration((now - self._began) / done * left)} to go")

@@ -19,6 +19,8 @@ from bert_infer.composition import (
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
 from bert_infer.plan import Planned
+from bert_infer.report import Baseline
+from bert_infer.report.entries import alternatives
 from bert_infer.settings import SweepSettings
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class Request:
         configs: list[DictConfig] = []
         planned: list[Planned] = []
         preload, devices = {"bert_infer.composition"}, set()
+        options: list[dict[str, str]] = []
         refused: dict[str, list[str]] = {}
         with hydra_at_hand():  # set up once for all
             for number, of_run in enumerate(overrides):
@@ -140,6 +143,7 @@ class Request:
                 planned.append(Planned(tuple(_of_task(of_run)), content_hash))
                 preload |= runner.preload
                 devices.add(prepared.device)
+                options += alternatives(runner.choice(prepared), of_run)
         if refused:
             raise _all_refused(refused, len(overrides))
         settings = {sweep_settings(config) for config in configs}
@@ -150,6 +154,9 @@ class Request:
             )
         with interpolation_refused():
             one = settings.pop()
+            baseline = Baseline.parse(one.baseline) if one.baseline is not None else None
+            if baseline and not any(map(baseline.matches, options)):
+                raise OptionError("baseline", one.baseline, "what a run of the sweep has")
             if one.resume is None:
                 _check_hydra(configs, self.kind)
             return Plan(
@@ -158,6 +165,7 @@ class Request:
                 overrides=request.overrides,
                 searchpath=self.searchpath,
                 settings=one,
+                baseline=baseline,
                 seed=int(configs[0].seed),
                 runs=planned,
                 preload=tuple(sorted(preload)),
@@ -212,6 +220,7 @@ class Plan(NamedTuple):
     overrides: list[str]
     searchpath: list[str]
     settings: SweepSettings
+    baseline: Baseline | None
     seed: int
     runs: list[Planned]
     preload: tuple[str, ...]

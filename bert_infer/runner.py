@@ -193,7 +193,7 @@ class Runner:
             The last batch and its outputs, in host memory.
         """
         record.architecture, record.workload = prepared.architecture, prepared.workload
-        record.until, record.choice = self.until, self._choice(prepared)
+        record.until, record.choice = self.until, self.choice(prepared)
         record.provenance = {
             "tokenizer": prepared.tokenizer_provenance,
             "input": {"sha256": prepared.tokens.sha256},
@@ -304,7 +304,7 @@ class Runner:
         batch = self.engine.layout.of(group, prepared.tokens, pad_token_id)
         return batch, self.engine.inputs(batch, keep_mask=prepared.graph.keeps_mask)
 
-    def _choice(self, prepared: Prepared) -> dict[str, Any]:
+    def choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""
         return {
             "device": prepared.device.name,

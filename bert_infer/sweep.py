@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bert_infer import console, files, status
@@ -52,10 +51,21 @@ def carry_out(plan: Plan) -> int:
         try:
             failed = _launch(plan, directory, left)
         finally:
-            with suppress(OSError):  # a full disk, of which was told when it lost a record
-                bury_the_dead(directory)
-            console.show_directory(directory.resolve())
+            _sum_up(plan, directory)
     return int(failed)
+
+
+def _sum_up(plan: Plan, directory: Path) -> None:
+    """Write and print what the sweep showed so far."""
+    from bert_infer import report
+    from bert_infer.report import terminal
+
+    try:
+        bury_the_dead(directory)
+        terminal.show(report.write(directory, plan.baseline))
+    except (OSError, RefusedError) as error:  # a full disk, or no run at all
+        console.show_text(str(error))
+    console.show_directory(directory.resolve())
 
 
 def claimed(directory: Path, *, is_chosen: bool) -> Path:
@@ -142,7 +152,7 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
     inline = plan.settings.isolation is Isolation.inline
     isolated = None if inline else Isolated(plan.preload, plan.settings.timeout_s)
     first = 1 + max((int(p.name) for p in _runs(directory) if p.name.isdigit()), default=-1)
-    board = Board(len(left))
+    board = Board([run.overrides for run in left])
     with hydra_at_hand() as hydra:
         config = hydra.compose_config(
             "config", [*overrides, where, *searching(plan.searchpath)], RunMode.MULTIRUN

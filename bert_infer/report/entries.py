@@ -16,7 +16,7 @@ from bert_infer.records import Caveat
 from bert_infer.statistics import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -166,6 +166,12 @@ def options(choice: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, st
         if equals and not key.startswith(("hydra.", "~")):
             found.setdefault(key, _unquoted(value))
     return found
+
+
+def alternatives(choice: Mapping[str, Any], overrides: Sequence[str]) -> list[dict[str, str]]:
+    """Return a run's options, and the same by the names that were asked for."""
+    resolved = options(choice, overrides)
+    return [resolved, resolved | asked(overrides)]
 
 
 def asked(overrides: Iterable[str]) -> dict[str, str]:
