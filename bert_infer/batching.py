@@ -112,25 +112,37 @@ class ByLength(Batching):
 
 
 @dataclass(frozen=True)
-class TokenBudget(Batching):
-    """Sorted by length, as many sequences as fit."""
+class Budgeted(Batching):
+    """What fills batches up to a number of tokens, whatever ``batch`` says."""
 
     max_tokens: int
     window: int
 
-    name = "token_budget"
     uses_batch: ClassVar[bool] = False
-    less_padding: ClassVar[str] = (
-        "Lower batching.max_tokens: batches of fewer texts are more alike."
-    )
 
     def __post_init__(self) -> None:
         _check_window(self.window)
-        _check_budget(self.max_tokens)
+        if self.max_tokens < 1:
+            raise OptionError("max_tokens", self.max_tokens, "a whole number from 1")
 
     def check_lengths(self, lengths: NDArray[np.int64]) -> None:
         """Refuse a budget that the longest sequence does not fit."""
-        _check_longest(self.max_tokens, lengths)
+        if self.max_tokens < lengths.max():
+            raise InputError(
+                f"batching.max_tokens={self.max_tokens} is less than the longest sequence, "
+                f"{lengths.max()} tokens.",
+                f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
+            )
+
+
+@dataclass(frozen=True)
+class TokenBudget(Budgeted):
+    """Sorted by length, as many sequences as fit."""
+
+    name = "token_budget"
+    less_padding: ClassVar[str] = (
+        "Lower batching.max_tokens: batches of fewer texts are more alike."
+    )
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
         """Yield sequences of like length, ``max_tokens`` slots at most, as wide as the longest."""
@@ -145,23 +157,11 @@ class TokenBudget(Batching):
 
 
 @dataclass(frozen=True)
-class Packed(Batching):
+class Packed(Budgeted):
     """As many sequences as fit, end to end; what fits where is settled longest first."""
-
-    max_tokens: int
-    window: int
 
     name = "packed"
     layout: ClassVar[type[Batch]] = PackedBatch
-    uses_batch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check_window(self.window)
-        _check_budget(self.max_tokens)
-
-    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
-        """Refuse a budget that the longest sequence does not fit."""
-        _check_longest(self.max_tokens, lengths)
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
         """Yield sequences of ``max_tokens`` tokens in all, at most: best fit, decreasing."""
@@ -189,20 +189,6 @@ def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
         groups[group].append(index)
         insort(room, (left - length, group))
     return groups
-
-
-def _check_budget(max_tokens: int) -> None:
-    if max_tokens < 1:
-        raise OptionError("max_tokens", max_tokens, "a whole number from 1")
-
-
-def _check_longest(max_tokens: int, lengths: NDArray[np.int64]) -> None:
-    if max_tokens < lengths.max():
-        raise InputError(
-            f"batching.max_tokens={max_tokens} is less than the longest sequence, "
-            f"{lengths.max()} tokens.",
-            f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
-        )
 
 
 def _check_window(window: int) -> None:

@@ -84,14 +84,16 @@ class Isolated:
                 finished, cause = self._wait(process, pipe, watch), None
             except TimeoutError as error:
                 finished, cause = None, (TimeoutError.__name__, str(error), worker.TAKES_TOO_LONG)
+                _signal(process, signal.SIGTERM, _TIME_TO_END_S)
             except KeyboardInterrupt:
-                _interrupt(process)
-                _end_group(process)
+                with suppress(KeyboardInterrupt):  # a second one ends the wait
+                    _signal(process, signal.SIGINT, _TIME_TO_RECORD_S)
+                _kill_group(process)
                 _record_if_missing(
                     directory, "interrupted", ("KeyboardInterrupt", "Interrupted.", "Run it again.")
                 )
                 raise
-            _end_group(process)  # what it may have started
+            _kill_group(process)  # with what it may have started
             if finished is None:
                 cause = cause or _cause(process.exitcode or 0, directory / "run.log")
                 finished = Finished(_record_if_missing(directory, "failed", cause), ())
@@ -179,19 +181,17 @@ def _record_if_missing(directory: Path, how: str, cause: tuple[str, str, str]) -
     return status.bury(directory, how, *cause)
 
 
-def _interrupt(process: Process) -> None:
-    """Let the run write its record; a second Ctrl-C ends the wait for it."""
-    with suppress(ProcessLookupError, KeyboardInterrupt):
-        os.kill(process.pid or 0, signal.SIGINT)
-        process.join(_TIME_TO_RECORD_S)
+def _signal(process: Process, number: signal.Signals, patience_s: float) -> None:
+    """Let the run write its record, and wait for that."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid or 0, number)
+    process.join(patience_s)
 
 
-def _end_group(process: Process) -> None:
-    """End the process, and what it started, kindly at first."""
-    for number, patience in ((signal.SIGTERM, _TIME_TO_END_S), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, number)
-        process.join(patience)
+def _kill_group(process: Process) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join(_TIME_TO_END_S)
 
 
 @contextmanager

@@ -154,6 +154,16 @@ def test_what_one_run_does_to_its_process_no_other_sees(command):
     assert len(peaks) > 1
 
 
+def test_a_runs_process_has_the_environment_variables_that_were_asked_for(command):
+    variable = "hydra.job.env_set.KMP_AFFINITY=disabled"
+    done = command(*TINY[:-1], "isolation=process", "hydra.run.dir=sweep/0", variable)
+    assert done.returncode == 0, done.stderr
+    assert "Final hidden states" in done.stdout
+    environment = json.loads((command.directory / "sweep/0/environment.json").read_text())
+    assert environment["variables"]["KMP_AFFINITY"] == "disabled"
+    assert records(command)[0]["run"]["isolation"] == "process"
+
+
 def test_fail_fast_starts_nothing_more(command):
     done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
     assert done.returncode == 1
