@@ -54,7 +54,8 @@ class ByMatmul(BySequence):
         scale = q.shape[-1] ** -0.5
         nothing = q.new_empty(1)
         scores = torch.baddbmm(nothing, q, k.transpose(1, 2), beta=0, alpha=scale)
-        return torch.bmm(torch.softmax(scores, -1), v)
+        # Softmax takes longer in bfloat16 than both conversions and float32.
+        return torch.bmm(torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype), v)
 
 
 class BySdpa(BySequence):
@@ -66,3 +67,14 @@ class BySdpa(BySequence):
 
         attended = functional.scaled_dot_product_attention(q[None], k[None], v[None])
         return attended[0]
+
+
+class Narrowed:
+    """Another mechanism in a narrower format than the rest of a layer."""
+
+    def __init__(self, attend: Attend, dtype: torch.dtype) -> None:
+        self._attend, self._dtype = attend, dtype
+
+    def __call__(self, qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Convert, attend, and convert back; see ``Attend``."""
+        return self._attend(qkv.to(self._dtype), cu_seqlens).to(qkv.dtype)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bert_infer.attention import Narrowed
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bert_infer.attention import Attend
     from bert_infer.devices import Device
     from bert_infer.linears import MakeLinear
 
@@ -51,6 +53,10 @@ class Dtype(ABC):
     def linear(self, device: Device) -> MakeLinear:
         """Return how an engine of our own multiplies by a weight matrix on ``device``."""
         return device.linears(self.matmuls())[0]
+
+    def attention(self, device: Device) -> Attend:
+        """Return how an engine of our own attends on ``device``."""
+        return device.attention(self.weights())
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
@@ -161,6 +167,14 @@ class Int8(Fp32):
     def operand(self, values: torch.Tensor) -> torch.Tensor:
         """Return codes that fill a good part of their range, and sums that never overflow."""
         return super().operand(values.mul(16).clamp(-64, 64))
+
+    def attention(self, device: Device) -> Attend:
+        """Return attention in bfloat16 where the device computes in it; softmax is in float32."""
+        import torch
+
+        if device.emulates(torch.bfloat16):
+            return super().attention(device)
+        return Narrowed(device.attention(torch.bfloat16), torch.bfloat16)
 
     def linear(self, device: Device) -> MakeLinear:
         """Return the Linear that turns activations into codes and back.

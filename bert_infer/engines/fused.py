@@ -69,7 +69,7 @@ class Fused(Engine):
             ),
             _linear(read(pooler), "pooler.dense", linear),
             architecture.heads,
-            device.attention(number),
+            dtype.attention(device),
         )
         give_back()
         return encoder.forward
@@ -181,8 +181,9 @@ class Encoder(NamedTuple):
 
 
 def _linear(read: dict[str, torch.Tensor], name: str, linear: MakeLinear) -> Linear:
-    # Taken out, so that no weight is kept beside its packed form.
-    return linear(read.pop(f"{name}.weight"), read.pop(f"{name}.bias"))
+    # Taken out, so that no weight is kept beside its packed form; a copy of the bias, as what a
+    # file maps would keep all of it mapped.
+    return linear(read.pop(f"{name}.weight"), read.pop(f"{name}.bias").clone())
 
 
 def _norm(read: dict[str, torch.Tensor], name: str, epsilon: float) -> LayerNorm:
