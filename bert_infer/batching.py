@@ -168,7 +168,7 @@ class Packed(Batching):
         del batch, limit
         for order in _longest_first(lengths, self.window):
             for members in best_fit(lengths[order], self.max_tokens):
-                yield Group(order[members], int(lengths[order[members[0]]]))
+                yield Group(order[members], self.max_tokens)  # one width: nothing is padded to it
 
 
 def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:

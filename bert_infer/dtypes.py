@@ -23,11 +23,15 @@ class Dtype(ABC):
     Attributes:
         is_autocast: PyTorch's modules convert weights and activations for each operator.
         is_quantised: weights become codes, which PyTorch's own modules do not take.
+        has_ceiling: its matrix multiplication can be timed by itself.
+        has_scales: PyTorch's modules are converted, and hold scales beside their weights.
     """
 
     name: str
     is_autocast: ClassVar[bool] = False
     is_quantised: ClassVar[bool] = False
+    has_ceiling: ClassVar[bool] = True
+    has_scales: ClassVar[bool] = False
 
     def check(self, device: Device) -> None:
         """Refuse a device without this format.
@@ -51,6 +55,11 @@ class Dtype(ABC):
     def linear(self, device: Device) -> MakeLinear:
         """Return how an engine of our own multiplies by a weight matrix on ``device``."""
         return device.linears(self.matmuls())[0]
+
+    def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
+        """Return ``module``, which lies on ``device``, with what this format changes in it."""
+        del device
+        return module
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
@@ -108,6 +117,15 @@ class Fp16(Dtype):
     """Half precision throughout."""
 
     name = "fp16"
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without half precision."""
+        if not device.has_fp16:
+            raise RefusedError(
+                f"dtype=fp16 is refused on this {device.name}: a Gaudi card of the first "
+                "generation computes in float32 and bfloat16.",
+                "Use dtype=bf16.",
+            )
 
     def weights(self) -> torch.dtype:
         """Return float16."""

@@ -69,7 +69,7 @@ def carry_out(
         runner = compose()
         record = runner.new_record()
         prepared = runner.prepare()
-        sinks = runner.output.sinks(prepared.tokens)
+        sinks = runner.sinks(prepared.tokens)
         batch, outputs = runner.execute(record, prepared, sinks, progress, passes)
         with record.phases("write"):
             for sink in sinks:
