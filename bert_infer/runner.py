@@ -170,8 +170,7 @@ class Runner:
             self._import(prepared)
         import torch
 
-        is_bounded = passes is None and self.until.relative_ci is None
-        total = self.settings.iterations * prepared.workload.forwards if is_bounded else None
+        total = self._total(prepared) if passes is None else None
         compared = drift.sample(self, prepared.tokens, device)
         record.emulated = device.emulates(self.dtype.matmuls())
         with torch.inference_mode(), device.active():
@@ -219,6 +218,11 @@ class Runner:
                     record.drift = drift.compare(compared.outputs(), reference)
         record.finish(self.drift.min_cosine)
         return batch, outputs
+
+    def _total(self, prepared: Prepared) -> int | None:
+        """Return how many forwards will be measured, where that is known before."""
+        is_known = self.until.relative_ci is None
+        return self.settings.iterations * prepared.workload.forwards if is_known else None
 
     def _import(self, prepared: Prepared) -> None:
         """Import what the parts need, the device's first: it may change what the others find."""

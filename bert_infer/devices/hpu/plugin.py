@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
 
 NAME = "habana_frameworks.torch"
-IMPORTS = ("torch", f"{NAME}.core")
+IMPORTS = (f"{NAME}.core",)  # which imports torch
 
 _FUSED_SDPA = "hpu_fused_sdpa"
 
