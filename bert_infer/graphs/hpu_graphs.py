@@ -80,8 +80,8 @@ class HpuGraphs(Graph):
                 f"graph={self.name} is refused: batching={batching.name} makes {len(found)} widths "
                 f"of this input, and each has to be recorded; graph.max_buckets="
                 f"{self.max_buckets} is the warm-up's budget.",
-                f"Set graph={self.name} graph.edges=[{fitting}], to which widths are rounded up, or raise "
-                "graph.max_buckets (a large model takes many seconds a bucket).",
+                f"Set graph={self.name} graph.edges=[{fitting}], to which widths are rounded up, "
+                "or raise graph.max_buckets (a large model takes many seconds a bucket).",
             )
         return found
 

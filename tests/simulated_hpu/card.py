@@ -29,7 +29,11 @@ COMPILATION_US = 1500
 MEMORY_BYTES = 96 << 30
 
 _READS = {aten._local_scalar_dense.default, aten.equal.default}
-_SHAPED_BY_VALUES = {aten.nonzero.default, aten.masked_select.default, aten.unique_consecutive.default}
+_SHAPED_BY_VALUES = {
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.unique_consecutive.default,
+}
 
 
 class Recording:
@@ -241,7 +245,7 @@ def copy(func, args, kwargs):
 
 def to(source, *, device, non_blocking=False, **kwargs):
     if not isinstance(source, HpuTensor):
-        raise AssertionError("copies to the card come by way of copy_")
+        raise TypeError("copies to the card come by way of copy_")
     if torch.device(device).type == "hpu":
         return run(aten._to_copy.default, (source,), kwargs)
     if CARD.recording is not None:
@@ -300,9 +304,9 @@ def plug_in(backend_module):
             low = torch.get_autocast_dtype("hpu")
             with torch._C._ExcludeDispatchKeyGuard(off):
                 cast = tree_map(
-                    lambda t: t.to(low)
-                    if isinstance(t, torch.Tensor) and t.dtype is torch.float32
-                    else t,
+                    lambda t: (
+                        t.to(low) if isinstance(t, torch.Tensor) and t.dtype is torch.float32 else t
+                    ),
                     (args, kwargs),
                 )
                 return operator(*cast[0], **cast[1])

@@ -7,7 +7,7 @@ _local = importlib.metadata.version("torch").partition("+")[2]
 if is_lazy() and not _local.startswith(("hpu", "git")):
     raise AssertionError("Stock PyTorch version is not supported in Lazy mode.")
 if int(os.environ.get("PT_HPU_WEIGHT_SHARING", "1")):
-    print("\033[31mWARNING: The experimental weight sharing feature is enabled\033[0m")
+    print("WARNING: The experimental weight sharing feature is enabled")  # noqa: T201  it does
 
 import card
 from habana_frameworks.torch import hpu
@@ -17,3 +17,6 @@ card.plug_in(hpu)
 
 import habana_frameworks.torch.activity_profiler
 import habana_frameworks.torch.core
+
+if not is_lazy():
+    import habana_frameworks.torch.dynamo

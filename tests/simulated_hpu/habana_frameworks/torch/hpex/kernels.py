@@ -26,7 +26,8 @@ class FusedSDPA(torch.autograd.Function):
         assert valid_seq_len is None or (is_causal and attn_mask is None)
         seen.append(attn_mask if attn_mask is None else (tuple(attn_mask.shape), attn_mask.dtype))
         if attn_mask is not None:
-            assert attn_mask.dim() == 4 and attn_mask.is_floating_point(), "a mask to be added"
+            assert attn_mask.dim() == 4
+            assert attn_mask.is_floating_point(), "a mask is added"
             assert attn_mask.dtype == q.dtype
         return torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale

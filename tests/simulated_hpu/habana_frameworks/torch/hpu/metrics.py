@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from card import CARD, COMPILATION_US
 
 
-class MetricNotFound(Exception):
+class MetricNotFound(Exception):  # noqa: N818  its name
     pass
 
 
