@@ -79,9 +79,7 @@ def test_the_main_job_uses_graphs_as_the_vendors_readme_promised(plugin):
 def test_outputs_are_the_cpus_whatever_the_batching_and_engine(engine, batching, more, on_cpu):
     """A trap for each that is walked into: replays, masks, fillers, keys of graphs.
 
-    Seen to fail: outputs kept on the device until the run's end (they are then of the last replay);
-    ``keeps_mask`` false in graph and device; ``Buckets.fill`` not applied when shapes are warmed;
-    the layout left out of what ``copy_in`` returns.
+    Seen to fail: ``copy_out`` returning device tensors; ``Hpu.mask`` returning zeros throughout.
     """
     chosen = [f"engine={engine}", f"batching={batching}", "graph=hpu_graphs", "iterations=2"]
     result = runner(*chosen, *more).run(TEXTS)
@@ -126,7 +124,7 @@ def test_trap_a_mask_is_always_four_dimensional_and_added(engine, dtype):
 
 
 def test_trap_a_graph_recorded_without_padding_masks_it_later(on_cpu):
-    """Seen to fail: ``keeps_mask`` of HpuGraphs and Hpu false, so that no mask is recorded."""
+    """Seen to fail: a mask of two dimensions from ``Transformers.inputs``."""
     texts = [TEXTS[4], TEXTS[4], TEXTS[4], TEXTS[4], TEXTS[1], TEXTS[5]]
     result = runner().run(texts)
     assert result.record["workload"]["forwards_per_pass"] == 2
@@ -180,7 +178,7 @@ def test_trap_a_replay_returns_the_tensors_of_the_one_before(asynchronous):
 
 
 def test_trap_shapes_of_as_many_tokens_are_apart():
-    """Seen to fail: the layout left out of the recorded call's arguments."""
+    """Seen to fail: layouts that are all equal in the eyes of the recording's key."""
     device, encode = encoder()
     wide = forward(encode, arrays(2, 6), device)
     tall = forward(encode, arrays(6, 2), device)
@@ -216,7 +214,7 @@ def test_inputs_go_over_as_one_tensor_of_int32(card, monkeypatch):
 
 
 def test_trap_every_bucket_is_replayed_before_the_first_measured_forward():
-    """Seen to fail: ``HpuGraphs.first_forwards`` 1, which records only."""
+    """Seen to fail: ``HpuGraphs.first_forwards`` 1, which records only; groups not filled first."""
     from habana_frameworks.torch.hpu import HPUGraph
 
     HPUGraph.made.clear()
@@ -228,10 +226,14 @@ def test_trap_every_bucket_is_replayed_before_the_first_measured_forward():
     by_length = runner("batching=by_length", "batching.edges=[8,32]", "max_length=32", "warmup=0")
     by_length = replace(by_length, input=type(by_length.input)(TEXTS))
     prepared = by_length.prepare()
-    by_length.execute(by_length.new_record(), prepared, progress=look)
+    record = by_length.new_record()
+    by_length.execute(record, prepared, progress=look)
     assert len(prepared.groups) > 1
     assert len(replays[0]) == len({(s.sequences, s.slots) for s in prepared.groups})
     assert min(replays[0]) >= 1
+    assert len(HPUGraph.made) == len(replays[0])
+    measured = sum(forward.padded_tokens for forward in record.forwards)
+    assert measured == prepared.workload.padded_tokens, "what is planned is what is run"
 
 
 def test_trap_timers_stop_after_the_card_has_finished(card):
@@ -264,7 +266,8 @@ def test_trap_lazy_mode_computes_nothing_that_nobody_holds(card):
     x @ x
     device.synchronize()
     assert card.clock() == before
-    assert fastest_s(lambda: x @ x, device, 0.0, card.clock) == pytest.approx(1e-4)
+    readings = (card.clock() for _ in range(9))  # or it would go on for ever
+    assert fastest_s(lambda: x @ x, device, 0.0, lambda: next(readings)) == pytest.approx(1e-4)
 
 
 def test_a_device_that_mixes_with_the_cpu_is_refused_by_the_card():
