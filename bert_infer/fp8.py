@@ -89,9 +89,9 @@ class Fp8(Bf16):
         from neural_compressor.torch.quantization import FP8Config, convert, prepare
 
         place = self._place(module, device)
-        if self.step is Step.convert and not (place.is_dir() and any(place.iterdir())):
+        if self.step is Step.convert and not any(place.glob("measure_hooks_*")):
             raise RefusedError(
-                f"dtype=fp8 has no measurements of this model on this card: {place} is empty.",
+                f"dtype=fp8 has no measurements of this model on this card: none are in {place}.",
                 "Run once with dtype=fp8 dtype.step=measure, on texts such as yours.",
             )
         place.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bert_infer import attention, variables
+from bert_infer import attention, linears, variables
 from bert_infer.counters import Counters
 from bert_infer.devices import Device
-from bert_infer.devices.hpu import hlml, host, plugin
+from bert_infer.devices.hpu import hlml, host, modes, plugin
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.graphs import Compile, CompileMode
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.records import Outputs
 
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
     from bert_infer.attention import Attention
     from bert_infer.engines import Encode
     from bert_infer.graphs import Graph
+    from bert_infer.linears import MakeLinear
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 
-LAZY = "PT_HPU_LAZY_MODE"
 _MODULES = "HABANA_VISIBLE_MODULES"
 _OP_LISTS = {
     "lower_precision_ops": "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST",
@@ -113,29 +112,12 @@ class Hpu(Device):
 
     def check_graph(self, graph: Graph) -> None:
         """Refuse a mode that contradicts ``lazy``, the environment, or the torch installed."""
-        needs = self._needs_lazy(graph)
-        if self.lazy is not None and needs is not None and self.lazy != needs:
-            raise RefusedError(
-                f"graph={graph.name} is refused with device.lazy={str(self.lazy).lower()}: HPU "
-                "graphs exist in lazy mode only, torch.compile without it only.",
-                f"Leave device.lazy out, or use graph={'hpu_graphs' if self.lazy else 'compile'}.",
-            )
-        if isinstance(graph, Compile) and graph.mode is not CompileMode.default:
-            raise OptionError(
-                "graph.mode", graph.mode.name, "default on device=hpu: the others are inductor's"
-            )
-        if self._is_lazy(graph) and not host.has_own_torch():
-            raise RefusedError(
-                f"graph={graph.name} is refused: it needs lazy mode, and that Gaudi's own build of "
-                "torch; the one installed is PyTorch's.",
-                "Use graph=compile, or install Gaudi's build: bash habanalabs-installer.sh install "
-                "--type pytorch --venv (docs/gaudi.md).",
-            )
+        modes.check(graph, asked=self.lazy)
         variables.check(self.variables(graph))
 
     def variables(self, graph: Graph) -> Mapping[str, str]:
         """Return the mode, the card, autocast's lists, and what makes the plugin count."""
-        wanted = {LAZY: str(int(self._is_lazy(graph)))}
+        wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
             wanted[_MODULES] = str(self.module)
         for field, name in _OP_LISTS.items():
@@ -213,7 +195,7 @@ class Hpu(Device):
 
     def finish(self, module: torch.nn.Module, *, scales_only: bool) -> None:
         """Mark weights as constants, which lazy mode's compiler makes use of."""
-        if os.environ.get(LAZY) != "0":
+        if modes.is_lazy_now():
             plugin.mark_constant(module, scales_only=scales_only)
 
     def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
@@ -253,9 +235,14 @@ class Hpu(Device):
             "memory_bytes": plugin.memory("Limit"),
             "driver": hlml.driver_version(),
             "plugin": host.plugin_version(),
-            "lazy": os.environ.get(LAZY) != "0",
+            "lazy": modes.is_lazy_now(),
             "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(seen)},
         }
+
+    def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
+        """Return PyTorch's own, out of place: an operator the plugin lacks cannot be recorded."""
+        del dtype
+        return (linears.OutOfPlace,)
 
     def attention(self, dtype: torch.dtype) -> Attention:
         """Return attention by a mask: nothing there depends on a value, so graphs can hold it."""
@@ -286,16 +273,6 @@ class Hpu(Device):
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons that HLML gives for a clock below what was asked."""
         return hlml.throttle_reasons(self.module)
-
-    def _needs_lazy(self, graph: Graph) -> bool | None:
-        """Tell which mode ``graph`` runs in; None where it runs in both."""
-        if graph.name in self.graphs:
-            return True
-        return False if isinstance(graph, Compile) else None
-
-    def _is_lazy(self, graph: Graph) -> bool:
-        needs = self._needs_lazy(graph)
-        return bool(self.lazy) if needs is None else needs
 
     def _slots(self) -> list[str]:
         if self.module is not None:

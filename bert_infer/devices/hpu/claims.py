@@ -40,9 +40,10 @@ def claimed(slots: Sequence[str], remedy: str) -> Iterator[None]:
     if file is None:
         raise _all_taken(holders, remedy)
     with file:
-        file.truncate(0)
-        json.dump(Holder(os.getpid(), command_of(os.getpid()))._asdict(), file)
-        file.flush()
+        with suppress(OSError):  # a full disk, or another user's file: the lock holds all the same
+            file.truncate(0)
+            json.dump(Holder(os.getpid(), command_of(os.getpid()))._asdict(), file)
+            file.flush()
         yield
 
 
@@ -77,4 +78,6 @@ def _open(path: Path) -> IO[str]:
     except PermissionError:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         return os.fdopen(descriptor, "r", encoding="utf-8")
+    with suppress(PermissionError):  # whatever the umask
+        os.fchmod(descriptor, 0o644)
     return os.fdopen(descriptor, "r+", encoding="utf-8")

@@ -74,7 +74,8 @@ def _with_card(module: int | None, read: Callable[[Any, Any], T], unknown: T) ->
         except HLMLError:
             return unknown
         finally:
-            pyhlml.hlmlShutdown()
+            with contextlib.suppress(HLMLError):
+                pyhlml.hlmlShutdown()
 
 
 def _handle(hlml: Any, module: int | None) -> Any:  # noqa: ANN401  likewise
