@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer import attention, linears
@@ -64,17 +63,10 @@ class Device(ABC):
             RefusedError: naming ``device``.
         """
 
-    def check_graph(self, graph: Graph) -> None:
-        """Refuse a graph mode that this device's own settings rule out.
-
-        Raises:
-            RefusedError: naming the key to change.
-        """
-
     def variables(self, graph: Graph) -> Mapping[str, str]:
-        """Return the environment variables that must be set before torch is imported."""
+        """Return the environment variables that ``graph`` needs before torch is imported."""
         del graph
-        return MappingProxyType({})
+        return {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -98,6 +90,13 @@ class Device(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
+
+    def check_graph(self, graph: Graph) -> None:
+        """Refuse a graph mode that this device's own settings rule out.
+
+        Raises:
+            RefusedError: naming the key to change.
+        """
 
     def preferred_graph(self) -> Graph:
         """Return the graph mode that ``graph=auto`` means here."""
