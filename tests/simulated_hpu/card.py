@@ -60,6 +60,7 @@ class Card:
         self.acquired = False
         self.taken = False  # by another process
         self.missing = set()  # operators that fall back to the CPU, by name
+        self.lets_read = False  # values while a graph is recorded
         self.seconds = 0.0
         self._asked_s = 0.0
         self._gathered = []
@@ -257,9 +258,10 @@ def to(source, *, device, non_blocking=False, **kwargs):
 
 
 def read():
-    if CARD.recording is not None:
+    if CARD.recording is None:
+        CARD.synchronize()
+    elif not CARD.lets_read:
         raise RuntimeError("a value is read while a graph is recorded")
-    CARD.synchronize()
 
 
 def tensors_of(tree):

@@ -46,8 +46,8 @@ def card():
     from card import CARD
 
     yield CARD
-    CARD.missing.clear()
-    CARD.taken = False
+    CARD.missing = set()
+    CARD.taken = CARD.lets_read = False
 
 
 @pytest.fixture(autouse=True)

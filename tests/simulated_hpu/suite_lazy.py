@@ -135,16 +135,36 @@ def test_trap_a_graph_recorded_without_padding_masks_it_later(on_cpu):
     torch.testing.assert_close(result.hidden_states[4], on_cpu.hidden_states[1], rtol=0, atol=2e-6)
 
 
-def test_trap_transformers_reads_a_mask_of_two_dimensions():
-    """What we are kept from: values read while a graph is recorded. A card would end the run."""
+def test_trap_transformers_drops_a_mask_of_two_dimensions(card):
+    """What our mask of four dimensions keeps us from, which is used as it is."""
     from habana_frameworks.torch.hpu import wrap_in_hpu_graph
     from transformers import BertConfig, BertModel
 
+    torch.manual_seed(0)
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
-    bert = wrap_in_hpu_graph(BertModel(config).eval().to("hpu"))
-    ids = torch.ones(2, 4, dtype=torch.int32).to("hpu")
-    with torch.no_grad(), pytest.raises(RuntimeError, match="value is read"):
-        bert(input_ids=ids, attention_mask=torch.ones_like(ids))
+    bert = BertModel(config).eval().to("hpu")
+    original = bert.forward
+    ids = torch.tensor([[1, 2, 3, 4]], dtype=torch.int32).to("hpu")
+    whole, half = (torch.tensor([mask]).to("hpu") for mask in ([1, 1, 1, 1], [1, 1, 0, 0]))
+
+    def pooled(mask):
+        return bert(input_ids=ids, attention_mask=mask).pooler_output.cpu().clone()
+
+    with torch.no_grad():
+        unmasked, masked = pooled(whole), pooled(half)
+        # Made now: a graph takes the first call's tensors for its own, and writes into them.
+        added = [Hpu().mask(mask[:, None, None].bool(), torch.float32) for mask in (whole, half)]
+        wrap_in_hpu_graph(bert)
+        with pytest.raises(RuntimeError, match="a value is read"):
+            pooled(whole)  # a card that lets nothing be read
+        card.lets_read = True  # and one that does: the graph has no mask, whatever comes
+        assert torch.equal(pooled(whole), unmasked)
+        assert torch.equal(pooled(half), unmasked)
+        assert not torch.allclose(unmasked, masked)
+        bert.forward = original
+        wrap_in_hpu_graph(bert)
+        assert torch.equal(pooled(added[0]), unmasked)
+        assert torch.equal(pooled(added[1]), masked)
 
 
 def encoder(shapes=2, **fields):

@@ -234,7 +234,8 @@ class Hpu(Device):
             "cards": len(host.cards()),
             "memory_bytes": plugin.memory("Limit"),
             "driver": hlml.driver_version(),
-            "plugin": host.plugin_version(),
+            "plugin": host.version_of("habana-torch-plugin"),
+            "neural_compressor": host.version_of("neural_compressor_pt"),
             "lazy": modes.is_lazy_now(),
             "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(seen)},
         }

@@ -16,7 +16,6 @@ from bert_infer.errors import RefusedError
 DRIVER = Path("/sys/bus/pci/drivers/habanalabs")
 PROCESSES = Path("/proc")
 _NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # those that compute, not those that watch
-_PLUGIN_PACKAGES = ("habana-torch-plugin", "habana_torch_plugin")
 
 # PCI device ids, from the driver's own list.
 _GENERATIONS = {
@@ -67,9 +66,9 @@ def installed_at() -> Path | None:
     return next((path for path in found if path.is_dir()), None)
 
 
-def plugin_version() -> str | None:
-    """Return the plugin's version; unknown is None."""
-    for name in _PLUGIN_PACKAGES:
+def version_of(*packages: str) -> str | None:
+    """Return the version of the first of ``packages`` that is installed; unknown is None."""
+    for name in packages:
         with suppress(PackageNotFoundError):
             return version(name)
     return None
@@ -153,9 +152,7 @@ def _needed_torch(place: Path) -> str | None:
 
 
 def _torch() -> str | None:
-    with suppress(PackageNotFoundError):
-        return version("torch")
-    return None
+    return version_of("torch")
 
 
 def _minor(of: str) -> list[str]:
