@@ -1,11 +1,11 @@
-"""Attention among packed sequences, each to itself: block-diagonal, without a mask.
+"""Attention among packed sequences, each to itself: block-diagonal.
 
 The mechanism is the device's choice; benchmarks/notes.md has what the others reached.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,16 +15,60 @@ from bert_infer.opaque import Opaque
 if TYPE_CHECKING:
     import torch
 
-Attend = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
-"""Queries, keys and values, ``[tokens, 3, heads, head_dim]``, and where sequences begin and end,
-``[sequences + 1]``, to ``[tokens, hidden]``."""
+Sdpa = Callable[..., "torch.Tensor"]
+"""Queries, keys and values ``[batch, heads, length, head_dim]`` and a mask to be added,
+``[batch, 1, 1 or length, length]``, to attended values of the same shape."""
 
 
-class BySequence(Opaque):
+class Attention(ABC):
+    """Packed sequences, each attended to by itself."""
+
+    def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Return what a call needs to know of the sequences, found once for all layers.
+
+        Args:
+            x: ``[tokens, hidden]``, by which it knows their number, format and device.
+            cu_seqlens: ``[sequences + 1]``, where sequences begin and end.
+        """
+        del x
+        return cu_seqlens
+
+    @abstractmethod
+    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Return ``[tokens, hidden]`` for ``qkv [tokens, 3, heads, head_dim]``."""
+
+
+class ByMask(Attention):
+    """All tokens at once, with a mask between sequences: shapes depend on no value.
+
+    Scores of tokens of different sequences are computed for nothing, which for a forward of n
+    tokens costs n / (6 hidden) of its other work.
+    """
+
+    def __init__(self, sdpa: Sdpa) -> None:
+        self._sdpa = sdpa
+
+    def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Return the mask to be added, ``[1, 1, tokens, tokens]``."""
+        import torch
+
+        tokens = torch.arange(len(x), dtype=torch.int32, device=x.device)
+        sequence = (tokens[:, None] >= cu_seqlens[None, 1:]).sum(1)  # [tokens]
+        apart = sequence[:, None] != sequence[None, :]
+        mask = torch.zeros(apart.shape, dtype=x.dtype, device=x.device)
+        return mask.masked_fill(apart, torch.finfo(x.dtype).min)[None, None]
+
+    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Return the attended values."""
+        q, k, v = qkv.permute(1, 2, 0, 3).unsqueeze(1)  # [1, heads, tokens, head_dim] each
+        return self._sdpa(q, k, v, bounds)[0].transpose(0, 1).flatten(1)
+
+
+class BySequence(Opaque, Attention):
     """A sequence at a time."""
 
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Take ``qkv`` and ``cu_seqlens``; see ``Attend``."""
+        """Take ``qkv`` and ``cu_seqlens``; see ``Attention``."""
         qkv, cu_seqlens = tensors
         tokens, _, heads, head_dim = qkv.shape
         attended = qkv.new_empty(tokens, heads, head_dim)
@@ -69,12 +113,16 @@ class BySdpa(BySequence):
         return attended[0]
 
 
-class Narrowed:
+class Narrowed(Attention):
     """Another mechanism in a narrower format than the rest of a layer."""
 
-    def __init__(self, attend: Attend, dtype: torch.dtype) -> None:
+    def __init__(self, attend: Attention, dtype: torch.dtype) -> None:
         self._attend, self._dtype = attend, dtype
 
-    def __call__(self, qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Convert, attend, and convert back; see ``Attend``."""
-        return self._attend(qkv.to(self._dtype), cu_seqlens).to(qkv.dtype)
+    def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Return what the other needs to know."""
+        return self._attend.bounds(x.to(self._dtype), cu_seqlens)
+
+    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Convert, attend, and convert back."""
+        return self._attend(qkv.to(self._dtype), bounds).to(qkv.dtype)

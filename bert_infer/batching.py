@@ -165,10 +165,11 @@ class Packed(Budgeted):
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
         """Yield sequences of ``max_tokens`` tokens in all, at most: best fit, decreasing."""
-        del batch, limit
+        del batch
+        width = min(self.max_tokens, limit)  # one for all: nothing is padded to it
         for order in _longest_first(lengths, self.window):
             for members in best_fit(lengths[order], self.max_tokens):
-                yield Group(order[members], int(lengths[order[members[0]]]))
+                yield Group(order[members], width)
 
 
 def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:

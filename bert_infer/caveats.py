@@ -49,6 +49,7 @@ def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
         _ceiling(record, figures["compute"]["fraction_of_ceiling"]),
         _machine(record.conditions) if record.conditions else (),
         _accelerator(record.conditions) if record.conditions else (),
+        _counted(record, figures["accelerator"]),
     ]
     return [caveat for rule in rules for caveat in rule]
 
@@ -137,6 +138,12 @@ def _choice(record: Record) -> Iterator[Caveat]:
             "slow.",
             "Use dtype=fp32 here, or a processor that has the format (environment.json lists this "
             "one's features).",
+        )
+    if dtype.endswith("_measuring"):
+        yield Caveat(
+            "measuring",
+            "This run measured the model for fp8: its timings are of the measuring.",
+            "Run the same with dtype=fp8.",
         )
     if dtype.endswith("_autocast"):
         plain = dtype.removesuffix("_autocast")
@@ -283,4 +290,29 @@ def _accelerator(conditions: Conditions) -> Iterator[Caveat]:
             "throttled",
             f"The device held its clock down: {', '.join(conditions.throttled)}.",
             "Cool it, raise its power limit, or lock its clock lower and say so.",
+        )
+
+
+def _counted(record: Record, counted: dict[str, Any] | None) -> Iterator[Caveat]:
+    if record.shapes_without_graph:
+        yield Caveat(
+            "without_graph",
+            f"{record.shapes_without_graph} of the batch shapes ran operator by operator: "
+            "graph.max_graphs keeps no more recordings.",
+            "Raise graph.max_graphs, or make fewer shapes: graph.edges.",
+        )
+    if counted and counted["measured_compilations"]:
+        yield Caveat(
+            "recompiled",
+            f"The device compiled {counted['measured_compilations']} graphs while the passes were "
+            "measured: compiling is among the figures.",
+            "Use graph=hpu_graphs or batching=padded, whose shapes are all compiled before, or "
+            "warm up longer: warmup=N.",
+        )
+    for name, times in ((counted and counted["cpu_fallbacks"]) or {}).items():
+        yield Caveat(
+            "cpu_fallback",
+            f"The device has no operator {name}: the CPU ran it {times} times, with its operands "
+            "copied there and back.",
+            "Look for another engine, attention or release of the device's software.",
         )

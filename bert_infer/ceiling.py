@@ -68,15 +68,19 @@ class Ceiling:
         return self.after_flop_per_s / self.before_flop_per_s - 1
 
 
-def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling:
+def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling | None:
     """Return the rate now, of the matmul that a search finds best."""
+    if not dtype.has_ceiling:
+        return None
     matmul = search(device, dtype, architecture.hidden, architecture.intermediate)
     return Ceiling(matmul, rate(matmul, device, dtype, _REPEAT_S))
 
 
-def after(ceiling: Ceiling, device: Device, dtype: Dtype) -> Ceiling:
-    """Return ``ceiling`` with the rate that the same matmul reaches now."""
-    return replace(ceiling, after_flop_per_s=rate(ceiling.matmul, device, dtype, _REPEAT_S))
+def after(ceiling: Ceiling | None, device: Device, dtype: Dtype) -> Ceiling | None:
+    """Return ``ceiling``, if there is one, with the rate that the same matmul reaches now."""
+    return ceiling and replace(
+        ceiling, after_flop_per_s=rate(ceiling.matmul, device, dtype, _REPEAT_S)
+    )
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
+    from bert_infer.counters import Counters
     from bert_infer.devices import Device
 
 _LEAST_S = 0.5
@@ -29,6 +30,7 @@ class Snapshot:
         accelerator: clock, temperature and the like, by the device's own names.
         accelerator_processes: other processes that use the device.
         throttled: why the device holds its clock down.
+        counters: what the device has counted.
     """
 
     load_average: float | None
@@ -41,6 +43,7 @@ class Snapshot:
     accelerator: dict[str, float]
     accelerator_processes: tuple[int, ...]
     throttled: tuple[str, ...]
+    counters: Counters | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def snapshot(device: Device) -> Snapshot:
         accelerator=device.readings(),
         accelerator_processes=device.other_processes(),
         throttled=device.throttle_reasons(),
+        counters=device.counters(),
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.architecture import Architecture
+    from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
     from bert_infer.outputs import Pooling, Sink
@@ -70,9 +71,9 @@ class Drift:
         return self.min_cosine is None or self.min_cosine < min_cosine
 
 
-def is_reference(engine: Engine, dtype: Dtype) -> bool:
+def is_reference(engine: Engine, dtype: Dtype, device: Device) -> bool:
     """Tell whether a run computes what it would be compared with."""
-    return (engine, dtype) == (Transformers(), Fp32())
+    return (engine, dtype) == (Transformers(), Fp32()) and isinstance(device, Cpu)
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> list[int]:
@@ -146,10 +147,10 @@ class Sample:
         return user_cache_path("bert_infer") / "references" / name
 
 
-def sample(runner: Runner, tokens: Tokens) -> Sample | None:
+def sample(runner: Runner, tokens: Tokens, device: Device) -> Sample | None:
     """Return the texts to compare, or None where a run is the reference or asks for none."""
     count = runner.drift.texts
-    if not count or is_reference(runner.engine, runner.dtype):
+    if not count or is_reference(runner.engine, runner.dtype, device):
         return None
     chosen = spread(tokens.lengths[: tokens.texts], count)
     return Sample(tokens, chosen, runner.output.pooling)

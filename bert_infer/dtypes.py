@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bert_infer.attention import Attend
+    from bert_infer.attention import Attention
     from bert_infer.devices import Device
     from bert_infer.linears import MakeLinear
 
@@ -25,11 +25,15 @@ class Dtype(ABC):
     Attributes:
         is_autocast: PyTorch's modules convert weights and activations for each operator.
         is_quantised: weights become codes, which PyTorch's own modules do not take.
+        has_ceiling: its matrix multiplication can be timed by itself.
+        has_scales: PyTorch's modules are converted, and hold scales beside their weights.
     """
 
     name: str
     is_autocast: ClassVar[bool] = False
     is_quantised: ClassVar[bool] = False
+    has_ceiling: ClassVar[bool] = True
+    has_scales: ClassVar[bool] = False
 
     def check(self, device: Device) -> None:
         """Refuse a device without this format.
@@ -54,9 +58,14 @@ class Dtype(ABC):
         """Return how an engine of our own multiplies by a weight matrix on ``device``."""
         return device.linears(self.matmuls())[0]
 
-    def attention(self, device: Device) -> Attend:
+    def attention(self, device: Device) -> Attention:
         """Return how an engine of our own attends on ``device``."""
         return device.attention(self.weights())
+
+    def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
+        """Return ``module``, which lies on ``device``, with what this format changes in it."""
+        del device
+        return module
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
@@ -115,6 +124,15 @@ class Fp16(Dtype):
 
     name = "fp16"
 
+    def check(self, device: Device) -> None:
+        """Refuse a device without half precision."""
+        if not device.has_fp16:
+            raise RefusedError(
+                f"dtype=fp16 is refused on this {device.name}: a Gaudi card of the first "
+                "generation computes in float32 and bfloat16.",
+                "Use dtype=bf16.",
+            )
+
     def weights(self) -> torch.dtype:
         """Return float16."""
         import torch
@@ -168,7 +186,7 @@ class Int8(Fp32):
         """Return codes that fill a good part of their range, and sums that never overflow."""
         return super().operand(values.mul(16).clamp(-64, 64))
 
-    def attention(self, device: Device) -> Attend:
+    def attention(self, device: Device) -> Attention:
         """Return attention in bfloat16 where the device computes in it; softmax is in float32."""
         import torch
 

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 class Group(NamedTuple):
     """Sequences that share a forward pass, ``int64 [sequences]``.
 
-    ``width`` is what they are padded to in a layout that pads.
+    ``width`` is what they are padded to in a layout that pads. Where a device wants few shapes, as
+    many are laid out as ``rows`` says, and in a layout without padding as many tokens as ``slots``
+    says: what is missing is filled with sequences that nobody reads.
     """
 
     sequences: NDArray[np.int64]
     width: int
+    rows: int = 0
+    slots: int = 0
 
 
 class Shape(NamedTuple):
@@ -81,16 +85,18 @@ class PaddedBatch(Batch):
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
         """Return the batch that ``group`` describes."""
-        rows = np.full((len(group.sequences), group.width), pad_token_id, np.int32)
+        count = len(group.sequences)
+        rows = np.full((max(count, group.rows), group.width), pad_token_id, np.int32)
         batch = cls(group.sequences, tokens.lengths[group.sequences], rows)
-        rows[batch.mask] = np.concatenate([tokens[s] for s in group.sequences])
+        rows[:count][batch.mask[:count]] = np.concatenate([tokens[s] for s in group.sequences])
         return batch
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
         """Return the rectangle's shape."""
-        slots = len(group.sequences) * group.width
-        return Shape(len(group.sequences), slots, slots > int(lengths[group.sequences].sum()))
+        rows = max(len(group.sequences), group.rows)
+        slots = rows * group.width
+        return Shape(rows, slots, slots > int(lengths[group.sequences].sum()))
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
@@ -98,8 +104,14 @@ class PaddedBatch(Batch):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """``bool [rows, width]``, true at real tokens."""
-        is_real: NDArray[np.bool_] = np.arange(self.token_ids.shape[1]) < self.lengths[:, None]
+        """``bool [rows, width]``, true at real tokens, and at the first of a row that fills up.
+
+        A row that attends to nothing would be no numbers, whose sums some devices compute slowly.
+        """
+        rows, width = self.token_ids.shape
+        lengths = np.ones(rows, np.int64)
+        lengths[: len(self.lengths)] = self.lengths
+        is_real: NDArray[np.bool_] = np.arange(width) < lengths[:, None]
         return is_real
 
     @property
@@ -110,20 +122,28 @@ class PaddedBatch(Batch):
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch(Batch):
-    """Sequences end to end, without padding: ``token_ids [tokens]``."""
+    """Sequences end to end, without padding: ``token_ids [tokens]``.
+
+    Attributes:
+        rows: how many sequences ``cu_seqlens`` has room for; 0 for those there are.
+    """
+
+    rows: int = 0
 
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
         """Return the batch that ``group`` describes; its width is of no concern."""
-        del pad_token_id
         ids = np.concatenate([tokens[s] for s in group.sequences])
-        return cls(group.sequences, tokens.lengths[group.sequences], ids)
+        if group.slots > len(ids):
+            ids = np.pad(ids, (0, group.slots - len(ids)), constant_values=pad_token_id)
+        return cls(group.sequences, tokens.lengths[group.sequences], ids, group.rows)
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
         """Return as many slots as there are tokens."""
         tokens = int(lengths[group.sequences].sum())
-        return Shape(len(group.sequences), tokens, has_padding=False)
+        rows, slots = max(len(group.sequences), group.rows), max(tokens, group.slots)
+        return Shape(rows, slots, has_padding=slots > tokens)
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""
@@ -134,15 +154,20 @@ class PackedBatch(Batch):
     def cu_seqlens(self) -> NDArray[np.int32]:
         """``int32 [sequences + 1]``: sequence i is ``token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``.
 
-        Cumulative sequence lengths, by the name that variable-length attention gives them.
+        Cumulative sequence lengths, by the name that variable-length attention gives them. Where
+        ``rows`` asks for room, all filling tokens are one more sequence, and empty ones follow.
         """
-        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+        ends = np.cumsum(self.lengths)
+        room = self.rows + 1 - len(ends) if self.rows else 0
+        return np.concatenate([[0], ends, np.full(room, len(self.token_ids))]).astype(np.int32)
 
     @property
     def positions(self) -> NDArray[np.int32]:
-        """``int32 [tokens]``, each token's place in its sequence."""
-        starts = np.repeat(self.cu_seqlens[:-1], self.lengths)
-        return np.arange(len(self.token_ids), dtype=np.int32) - starts
+        """``int32 [tokens]``, each token's place in its sequence; 0 for one that fills up."""
+        positions = np.zeros(len(self.token_ids), np.int32)
+        starts = np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        positions[: len(starts)] = np.arange(len(starts)) - starts
+        return positions
 
 
 def shapes(

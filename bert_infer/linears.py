@@ -54,6 +54,23 @@ class Plain(Linear):
         return functional.linear(x, self._weight, self._bias)
 
 
+class OutOfPlace(Plain):
+    """The same, with nothing written over: compilers of whole graphs save that memory themselves.
+
+    And some devices have no kernel for operators that do.
+    """
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """Return GELU (by erf) of the product."""
+        from torch.nn import functional
+
+        return functional.gelu(self(x))
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return the product plus ``residual``."""
+        return self(x) + residual
+
+
 class OneDnnPacked(Opaque, Linear):
     """oneDNN's matmul with the weight laid out for it once, by the operators that inductor uses.
 

@@ -33,6 +33,10 @@ class PeakMemory:
             give_back()
             self._reset()
 
+    def bytes(self) -> tuple[int | None, int | None]:
+        """Return the host's peak and the device's."""
+        return self.host_bytes(), self.device_bytes()
+
     def host_bytes(self) -> int | None:
         """Return the host's peak: the largest resident set of this process."""
         if not self._can_reset:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.ceiling import Ceiling
     from bert_infer.conditions import Conditions
+    from bert_infer.counters import Counted
     from bert_infer.drift import Drift
     from bert_infer.measure import WarmUp
     from bert_infer.records import Forward
@@ -58,6 +59,8 @@ class Record:
     conditions: Conditions | None = None
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
+    counted: Counted | None = None
+    shapes_without_graph: int = 0
 
     def broke_off(self, status: str, kind: str, message: str, remedy: str) -> None:
         """Note why the run ended early, and in which phase."""
@@ -107,7 +110,9 @@ class Record:
             "memory": {
                 "peak_host_bytes": self.peak_host_bytes,
                 "peak_device_bytes": self.peak_device_bytes,
+                "device_bytes": _device_bytes(self.environment),
             },
+            "accelerator": self.counted.as_json() if self.counted else None,
             "drift": asdict(self.drift) if self.drift else None,
             "measurement": _measurement(self, samples),
             "provenance": {
@@ -299,6 +304,11 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
         "ceiling_before_flop_per_s": record.ceiling.before_flop_per_s if record.ceiling else None,
         "ceiling_after_flop_per_s": record.ceiling.after_flop_per_s if record.ceiling else None,
     }
+
+
+def _device_bytes(environment: dict[str, Any] | None) -> int | None:
+    found: int | None = environment["device"].get("memory_bytes") if environment else None
+    return found
 
 
 def _rate(amount: float, seconds: float | None) -> float | None:

@@ -13,9 +13,7 @@ CONF = next(
 )
 
 PLANNED = {
-    "device": ("hpu",),
-    "dtype": ("fp8",),
-    "graph": ("cuda_graphs", "hpu_graphs"),
+    "graph": ("cuda_graphs",),
     "engine": ("onnxruntime", "openvino"),
 }
 """Options that are promised and not there yet."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.architecture import Architecture
+    from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
     from bert_infer.graphs import Graph
     from bert_infer.layouts import Batch, Group, Shape
@@ -33,6 +34,7 @@ class Prepared:
 
     Attributes:
         device: the one that will really be used, as is ``graph``.
+        buckets: what its groups are filled up to.
         groups: the distinct shapes of a pass' batches, each with a group that makes it.
         max_length: tokens at which texts were truncated.
     """
@@ -41,6 +43,7 @@ class Prepared:
     graph: Graph
     architecture: Architecture
     tokens: Tokens
+    buckets: Buckets
     groups: dict[Shape, Group]
     workload: Workload
     max_length: int
@@ -58,6 +61,7 @@ def prepare(runner: Runner) -> Prepared:
     device.check()
     graph = runner.graph.resolve(device)
     graph.check(device)
+    device.check_graph(graph)
     runner.dtype.check(device)
     runner.input.check()
     runner.model.check()
@@ -89,6 +93,8 @@ def prepare(runner: Runner) -> Prepared:
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
+    buckets = graph.buckets(groups, lengths, runner.batching, layout, architecture.max_length)
+    groups = [buckets.fill(group) for group in groups]
     _check_fits(layout, groups, lengths, architecture)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
@@ -100,6 +106,7 @@ def prepare(runner: Runner) -> Prepared:
         graph=graph,
         architecture=architecture,
         tokens=one_pass,
+        buckets=buckets,
         groups=shapes,
         workload=Workload(
             texts=one_pass.texts,

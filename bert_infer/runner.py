@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import ceiling, conditions, drift, environment, preparation, weights
+from bert_infer import ceiling, conditions, drift, environment, preparation, variables, weights
+from bert_infer.counters import Counted
 from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.measure import (
@@ -23,6 +24,7 @@ from bert_infer.measure import (
 from bert_infer.memory import PeakMemory
 from bert_infer.metrics import Record
 from bert_infer.outputs import HiddenStates, Pooled
+from bert_infer.profile import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
     from bert_infer.preparation import Prepared
-    from bert_infer.records import Forward, Outputs
+    from bert_infer.records import Forward, Outputs, Tokens
     from bert_infer.settings import DriftSettings, Settings, Until
 
 ShowProgress = Callable[[int, "int | None"], None]
@@ -171,6 +173,11 @@ class Runner:
                 "Write the texts to a file first.",
             )
 
+    def sinks(self, tokens: Tokens) -> tuple[Sink, ...]:
+        """Return what is to be written of a run."""
+        trace = (Trace(tokens),) if self.settings.profile else ()
+        return *self.output.sinks(tokens), *trace
+
     def execute(
         self,
         record: Record,
@@ -194,23 +201,22 @@ class Runner:
         """
         record.architecture, record.workload = prepared.architecture, prepared.workload
         record.until, record.choice = self.until, self.choice(prepared)
+        record.shapes_without_graph = prepared.graph.without_graph(prepared.groups)
         record.provenance = {
             "tokenizer": prepared.tokenizer_provenance,
             "input": {"sha256": prepared.tokens.sha256},
         }
+        device = prepared.device
         with record.phases("import"):
-            for name in self.imports:
-                importlib.import_module(name)
+            self._import(prepared)
         import torch
 
-        device = prepared.device
-        is_bounded = passes is None and self.until.relative_ci is None
-        total = self.settings.iterations * prepared.workload.forwards if is_bounded else None
-        compared = drift.sample(self, prepared.tokens)
+        total = self._total(prepared) if passes is None else None
+        compared = drift.sample(self, prepared.tokens, device)
         record.emulated = device.emulates(self.dtype.matmuls())
         with torch.inference_mode(), device.active():
             record.environment = environment.describe(device)
-            memory = PeakMemory(device)
+            memory, begun = PeakMemory(device), device.counters()
             with record.phases("load"):
                 loaded = weights.load(prepared.source, prepared.architecture)
                 record.provenance["weights"] = dict(loaded.provenance)
@@ -221,7 +227,7 @@ class Runner:
             with self.dtype.active(device):
                 with record.phases("load"):
                     encode = self.engine.load(prepared.architecture, loaded, self.dtype, device)
-                    encode = prepared.graph.wrap(encode, prepared.groups)
+                    encode = prepared.graph.wrap(device.fed(encode), prepared.groups, device)
                 self._warm_up(
                     record, prepared, encode, single_pass=total == prepared.workload.forwards
                 )
@@ -238,19 +244,33 @@ class Runner:
                             sink.collect(batch, outputs)
                         progress(len(record.forwards), total)
                 later = conditions.snapshot(device)
+                record.counted = Counted(begun, earlier.counters, later.counters)
                 # Who grants the passes lets others work between them.
                 record.conditions = None if passes else conditions.between(earlier, later)
                 record.choice["iterations"] = measured.pass_index + 1
-                record.peak_host_bytes = memory.host_bytes()
-                record.peak_device_bytes = memory.device_bytes()
+                record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
                 if passes is None:
                     with record.phases("ceiling"):
                         record.ceiling = ceiling.after(record.ceiling, device, self.dtype)
+                for trace in (sink for sink in sinks if isinstance(sink, Trace)):
+                    trace.watch(self._batches(prepared), encode, device)
             if compared:
                 with record.phases("drift"):
                     record.drift = drift.compare(compared.outputs(), reference)
         record.finish(self.drift.min_cosine)
         return batch, outputs
+
+    def _total(self, prepared: Prepared) -> int | None:
+        """Return how many forwards will be measured, where that is known before."""
+        is_known = self.until.relative_ci is None
+        return self.settings.iterations * prepared.workload.forwards if is_known else None
+
+    def _import(self, prepared: Prepared) -> None:
+        """Import what the parts need, the device's first: it may change what the others find."""
+        device = prepared.device
+        variables.settle(device.variables(prepared.graph), device.imports)
+        for name in (*device.imports, *self.engine.imports, *self.until.imports):
+            importlib.import_module(name)
 
     def _warm_up(
         self, record: Record, prepared: Prepared, encode: Encode, *, single_pass: bool
@@ -261,7 +281,7 @@ class Runner:
         def every_shape() -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
             return (self._lay_out(group, prepared) for group in prepared.groups.values())
 
-        if prepared.graph.compiles:
+        for _ in range(prepared.graph.first_forwards):
             with record.phases("compile"):
                 run_once(every_shape(), encode, device)
         if warmup == 0:
@@ -295,14 +315,15 @@ class Runner:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
         lengths, limit = prepared.tokens.lengths, prepared.architecture.max_length
         for group in self.batching.plan(lengths, self.settings.batch, limit):
-            yield self._lay_out(group, prepared)
+            yield self._lay_out(prepared.buckets.fill(group), prepared)
 
     def _lay_out(
         self, group: Group, prepared: Prepared
     ) -> tuple[Batch, tuple[NDArray[np.generic], ...]]:
         pad_token_id = prepared.architecture.pad_token_id
         batch = self.engine.layout.of(group, prepared.tokens, pad_token_id)
-        return batch, self.engine.inputs(batch, keep_mask=prepared.graph.keeps_mask)
+        keep_mask = prepared.graph.keeps_mask or prepared.device.keeps_mask
+        return batch, self.engine.inputs(batch, keep_mask=keep_mask)
 
     def choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""

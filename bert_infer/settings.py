@@ -66,6 +66,7 @@ class Settings:
     warmup: int | str
     max_length: int | None
     seed: int
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for key in ("batch", "iterations"):

@@ -107,7 +107,7 @@ def carry_out(
         kept.follow(record)
         prepared = runner.prepare()
         record.run["content_hash"] = runner.content_hash(prepared)
-        sinks = runner.output.sinks(prepared.tokens)
+        sinks = runner.sinks(prepared.tokens)
         batch, computed = runner.execute(record, prepared, sinks, progress, passes)
         with record.phases("write"):
             for sink in sinks:

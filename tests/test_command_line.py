@@ -124,7 +124,7 @@ REFUSED = [
     (["input=lines", "input.path=missing.txt"], "existing file"),
     (["input=lines", "input.path=."], "directory"),
     (["input=lines", "input.path=-"], "no text to process"),
-    (["device=hpu"], "not yet there"),
+    (["device=hpu"], "habanalabs-installer.sh"),
     (["dtype=tf32", "device=cpu"], "Use dtype=fp32"),
     (["model.name=no/such"], "model.name=no/such"),
     (["model=tiny", "hydra.run.dir=file.txt/run"], "hydra.run.dir"),

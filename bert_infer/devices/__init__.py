@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer import attention, linears
 from bert_infer.graphs import Eager, Graph
@@ -21,15 +21,32 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.attention import Attend
+    from bert_infer.attention import Attention
+    from bert_infer.counters import Counters
+    from bert_infer.engines import Encode
     from bert_infer.linears import MakeLinear
 
 
 class Device(ABC):
-    """Copies, synchronisation, memory figures, number formats, the preferred graph mode."""
+    """Copies, synchronisation, memory figures, number formats, the preferred graph mode.
+
+    Attributes:
+        imports: the modules it needs, imported after its ``variables`` are set.
+        graphs: the names of graph modes that it has besides eager and compile.
+        has_inductor: torch.compile's backend here is inductor, which builds C++.
+        keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
+        profiles: what PyTorch's profiler is to watch, by the names of its activities.
+    """
 
     name: str
+    imports: ClassVar[tuple[str, ...]] = ()
+    graphs: ClassVar[frozenset[str]] = frozenset()
+    has_inductor: ClassVar[bool] = True
+    keeps_mask: ClassVar[bool] = False
+    profiles: ClassVar[tuple[str, ...]] = ("CPU",)
     has_tf32: bool = False
+    has_fp16: bool = True
+    has_fp8: bool = False
 
     @abstractmethod
     def torch_device(self) -> torch.device:
@@ -56,23 +73,59 @@ class Device(ABC):
         """Set what belongs to the whole process, and put it back afterwards."""
         yield
 
-    def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[torch.Tensor, ...]:
-        """Return ``arrays`` on the device."""
+    def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[Any, ...]:
+        """Return ``arrays`` on the device, as what ``fed`` returns takes them."""
         import torch
 
         return tuple(torch.from_numpy(a).to(self.torch_device(), non_blocking=True) for a in arrays)
 
     def copy_out(self, outputs: Outputs) -> Outputs:
-        """Return ``outputs`` in host memory."""
+        """Return ``outputs`` in host memory, where they are complete after ``synchronize``."""
         return Outputs(outputs.hidden_states.cpu(), outputs.pooled.cpu())
+
+    def fed(self, encode: Encode) -> Encode:
+        """Return ``encode`` as it takes what ``copy_in`` returns."""
+        return encode
 
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
 
+    def check_graph(self, graph: Graph) -> None:
+        """Refuse a graph mode that this device's own settings rule out.
+
+        Raises:
+            RefusedError: naming the key to change.
+        """
+
     def preferred_graph(self) -> Graph:
         """Return the graph mode that ``graph=auto`` means here."""
         return Eager()
+
+    def compile(self, encode: Encode, shapes: int, mode: str) -> Encode:
+        """Return ``encode`` compiled for so many distinct shapes, in a mode of torch.compile."""
+        import torch
+
+        compiled: Encode = torch.compile(encode, dynamic=shapes > 1, mode=mode)
+        return compiled
+
+    def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
+        """Return ``encode`` recorded for each shape when it first comes, and replayed after that.
+
+        Args:
+            encode: takes tensors of the device, and what else identifies a shape.
+            asynchronous: a replay returns before the device has finished.
+            most: as many shapes are recorded, further ones run without.
+        """
+        raise NotImplementedError
+
+    def finish(self, module: torch.nn.Module, *, scales_only: bool) -> None:
+        """Tell the device that weights of ``module``, which lies on it, will not change.
+
+        Args:
+            module: the model.
+            scales_only: only the scales of its quantised weights are meant.
+        """
 
     def autocast(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """Return the context in which matrix multiplications run in ``dtype``."""
@@ -95,6 +148,10 @@ class Device(ABC):
         """Return the most device memory in use since the reset, in bytes; unknown is None."""
         return None
 
+    def counters(self) -> Counters | None:
+        """Return what the device has counted since the process began; None where it does not."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the device."""
         return {"name": None, "driver": None}
@@ -108,10 +165,19 @@ class Device(ABC):
         """Tell whether it multiplies matrices of 8-bit integers."""
         return False
 
-    def attention(self, dtype: torch.dtype) -> Attend:
+    def attention(self, dtype: torch.dtype) -> Attention:
         """Return how packed sequences of ``dtype`` attend each to itself here."""
         del dtype
         return attention.BySdpa()
+
+    def attention_of_rows(self) -> str:
+        """Return the name by which transformers knows how padded rows attend here."""
+        return "sdpa"
+
+    def mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return ``mask``, true at real tokens, as attention of ``dtype`` takes it here."""
+        del dtype
+        return mask
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Tell whether ``dtype`` is computed by way of another, which is slow."""

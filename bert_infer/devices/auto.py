@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, has_driver
+from bert_infer.devices.hpu import Hpu, host
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -26,7 +27,9 @@ class Auto(Device):
         return self.resolve().torch_device()
 
     def resolve(self) -> Device:
-        """Return the first GPU if PyTorch can use one, else the processor."""
+        """Return a Gaudi card with its plugin, else the first GPU PyTorch can use, else the CPU."""
+        if host.is_here():
+            return Hpu()
         if not has_driver():
             return Cpu()
         import torch

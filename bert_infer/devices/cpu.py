@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bert_infer.attention import Attend
+    from bert_infer.attention import Attention
     from bert_infer.linears import MakeLinear
 
 _MOST_THREADS = 1024  # PyTorch ends the process where the system gives it no more
@@ -77,7 +77,7 @@ class Cpu(Device):
         """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
         return "avx2" in cpu_flags()
 
-    def attention(self, dtype: torch.dtype) -> Attend:
+    def attention(self, dtype: torch.dtype) -> Attention:
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
 
         But for an emulated format: batched matmuls convert one number at a time.

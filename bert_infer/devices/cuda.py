@@ -6,7 +6,7 @@ import ctypes
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bert_infer.devices import Device, precision_of
 from bert_infer.errors import OptionError, RefusedError
@@ -27,6 +27,7 @@ class Cuda(Device):
     index: int = 0
 
     name = "cuda"
+    profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
     has_tf32 = True
 
     def __post_init__(self) -> None:

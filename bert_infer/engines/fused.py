@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attend
+    from bert_infer.attention import Attention
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.linears import Linear, MakeLinear
@@ -47,6 +47,11 @@ class Fused(Engine):
             raise RefusedError(
                 f"engine=fused does not take dtype={dtype.name}: it converts weights once.",
                 f"Use dtype={dtype.name.removesuffix('_autocast')}, or engine=transformers.",
+            )
+        if dtype.has_scales:
+            raise RefusedError(
+                f"engine=fused does not take dtype={dtype.name}: PyTorch's modules are converted.",
+                "Use engine=transformers.",
             )
 
     def load(
@@ -152,12 +157,12 @@ class Layer(NamedTuple):
         )
 
     def __call__(
-        self, x: torch.Tensor, cu_seqlens: torch.Tensor, heads: int, attend: Attend
+        self, x: torch.Tensor, bounds: torch.Tensor, heads: int, attend: Attention
     ) -> torch.Tensor:
         """Return ``[tokens, hidden]``."""
         tokens, hidden = x.shape
         qkv = self.qkv(x).view(tokens, 3, heads, hidden // heads)
-        x = self.attended_norm(self.attended.plus(attend(qkv, cu_seqlens), x))
+        x = self.attended_norm(self.attended.plus(attend(qkv, bounds), x))
         return self.norm(self.down.plus(self.up.gelu(x), x))
 
 
@@ -168,16 +173,18 @@ class Encoder(NamedTuple):
     layers: tuple[Layer, ...]
     pooler: Linear
     heads: int
-    attend: Attend
+    attend: Attention
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states ``[tokens, hidden]`` and pooled ``[sequences, hidden]``."""
         x = self.embeddings(token_ids, positions)
+        bounds = self.attend.bounds(x, cu_seqlens)
         for layer in self.layers:
-            x = layer(x, cu_seqlens, self.heads, self.attend)
-        return x, self.pooler(x[cu_seqlens[:-1]]).tanh()
+            x = layer(x, bounds, self.heads, self.attend)
+        firsts = cu_seqlens[:-1].clamp(max=len(x) - 1)  # an empty sequence may begin at the end
+        return x, self.pooler(x[firsts]).tanh()
 
 
 def _linear(read: dict[str, torch.Tensor], name: str, linear: MakeLinear) -> Linear:

@@ -56,17 +56,21 @@ class Transformers(Engine):
             config=BertConfig(**architecture.encoder_config),
             state_dict=tensors,
             dtype=dtype.weights(),
-            attn_implementation="sdpa",
+            attn_implementation=device.attention_of_rows(),
         )
         bert.to(device.torch_device())  # type: ignore[arg-type]
         bert.eval()  # type: ignore[no-untyped-call]
+        encoder = dtype.converted(bert, device)
+        device.finish(encoder, scales_only=dtype.has_scales)
 
         def encode(
             token_ids: torch.Tensor, mask: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
             # A mask of 4 dimensions is used as it is; of one of 2, transformers looks at the
             # values, which waits for the device and goes wrong in a captured graph.
-            outputs = bert(input_ids=token_ids, attention_mask=mask)
+            if mask is not None:
+                mask = device.mask(mask, dtype.matmuls())
+            outputs = encoder(input_ids=token_ids, attention_mask=mask)
             return outputs.last_hidden_state, outputs.pooler_output
 
         return encode

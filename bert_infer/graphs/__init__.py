@@ -1,4 +1,7 @@
-"""The ``graph`` group: how the host's overhead for each operator is removed."""
+"""The ``graph`` group: how the host's overhead for each operator is removed.
+
+The modes of one kind of device alone have a file each.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,32 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from bert_infer.buckets import Buckets
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Shape
+    from bert_infer.layouts import Batch, Group, Shape
 
 
 class Graph(ABC):
     """A graph mode.
 
     Attributes:
-        compiles: the first forward of a shape does more than compute.
+        first_forwards: how many forwards of a shape do more than compute.
         keeps_mask: the attention mask is passed even when it masks nothing, since what was
             recorded on a batch without padding is replayed on one with.
     """
 
     name: str
-    compiles: ClassVar[bool] = False
+    first_forwards: ClassVar[int] = 0
     keeps_mask: ClassVar[bool] = False
 
     def resolve(self, device: Device) -> Graph:
@@ -45,9 +53,37 @@ class Graph(ABC):
             RefusedError: naming ``graph``.
         """
 
+    def buckets(
+        self,
+        groups: Sequence[Group],
+        lengths: NDArray[np.int64],
+        batching: Batching,
+        layout: type[Batch],
+        limit: int,
+    ) -> Buckets:
+        """Return how ``groups`` are filled up so that they have few shapes.
+
+        Args:
+            groups: those of one pass.
+            lengths: ``int64 [sequences]``, real tokens of each.
+            batching: made the groups.
+            layout: how the engine lays them out.
+            limit: the widest that the model takes.
+
+        Raises:
+            RefusedError: they have more shapes than this mode bears.
+        """
+        del groups, lengths, batching, layout, limit
+        return Buckets()
+
+    def without_graph(self, shapes: Collection[Shape]) -> int:
+        """Return how many of ``shapes`` run operator by operator in spite of this mode."""
+        del shapes
+        return 0
+
     @abstractmethod
-    def wrap(self, encode: Encode, shapes: Collection[Shape]) -> Encode:
-        """Return ``encode`` made faster for batches of ``shapes``."""
+    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
+        """Return ``encode`` made faster for batches of ``shapes`` on ``device``."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +92,9 @@ class Eager(Graph):
 
     name = "eager"
 
-    def wrap(self, encode: Encode, shapes: Collection[Shape]) -> Encode:
+    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
         """Return ``encode`` itself."""
-        del shapes
+        del shapes, device
         return encode
 
 
@@ -73,17 +109,18 @@ class CompileMode(Enum):
 
 @dataclass(frozen=True)
 class Compile(Graph):
-    """torch.compile with its default backend, inductor."""
+    """torch.compile with the device's backend, which is inductor but on Gaudi."""
 
     mode: CompileMode = CompileMode.default
 
     name = "compile"
-    compiles: ClassVar[bool] = True
+    first_forwards: ClassVar[int] = 1
     keeps_mask: ClassVar[bool] = True
 
     def check(self, device: Device) -> None:
-        """Refuse a machine on which inductor cannot build C++, which it needs on every device."""
-        del device
+        """Refuse a machine on which inductor, where it is the backend, cannot build C++."""
+        if not device.has_inductor:
+            return
         import os
 
         compiler = os.environ.get("CXX", "g++")
@@ -98,17 +135,13 @@ class Compile(Graph):
                 "Install them (Debian: g++ and python3-dev), set CXX, or use graph=eager.",
             )
 
-    def wrap(self, encode: Encode, shapes: Collection[Shape]) -> Encode:
-        """Compile for the one shape there is, or once for several."""
+    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
+        """Compile as the device does."""
         import torch
 
-        several = len({(shape.sequences, shape.slots) for shape in shapes}) > 1
         # A compilation of an earlier run in this process must not count as one of this run's.
         torch.compiler.reset()
-        compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.compile(
-            encode, dynamic=several, mode=self.mode.value
-        )
-        return compiled
+        return device.compile(encode, distinct(shapes), self.mode.value)
 
 
 @dataclass(frozen=True)
@@ -121,6 +154,11 @@ class Auto(Graph):
         """Ask the device."""
         return device.preferred_graph()
 
-    def wrap(self, encode: Encode, shapes: Collection[Shape]) -> Encode:
+    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
         """Never called: the Runner resolves first."""
         raise NotImplementedError
+
+
+def distinct(shapes: Collection[Shape]) -> int:
+    """Return how many of ``shapes`` a compiler tells apart: it does not see padding."""
+    return len({(shape.sequences, shape.slots) for shape in shapes})

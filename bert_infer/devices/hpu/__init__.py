@@ -1,0 +1,286 @@
+"""An Intel Gaudi card, through its plugin ``habana_frameworks.torch``.
+
+Written from the plugin's sources and documents, and tried on a simulated card; it has not met a
+real one yet. docs/gaudi.md says what that leaves open.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bert_infer import attention, linears, variables
+from bert_infer.counters import Counters
+from bert_infer.devices import Device
+from bert_infer.devices.hpu import hlml, host, modes, plugin
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.graphs.hpu_graphs import HpuGraphs
+from bert_infer.records import Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.attention import Attention
+    from bert_infer.engines import Encode
+    from bert_infer.graphs import Graph
+    from bert_infer.linears import MakeLinear
+
+    Layout = tuple[tuple[bool, tuple[int, ...]], ...]
+
+_MODULES = "HABANA_VISIBLE_MODULES"
+_OP_LISTS = {
+    "lower_precision_ops": "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST",
+    "fp32_ops": "PT_HPU_AUTOCAST_FP32_OPS_LIST",
+}
+_PREFERRED = {
+    "PT_HPU_ENABLE_CACHE_METRICS": "1",  # or recipe-cache hits are not counted
+    "PT_HPU_WEIGHT_SHARING": "0",  # or quantised weights take memory twice, which it prints
+}
+
+
+@dataclass(frozen=True)
+class Hpu(Device):
+    """An Intel Gaudi card.
+
+    Attributes:
+        module: the card's module id; None takes one that is free.
+        lazy: operators are gathered into graphs before they run; None: as the graph mode needs.
+        fused_attention: by Gaudi's own kernel rather than PyTorch's.
+        lower_precision_ops: a file with the operators that autocast runs in bfloat16.
+        fp32_ops: likewise in float32.
+    """
+
+    module: int | None = None
+    lazy: bool | None = None
+    fused_attention: bool = True
+    lower_precision_ops: str | None = None
+    fp32_ops: str | None = None
+
+    name = "hpu"
+    imports: ClassVar[tuple[str, ...]] = plugin.IMPORTS
+    graphs: ClassVar[frozenset[str]] = frozenset({HpuGraphs.name})
+    has_inductor: ClassVar[bool] = False
+    keeps_mask: ClassVar[bool] = True
+    profiles: ClassVar[tuple[str, ...]] = ("CPU", "HPU")
+
+    def __post_init__(self) -> None:
+        if self.module is not None and self.module < 0:
+            raise OptionError("module", self.module, "null or a whole number from 0")
+
+    @property
+    def has_fp16(self) -> bool:  # type: ignore[override]
+        """Whether the card is of the second generation or later."""
+        return host.generation() != 1
+
+    @property
+    def has_fp8(self) -> bool:  # type: ignore[override]
+        """Likewise."""
+        return host.generation() != 1
+
+    def torch_device(self) -> torch.device:
+        """Return PyTorch's name for the one card that a process sees."""
+        import torch
+
+        return torch.device("hpu")
+
+    def check(self) -> None:
+        """Refuse what ``host.check`` does, missing files, and a card that is taken."""
+        host.check()
+        for field in _OP_LISTS:
+            path = getattr(self, field)
+            if path is not None and not os.path.isfile(path):  # noqa: PTH113  as the plugin reads
+                raise OptionError(f"device.{field}", path, "null or a file that is there")
+        from bert_infer.devices.hpu import claims
+
+        claims.check(self._slots(), self._when_taken())
+        others = host.holders()
+        if self.module is None and len(others) >= len(host.cards()):
+            raise RefusedError(
+                "device=hpu is refused: a Gaudi card serves one process at a time, and "
+                f"{' and '.join(map(str, others))} has it.",
+                self._when_taken(),
+            )
+
+    def check_graph(self, graph: Graph) -> None:
+        """Refuse a mode that contradicts ``lazy``, the environment, or the torch installed."""
+        modes.check(graph, asked=self.lazy)
+        variables.check(self.variables(graph))
+
+    def variables(self, graph: Graph) -> Mapping[str, str]:
+        """Return the mode, the card, autocast's lists, and what makes the plugin count."""
+        wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
+        if self.module is not None:
+            wanted[_MODULES] = str(self.module)
+        for field, name in _OP_LISTS.items():
+            path = getattr(self, field)
+            if path is not None:
+                wanted[name] = os.path.abspath(path)  # noqa: PTH100  likewise
+        if plugin.NAME not in sys.modules:
+            wanted |= {name: os.environ.get(name, value) for name, value in _PREFERRED.items()}
+        return wanted
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Take the card, and prepare it for inference."""
+        from bert_infer.devices.hpu import claims
+
+        with ExitStack() as stack:
+            stack.enter_context(claims.claimed(self._slots(), self._when_taken()))
+            try:
+                stack.enter_context(plugin.inference())
+            except RuntimeError as error:
+                others = " and ".join(map(str, host.holders()))
+                raise RefusedError(
+                    f"device=hpu is refused: the card cannot be had ({error}).",
+                    f"{others} has it. {self._when_taken()}"
+                    if others
+                    else "Look at hl-smi and dmesg.",
+                ) from error
+            yield
+
+    def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[Any, ...]:
+        """Return ``arrays`` as one int32 tensor, on its way, and what ``fed`` needs to part it."""
+        import numpy as np
+        import torch
+
+        flat = np.concatenate([array.ravel().astype(np.int32, copy=False) for array in arrays])
+        layout = tuple((array.dtype.kind == "b", array.shape) for array in arrays)
+        return torch.from_numpy(flat).to(self.torch_device(), non_blocking=True), layout
+
+    def fed(self, encode: Encode) -> Encode:
+        """Return ``encode`` for what ``copy_in`` gives: the parting becomes part of its graph."""
+        import torch
+
+        def parted(packed: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+            sizes = [math.prod(shape) for _, shape in layout]
+            parts = zip(torch.split(packed, sizes), layout, strict=True)
+            tensors = (
+                part.view(shape).bool() if is_mask else part.view(shape)
+                for part, (is_mask, shape) in parts
+            )
+            return encode(*tensors)
+
+        return parted
+
+    def copy_out(self, outputs: Outputs) -> Outputs:
+        """Return ``outputs`` on their way to host memory, both at once."""
+        both = (outputs.hidden_states, outputs.pooled)
+        return Outputs(*(tensor.to("cpu", non_blocking=True) for tensor in both))
+
+    def synchronize(self) -> None:
+        """Send off what lazy mode has gathered, and wait for the card."""
+        plugin.synchronize()
+
+    def preferred_graph(self) -> Graph:
+        """Return HPU graphs."""
+        return HpuGraphs()
+
+    def compile(self, encode: Encode, shapes: int, mode: str) -> Encode:
+        """Return ``encode`` compiled by the plugin's backend, for each shape apart."""
+        del mode
+        return plugin.compiled(encode, shapes)
+
+    def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
+        """Return ``encode`` wrapped in HPU graphs."""
+        return plugin.recorded(encode, asynchronous=asynchronous, most=most)
+
+    def finish(self, module: torch.nn.Module, *, scales_only: bool) -> None:
+        """Mark weights as constants, which lazy mode's compiler makes use of."""
+        if modes.is_lazy_now():
+            plugin.mark_constant(module, scales_only=scales_only)
+
+    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
+        """Return a context that does nothing: float32 is float32 here."""
+        del precision
+        return nullcontext()
+
+    def reset_peak_memory(self) -> None:
+        """Start counting ``peak_memory`` anew."""
+        plugin.reset_peak_memory()
+
+    def peak_memory(self) -> int | None:
+        """Return the most memory that tensors took."""
+        return plugin.memory("MaxInUse")
+
+    def counters(self) -> Counters:
+        """Return the plugin's metrics, and the card's energy."""
+        compilations = plugin.metric("graph_compilation")
+        cache, fallbacks = plugin.metric("recipe_cache"), plugin.metric("cpu_fallback")
+        microseconds = compilations.get("TotalTime")
+        return Counters(
+            compilations=compilations.get("TotalNumber"),
+            compilation_s=None if microseconds is None else microseconds / 1e6,
+            recipe_cache_hits=cache.get("TotalHit"),
+            recipe_cache_misses=cache.get("TotalMiss"),
+            cpu_fallbacks=fallbacks.get("FallbackOps"),
+            energy_j=self.readings().get("energy_j"),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the card's name and generation, versions, mode, and its variables."""
+        seen = ("PT_", "HABANA_", "HLS_", "ENABLE_")
+        return {
+            "name": plugin.device_name(),
+            "generation": host.generation(),
+            "cards": len(host.cards()),
+            "memory_bytes": plugin.memory("Limit"),
+            "driver": hlml.driver_version(),
+            "plugin": host.version_of("habana-torch-plugin"),
+            "neural_compressor": host.version_of("neural_compressor_pt"),
+            "lazy": modes.is_lazy_now(),
+            "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(seen)},
+        }
+
+    def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
+        """Return PyTorch's own, out of place: an operator the plugin lacks cannot be recorded."""
+        del dtype
+        return (linears.OutOfPlace,)
+
+    def attention(self, dtype: torch.dtype) -> Attention:
+        """Return attention by a mask: nothing there depends on a value, so graphs can hold it."""
+        del dtype
+        return attention.ByMask(plugin.fused_sdpa if self.fused_attention else plugin.sdpa)
+
+    def attention_of_rows(self) -> str:
+        """Return the name under which Gaudi's kernel is made known to transformers, or "sdpa"."""
+        if self.fused_attention:
+            return plugin.name_for_transformers()
+        return super().attention_of_rows()
+
+    def mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return numbers to add: 0 at real tokens, the format's least elsewhere."""
+        import torch
+
+        zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        return zeros.masked_fill(~mask, torch.finfo(dtype).min)
+
+    def readings(self) -> dict[str, float]:
+        """Return the card's power, temperature, energy, clock and utilisation."""
+        return hlml.readings(self.module)
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Return the ids of other processes that have a card open."""
+        return tuple(holder.pid for holder in host.holders())
+
+    def throttle_reasons(self) -> tuple[str, ...]:
+        """Return the reasons that HLML gives for a clock below what was asked."""
+        return hlml.throttle_reasons(self.module)
+
+    def _slots(self) -> list[str]:
+        if self.module is not None:
+            return [f"hpu-{self.module}"]
+        return [f"hpu-{number}" for number in range(len(host.cards()))]
+
+    def _when_taken(self) -> str:
+        return "Wait until it ends" + (
+            ", or choose another card: device.module." if len(host.cards()) > 1 else "."
+        )

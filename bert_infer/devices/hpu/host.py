@@ -1,0 +1,159 @@
+"""Gaudi cards as the system shows them, and their PyTorch plugin, found without importing torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_infer.devices.hpu import plugin
+from bert_infer.errors import RefusedError
+
+DRIVER = Path("/sys/bus/pci/drivers/habanalabs")
+PROCESSES = Path("/proc")
+_NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # those that compute, not those that watch
+
+# PCI device ids, from the driver's own list.
+_GENERATIONS = {
+    **dict.fromkeys((0x1000, 0x1001, 0x1010, 0x1011), 1),
+    **dict.fromkeys((0x1020, 0x1021), 2),
+    **dict.fromkeys((0x1060, 0x1061, 0x1062, 0x1063), 3),
+}
+
+_INSTALLER = "https://vault.habana.ai/artifactory/gaudi-installer/latest/habanalabs-installer.sh"
+_PAGE = "docs/gaudi.md has the whole installation."
+
+
+class Holder(NamedTuple):
+    """A process that has a card."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.command})"
+
+
+def is_here() -> bool:
+    """Tell whether there are a card with its driver, and the plugin."""
+    return bool(cards()) and installed_at() is not None
+
+
+def cards() -> tuple[str, ...]:
+    """Return the PCI addresses of the cards that the driver serves."""
+    with suppress(OSError):
+        return tuple(sorted(path.name for path in DRIVER.iterdir() if ":" in path.name))
+    return ()
+
+
+def generation() -> int | None:
+    """Return 1, 2 or 3 for Gaudi, Gaudi 2 and Gaudi 3, of the first card; unknown is None."""
+    for card in cards():
+        with suppress(OSError, ValueError):
+            return _GENERATIONS.get(int((DRIVER / card / "device").read_text("ascii"), 16))
+    return None
+
+
+def installed_at() -> Path | None:
+    """Return where the plugin is installed."""
+    spec = find_spec(plugin.NAME.partition(".")[0])
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    found = (Path(place) / "torch" for place in places)
+    return next((path for path in found if path.is_dir()), None)
+
+
+def version_of(*packages: str) -> str | None:
+    """Return the version of the first of ``packages`` that is installed; unknown is None."""
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def check() -> None:
+    """Refuse a machine without the plugin, the driver or a card, and a torch of another release.
+
+    Raises:
+        RefusedError: with the commands that install what is missing.
+    """
+    place = installed_at()
+    if place is None:
+        raise RefusedError(
+            f"device=hpu is refused: Gaudi's PyTorch plugin, {plugin.NAME}, is not installed here.",
+            f"It is not on PyPI. wget {_INSTALLER}; bash habanalabs-installer.sh install --type "
+            f"pytorch --venv (inside this environment), or use one of Intel's containers. {_PAGE}",
+        )
+    if not DRIVER.is_dir():
+        raise RefusedError(
+            "device=hpu is refused: this machine runs no driver for Gaudi cards.",
+            f"wget {_INSTALLER}; bash habanalabs-installer.sh install --type base, then "
+            f"sudo modprobe habanalabs. {_PAGE}",
+        )
+    if not cards():
+        raise RefusedError(
+            "device=hpu is refused: the driver serves no Gaudi card.",
+            f"lspci -d 1da3: lists cards, hl-smi those that work. {_PAGE}",
+        )
+    needs, has = _needed_torch(place), _torch()
+    if needs and has and _minor(needs) != _minor(has):
+        raise RefusedError(
+            f"device=hpu is refused: the plugin was built for torch {needs}, and torch {has} is "
+            "installed: pip has replaced Gaudi's own build, or the plugin is of another release.",
+            f"bash habanalabs-installer.sh install --type pytorch --venv puts both back. {_PAGE}",
+        )
+
+
+def has_own_torch() -> bool:
+    """Tell whether the torch installed is Gaudi's build, without which there is no lazy mode."""
+    local = (_torch() or "").partition("+")[2]
+    return local.startswith(("hpu", "git"))
+
+
+def holders() -> tuple[Holder, ...]:
+    """Return the other processes that have a card open, as far as this user may see."""
+    found = (_holder(path) for path in PROCESSES.glob("[0-9]*") if path.name != str(os.getpid()))
+    return tuple(sorted(holder for holder in found if holder))
+
+
+def command_of(pid: int) -> str:
+    """Return a process' command line, or a question mark."""
+    with suppress(OSError):
+        words = (PROCESSES / str(pid) / "cmdline").read_bytes().split(b"\0")
+        return b" ".join(words).decode(errors="replace").strip() or "?"
+    return "?"
+
+
+def _holder(process: Path) -> Holder | None:
+    with suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):
+                if _is_gaudis(descriptor.readlink()):
+                    pid = int(process.name)
+                    return Holder(pid, command_of(pid))
+    return None
+
+
+def _is_gaudis(node: Path) -> bool:
+    """Tell a Gaudi's node from other files, and from other makers', who share /dev/accel."""
+    driver = Path("/sys/class/accel") / node.name / "device/driver"
+    return bool(_NODE.fullmatch(str(node))) and (
+        node.name.startswith("hl") or driver.resolve().name == DRIVER.name
+    )
+
+
+def _needed_torch(place: Path) -> str | None:
+    with suppress(OSError):
+        return (place / "required_version.txt").read_text("utf-8").strip()
+    return None
+
+
+def _torch() -> str | None:
+    return version_of("torch")
+
+
+def _minor(of: str) -> list[str]:
+    return of.split(".")[:2]

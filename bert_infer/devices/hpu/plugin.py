@@ -1,0 +1,165 @@
+"""Gaudi's PyTorch plugin, ``habana_frameworks.torch``: every call of it that this package makes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from bert_infer.engines import Encode
+
+NAME = "habana_frameworks.torch"
+IMPORTS = (f"{NAME}.core",)  # which imports torch
+
+_FUSED_SDPA = "hpu_fused_sdpa"
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Acquire the card, and have it prepared for inference inside.
+
+    Raises:
+        RuntimeError: the card cannot be acquired.
+    """
+    import habana_frameworks.torch.core as htcore
+    import habana_frameworks.torch.hpu as hthpu
+
+    prepare = _either(htcore, "hpu_set_inference_env", "hpu_inference_set_env")
+    put_back = _either(htcore, "hpu_teardown_inference_env", "hpu_inference_teardown_env")
+    prepare()
+    hthpu.current_device()  # the first call that needs the card
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def mark_constant(module: torch.nn.Module, *, scales_only: bool) -> None:
+    """Tell lazy mode's compiler that ``module``'s weights, or their scales, never change."""
+    import habana_frameworks.torch.core as htcore
+
+    htcore.hpu_inference_initialize(module, mark_only_scales_as_const=scales_only)
+
+
+def synchronize() -> None:
+    """Send off what lazy mode has gathered, and wait for the card."""
+    import habana_frameworks.torch.hpu as hthpu
+
+    hthpu.synchronize()
+
+
+def device_name() -> str:
+    """Return the card's name."""
+    import habana_frameworks.torch.hpu as hthpu
+
+    return str(hthpu.get_device_name())
+
+
+def memory(key: str) -> int | None:
+    """Return a figure of ``memory_stats`` in bytes; unknown is None."""
+    import habana_frameworks.torch.hpu as hthpu
+
+    value = hthpu.memory_stats().get(key)
+    return None if value is None else int(value)
+
+
+def reset_peak_memory() -> None:
+    """Count ``MaxInUse`` anew."""
+    import habana_frameworks.torch.hpu as hthpu
+
+    hthpu.reset_peak_memory_stats()
+
+
+def metric(name: str) -> dict[str, Any]:
+    """Return a copy of a metric's statistics; none where the plugin does not keep it."""
+    from habana_frameworks.torch.hpu.metrics import metric_global
+
+    kept = metric_global(name)
+    statistics = dict(kept.stats()) if kept else {}
+    return {key: dict(v) if isinstance(v, dict) else v for key, v in statistics.items()}
+
+
+def compiled(encode: Encode, shapes: int) -> Encode:
+    """Return ``encode`` compiled for each of so many shapes apart."""
+    import torch
+
+    config = torch._dynamo.config  # noqa: SLF001
+    config.recompile_limit = max(config.recompile_limit, shapes)  # past it runs uncompiled
+    made: Encode = torch.compile(encode, backend="hpu_backend", dynamic=False)
+    return made
+
+
+def recorded(encode: Encode, *, asynchronous: bool, most: int) -> Encode:
+    """Return ``encode`` wrapped in HPU graphs, ``most`` at most.
+
+    A replay returns the tensors that the recording did: they are to be copied out before the next.
+    Inputs other than tensors are part of what tells graphs apart.
+    """
+    import torch
+    from habana_frameworks.torch.hpu import wrap_in_hpu_graph
+
+    class Recorded(torch.nn.Module):
+        def forward(self, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+            return encode(*inputs)
+
+    module = Recorded().eval()
+    wrapped: Encode = wrap_in_hpu_graph(module, asynchronous=asynchronous, max_graphs=most)
+    return wrapped
+
+
+def fused_sdpa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Return what Gaudi's kernel makes of ``[batch, heads, length, head_dim]`` and a mask."""
+    from habana_frameworks.torch.hpex.kernels import FusedSDPA
+
+    # By position, as autograd functions take them: dropout 0, not causal.
+    attended: torch.Tensor = FusedSDPA.apply(q, k, v, mask, 0.0, False, scale)  # noqa: FBT003
+    return attended
+
+
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return what PyTorch's operator makes of them."""
+    from torch.nn import functional
+
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def name_for_transformers() -> str:
+    """Return the name under which ``fused_sdpa`` is made known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_FUSED_SDPA, _of_rows)
+    # Without a mask function of the same name, transformers hands a mask of its own over: none.
+    AttentionMaskInterface.register(_FUSED_SDPA, sdpa_mask)
+    return _FUSED_SDPA
+
+
+def _of_rows(  # noqa: PLR0913, PLR0917  transformers' interface
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **_: Any,  # noqa: ANN401  dropout and the like: there is none in inference
+) -> tuple[torch.Tensor, None]:
+    """Return ``[batch, length, heads, head_dim]`` for ``[batch, heads, length, head_dim]``."""
+    del module
+    attended = fused_sdpa(query, key, value, attention_mask, scaling)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _either(module: Any, *names: str) -> Any:  # noqa: ANN401  an untyped module
+    """Return the function that releases know by one of ``names``; without any, one of no effect."""
+    found = (getattr(module, name, None) for name in names)
+    return next((function for function in found if function), lambda: None)

@@ -1,0 +1,47 @@
+"""A trace of one pass by PyTorch's profiler, made after the measured ones: watching takes time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bert_infer.files import whole
+from bert_infer.measure import run_once
+from bert_infer.outputs import Sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from bert_infer.devices import Device
+    from bert_infer.engines import Encode
+    from bert_infer.layouts import Batch
+    from bert_infer.measure import Batches
+    from bert_infer.records import Outputs, Tokens
+
+
+class Trace(Sink):
+    """``trace.json``, for chrome://tracing or Perfetto."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        super().__init__(tokens, wanted=())
+        self._profile: Any = None  # a class that a plugin may replace
+
+    def watch(self, batches: Batches, encode: Encode, device: Device) -> None:
+        """Run ``batches`` under the profiler."""
+        # Looked up now: importing a device's plugin replaces both names.
+        from torch import profiler
+
+        activities = [getattr(profiler.ProfilerActivity, name) for name in device.profiles]
+        with profiler.profile(activities=activities) as self._profile:
+            run_once(batches, encode, device)
+
+    def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
+        raise NotImplementedError  # it wants no text
+
+    def write(self, directory: Path) -> None:
+        """Write the file."""
+        if self._profile is None:
+            return
+        with whole(directory / "trace.json") as beside:
+            self._profile.export_chrome_trace(str(beside))

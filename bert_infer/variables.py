@@ -1,0 +1,50 @@
+"""Environment variables that a device reads once, when torch or its plugin is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_OURS: dict[str, str] = {}
+"""What this process has set for a run, and may set anew as long as nobody has read it."""
+
+
+def check(wanted: Mapping[str, str]) -> None:
+    """Refuse what contradicts the user's own environment.
+
+    Raises:
+        RefusedError: naming the variable.
+    """
+    for name, value in wanted.items():
+        found = os.environ.get(name)
+        if found not in {None, value} and name not in _OURS:
+            raise RefusedError(
+                f"The environment has {name}={found}, and this run needs {name}={value}.",
+                f"Unset it (unset {name}), or choose the graph mode and device fields that fit it.",
+            )
+
+
+def settle(wanted: Mapping[str, str], readers: Collection[str]) -> None:
+    """Set what is wanted, before any of the modules ``readers`` is imported.
+
+    Raises:
+        RefusedError: they have been imported, under another setting; or as ``check``.
+    """
+    check(wanted)
+    reader = next((name for name in readers if name in sys.modules), None)
+    for name, value in wanted.items():
+        if os.environ.get(name) == value:
+            continue
+        if reader:
+            raise RefusedError(
+                f"This run needs {name}={value}, and this process has imported {reader} with "
+                f"{name}={os.environ.get(name, 'unset')}, which it reads once.",
+                "Make it a command of its own, or a sweep whose runs are processes of their own.",
+            )
+        os.environ[name] = _OURS[name] = value

@@ -1,0 +1,232 @@
+"""Gaudi: what can be seen without a card, and the simulated card's suites, each in a process."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import pytest
+
+from bert_infer import compose, variables
+from bert_infer.counters import Counted, Counters
+from bert_infer.devices.hpu import Hpu, claims, hlml, host
+from bert_infer.errors import RefusedError
+from bert_infer.graphs import Compile, Eager
+from bert_infer.graphs.hpu_graphs import HpuGraphs
+
+SIMULATED = Path(__file__).parent / "simulated_hpu"
+
+
+@pytest.mark.parametrize("mode", ["lazy", "eager"])
+def test_the_path_on_the_simulated_card(mode):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "simulated", "-p", "no:cacheprovider"),
+            *("--tb=short", str(SIMULATED / f"suite_{mode}.py")),
+        ],
+        env={**os.environ, "PYTHONPATH": f"{SIMULATED.parent.parent}:{SIMULATED}"},
+        cwd=SIMULATED.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.fixture
+def gaudi(tmp_path, monkeypatch):
+    """A host's files: the plugin's directory, the driver's, a process'; torch as Gaudi's build."""
+    plugin = tmp_path / "habana_frameworks" / "torch"
+    driver, processes = tmp_path / "driver", tmp_path / "proc"
+    for directory in (plugin, driver / "0000:21:00.0", processes):
+        directory.mkdir(parents=True)
+    (plugin / "required_version.txt").write_text("2.11.0\n")
+    (driver / "0000:21:00.0" / "device").write_text("0x1060\n")
+    monkeypatch.setattr(host, "installed_at", lambda: plugin)
+    monkeypatch.setattr(host, "DRIVER", driver)
+    monkeypatch.setattr(host, "PROCESSES", processes)
+    monkeypatch.setattr(host, "_torch", lambda: "2.11.0+hpu_1.24.1-99.git1a2b3c")
+    monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path))
+    return SimpleNamespace(plugin=plugin, driver=driver, processes=processes)
+
+
+def refusal(*overrides):
+    with pytest.raises(RefusedError) as refused:
+        compose(["model=tiny", *overrides]).prepare()
+    return str(refused.value)
+
+
+def test_a_machine_without_the_plugin_is_told_how_to_install_it():
+    said = refusal("device=hpu")
+    assert "not installed" in said
+    assert "habanalabs-installer.sh install --type pytorch --venv" in said
+    assert "docs/gaudi.md" in said
+
+
+def test_what_else_is_missing_is_told_apart(gaudi, monkeypatch):
+    compose(["model=tiny", "device=hpu"]).prepare()
+    monkeypatch.setattr(host, "_torch", lambda: "2.13.0+cu130")
+    said = refusal("device=hpu")
+    assert "torch 2.11.0" in said
+    assert "torch 2.13.0+cu130 is installed" in said
+    monkeypatch.setattr(host, "_torch", lambda: "2.11.0+cpu")  # the right release, PyTorch's build
+    assert "Gaudi's own build" in refusal("device=hpu")
+    compose(["model=tiny", "device=hpu", "graph=compile"]).prepare()
+    (gaudi.driver / "0000:21:00.0" / "device").unlink()
+    (gaudi.driver / "0000:21:00.0").rmdir()
+    assert "serves no Gaudi card" in refusal("device=hpu")
+    gaudi.driver.rmdir()
+    assert "install --type base" in refusal("device=hpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_hpu_graphs_are_refused_elsewhere(device):
+    said = refusal(f"device={device}", "graph=hpu_graphs")
+    assert "graph=hpu_graphs is refused on device=cpu" in said
+
+
+def test_fp8_is_refused_elsewhere():
+    assert "Gaudi 2 and 3" in refusal("device=cpu", "dtype=fp8")
+
+
+@pytest.mark.parametrize(
+    ("device_id", "generation"), [("0x1000", 1), ("0x1011", 1), ("0x1020", 2), ("0x1063", 3)]
+)
+def test_the_generation_is_read_from_the_pci_id(gaudi, device_id, generation):
+    (gaudi.driver / "0000:21:00.0" / "device").write_text(f"{device_id}\n")
+    assert host.generation() == generation
+    assert Hpu().has_fp16 == (generation > 1)
+
+
+def test_a_process_that_has_the_card_is_named(gaudi):
+    other = gaudi.processes / "4242"
+    (other / "fd").mkdir(parents=True)
+    (other / "cmdline").write_bytes(b"python\0serve.py\0")
+    for number, node in enumerate(("/dev/null", "/dev/hl_controlD0")):
+        (other / "fd" / str(number)).symlink_to(node)
+    assert host.holders() == ()
+    (other / "fd" / "7").symlink_to("/dev/hl0")
+    assert "process 4242 (python serve.py)" in refusal("device=hpu")
+    # Another card is still to be had.
+    (gaudi.driver / "0000:22:00.0").mkdir()
+    compose(["model=tiny", "device=hpu"]).prepare()
+
+
+def test_claims_of_two_cards(gaudi):
+    (gaudi.driver / "0000:22:00.0").mkdir()
+    both, first = ["hpu-0", "hpu-1"], ["hpu-0"]
+    with claims.claimed(both, ""):
+        with pytest.raises(RefusedError, match=rf"process {os.getpid()} \("):
+            claims.check(first, "")
+        with claims.claimed(both, ""), pytest.raises(RefusedError, match="and process"):
+            claims.check(both, "")
+        assert "device.module" in refusal("device=hpu", "device.module=0")
+    claims.check(first, "")
+
+
+def test_variables_follow_the_graph_mode_and_the_device(monkeypatch):
+    monkeypatch.setenv("PT_HPU_WEIGHT_SHARING", "1")
+    assert Hpu().variables(HpuGraphs()) == {
+        "PT_HPU_LAZY_MODE": "1",
+        "PT_HPU_ENABLE_CACHE_METRICS": "1",
+        "PT_HPU_WEIGHT_SHARING": "1",  # the user's own
+    }
+    assert Hpu().variables(Compile())["PT_HPU_LAZY_MODE"] == "0"
+    assert Hpu().variables(Eager())["PT_HPU_LAZY_MODE"] == "0"
+    assert Hpu(lazy=True).variables(Eager())["PT_HPU_LAZY_MODE"] == "1"
+    chosen = Hpu(module=3, lower_precision_ops="low.txt").variables(HpuGraphs())
+    assert chosen["HABANA_VISIBLE_MODULES"] == "3"
+    name = "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"
+    assert chosen[name] == os.path.abspath("low.txt")  # noqa: PTH100  not resolved
+
+
+def test_variables_are_set_before_their_reader_and_never_against_the_user(monkeypatch):
+    monkeypatch.setattr(variables, "_OURS", {})
+    monkeypatch.delenv("SOME_MODE", raising=False)
+    variables.settle({"SOME_MODE": "1"}, ["not.imported.yet"])
+    assert os.environ["SOME_MODE"] == "1"
+    variables.settle({"SOME_MODE": "0"}, ["not.imported.yet"])  # ours, and nobody has read it
+    with pytest.raises(RefusedError, match="has imported os with SOME_MODE=0"):
+        variables.settle({"SOME_MODE": "1"}, ["os"])
+    variables.settle({"SOME_MODE": "0"}, ["os"])
+    monkeypatch.setattr(variables, "_OURS", {})
+    with pytest.raises(RefusedError, match=r"unset SOME_MODE"):
+        variables.check({"SOME_MODE": "1"})
+    monkeypatch.delenv("SOME_MODE")
+
+
+def test_what_was_counted_is_told_apart():
+    begun = Counters(3, 1.0, 5, 3, {"a": 1}, 10.0)
+    before = Counters(7, 2.0, 6, 7, {"a": 1}, 20.0)
+    after = Counters(8, 2.5, 9, 8, {"a": 1, "b": 4}, 50.0)
+    assert Counted(begun, before, after).as_json() == {
+        "compilations": 5,
+        "compilation_s": 1.5,
+        "measured_compilations": 1,
+        "recipe_cache_hits": 4,
+        "recipe_cache_misses": 5,
+        "cpu_fallbacks": {"b": 4},
+        "measured_energy_j": 30.0,
+    }
+    unknown = Counters(None, None, None, None, None, None)
+    assert set(Counted(unknown, unknown, unknown).as_json().values()) == {None}
+    assert Counted(None, None, None).as_json() is None
+
+
+@pytest.fixture
+def pyhlml(monkeypatch):
+    """Intel's package with its real names and signatures, and no card."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of its own modules' names
+        module = importlib.import_module("pyhlml")
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if name.startswith("hlml"):
+            monkeypatch.setattr(module, name, create_autospec(function))
+    module.hlmlDeviceGetCount.return_value = 2
+    module.hlmlDeviceGetHandleByIndex.side_effect = lambda index: f"card {index}"
+    module.hlmlDeviceGetModuleID.side_effect = lambda card: {"card 0": 6, "card 1": 4}[card]
+    return module
+
+
+def test_a_cards_readings_have_their_units(pyhlml):
+    pyhlml.hlmlDeviceGetPowerUsage.return_value = 412_500  # milliwatts
+    pyhlml.hlmlDeviceGetTemperature.return_value = 51
+    pyhlml.hlmlDeviceGetTotalEnergyConsumption.return_value = 9_000_500  # millijoules
+    pyhlml.hlmlDeviceGetClockInfo.return_value = 1650
+    pyhlml.hlmlDeviceGetUtilizationRates.return_value = SimpleNamespace(aip=97, memory=12)
+    assert hlml.readings(4) == {
+        "power_w": 412.5,
+        "temperature_c": 51.0,
+        "energy_j": 9000.5,
+        "clock_mhz": 1650.0,
+        "utilisation": 0.97,
+    }
+    pyhlml.hlmlDeviceGetPowerUsage.assert_called_once_with("card 1")
+    pyhlml.hlmlShutdown.assert_called_once_with()
+    assert hlml.readings(5) == {}, "there is no such module"
+
+
+def test_why_a_card_is_slow_and_its_driver(pyhlml):
+    types = importlib.import_module("pyhlml.pyhlml_types_generated")
+    power = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_POWER)
+    heat = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_THERMAL)
+    pyhlml.hlmlDeviceGetCurrentClocksThrottleReasons.return_value = power | heat
+    assert hlml.throttle_reasons(None) == ("power cap", "temperature")
+    pyhlml.hlmlGetDriverVersion.return_value = b"1.24.2-abc"
+    assert hlml.driver_version() == "1.24.2-abc"
+
+
+def test_without_hlmls_library_nothing_is_known_and_nothing_printed(capfd):
+    assert hlml.readings(None) == {}
+    assert hlml.throttle_reasons(None) == ()
+    assert hlml.driver_version() is None
+    assert capfd.readouterr() == ("", "")
