@@ -269,7 +269,7 @@ class Runner:
         """Import what the parts need, the device's first: it may change what the others find."""
         device = prepared.device
         variables.settle(device.variables(prepared.graph), device.imports)
-        for name in (*device.imports, *self.engine.imports, *self.until.imports):
+        for name in (*device.imports, *self.imports):
             importlib.import_module(name)
 
     def _warm_up(
