@@ -19,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # two times all cores would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 _CACHE = tempfile.TemporaryDirectory()  # no test sees what another program left in the user's
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
