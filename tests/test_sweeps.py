@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -17,11 +19,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from bert_infer.directories import claimed
 from conftest import ROOT
 
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
-from bert_infer.sweep import claimed
 
 PLUGIN = Path(__file__).parent / "plugin"
 TINY = ("model=tiny", "engine=fused", "drift.texts=0", "hydra.sweep.dir=sweep")
@@ -164,6 +166,27 @@ def test_a_runs_process_has_the_environment_variables_that_were_asked_for(comman
     assert records(command)[0]["run"]["isolation"] == "process"
 
 
+def test_on_a_terminal_it_says_what_goes_on_now(command):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "--multirun", *TINY, "iterations=1,9000"],
+        cwd=command.directory,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # a closed terminal
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"1 done  1 left  about .* to go\s+now: \w+, .* iterations=9000", text)
+    assert re.search(r"2/2  ok", text)
+
+
 def test_fail_fast_starts_nothing_more(command):
     done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
     assert done.returncode == 1
@@ -285,6 +308,8 @@ def test_a_changed_input_is_another_run(command):
         (["--multirun", "isolaton=process"], "Did you mean isolation?"),
         (["--multirun", "order=backwards"], "as_given"),
         (["--multirun", "batch=1,2", "batch=3"], "batch is given twice"),
+        (["--multirun", "batch=1,2", "baseline=batch=3"], "baseline=batch=3"),
+        (["--multirun", "batch=1,2", "baseline=fp32"], "KEY=VALUE"),
         (["--multirun", "hydra.job.env_set.X=1,2"], "cannot be swept"),
     ],
 )
