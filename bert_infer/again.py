@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bert_infer import files
+from bert_infer.directories import check_writable
 from bert_infer.errors import RefusedError
 from bert_infer.isolated import Isolated, recorded_runner
-from bert_infer.request import check_writable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -17,9 +17,9 @@ import numpy as np
 
 from bert_infer import files, statistics
 from bert_infer.comparison import verdict
+from bert_infer.directories import check_writable
 from bert_infer.errors import BertInferError, OptionError, RefusedError
 from bert_infer.metrics import useful_flop
-from bert_infer.request import check_writable
 from bert_infer.side import Side
 
 if TYPE_CHECKING:

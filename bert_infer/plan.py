@@ -10,6 +10,11 @@ from bert_infer.settings import Order
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from bert_infer.devices import Device
+    from bert_infer.report import Baseline
+    from bert_infer.settings import SweepSettings
 
 
 class Planned(NamedTuple):
@@ -22,6 +27,30 @@ class Planned(NamedTuple):
 
     overrides: tuple[str, ...]
     content_hash: str
+
+
+class Plan(NamedTuple):
+    """A sweep that nothing is known to stand against.
+
+    Attributes:
+        directory: where it goes, or lies already.
+        is_chosen: whether the user named it.
+        overrides: of all runs together, and ``searchpath`` as in ``Request``.
+        runs: each configuration once.
+        preload: the modules that runs need.
+        devices: those that they run on.
+    """
+
+    directory: Path
+    is_chosen: bool
+    overrides: list[str]
+    searchpath: list[str]
+    settings: SweepSettings
+    baseline: Baseline | None
+    seed: int
+    runs: list[Planned]
+    preload: tuple[str, ...]
+    devices: tuple[Device, ...]
 
 
 def ordered(runs: Sequence[Planned], repeats: int, order: Order, seed: int) -> list[Planned]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -16,9 +15,10 @@ from bert_infer.composition import (
     runner_from,
     sweep_settings,
 )
-from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
+from bert_infer.directories import check_free, check_writable
+from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
-from bert_infer.plan import Planned
+from bert_infer.plan import Plan, Planned
 from bert_infer.report import Baseline
 from bert_infer.report.entries import alternatives
 from bert_infer.settings import SweepSettings
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
 
 MOST_RUNS = 10_000
-_RESULTS = ("metrics.json", "multirun.yaml")
-_PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -124,39 +122,21 @@ class Request:
                 f"{' '.join(request.overrides)} asks for no run at all.",
                 "Check the ranges and patterns in it.",
             )
-        configs: list[DictConfig] = []
-        planned: list[Planned] = []
-        preload, devices = {"bert_infer.composition"}, set()
-        options: list[dict[str, str]] = []
-        refused: dict[str, list[str]] = {}
-        with hydra_at_hand():  # set up once for all
-            for number, of_run in enumerate(overrides):
-                try:
-                    config = config_from(of_run, self.searchpath, job=number)
-                    runner = runner_from(config)
-                    prepared = runner.prepare()
-                    content_hash = runner.content_hash(prepared)
-                except RefusedError as error:
-                    refused.setdefault(str(error), []).append(" ".join(_varied(of_run, overrides)))
-                    continue
-                configs.append(config)
-                planned.append(Planned(tuple(_of_task(of_run)), content_hash))
-                preload |= runner.preload
-                devices.add(prepared.device)
-                options += alternatives(runner.choice(prepared), of_run)
-        if refused:
-            raise _all_refused(refused, len(overrides))
+        runs = self._checked(overrides)
+        configs = [run.config for run in runs]
         settings = {sweep_settings(config) for config in configs}
         if len(settings) > 1:
             names = ", ".join(field.name for field in fields(SweepSettings))
             raise RefusedError(
                 f"A sweep has one value each of {names}.", "Give one value, without a comma."
             )
+        one = settings.pop()
+        baseline = Baseline.parse(one.baseline) if one.baseline is not None else None
+        if baseline and not any(
+            baseline.matches(options) for run in runs for options in run.options
+        ):
+            raise OptionError("baseline", one.baseline, "what a run of the sweep has")
         with interpolation_refused():
-            one = settings.pop()
-            baseline = Baseline.parse(one.baseline) if one.baseline is not None else None
-            if baseline and not any(map(baseline.matches, options)):
-                raise OptionError("baseline", one.baseline, "what a run of the sweep has")
             if one.resume is None:
                 _check_hydra(configs, self.kind)
             return Plan(
@@ -167,10 +147,28 @@ class Request:
                 settings=one,
                 baseline=baseline,
                 seed=int(configs[0].seed),
-                runs=planned,
-                preload=tuple(sorted(preload)),
-                devices=tuple(devices),
+                runs=[run.planned for run in runs],
+                preload=tuple(sorted({name for run in runs for name in run.preload})),
+                devices=tuple({run.device for run in runs}),
             )
+
+    def _checked(self, overrides: Sequence[list[str]]) -> list[Checked]:
+        """Compose and prepare each run.
+
+        Raises:
+            RefusedError: as ``plan``.
+        """
+        checked = []
+        refused: dict[str, list[str]] = {}
+        with hydra_at_hand():  # set up once for all
+            for number, of_run in enumerate(overrides):
+                try:
+                    checked.append(Checked.of(of_run, self.searchpath, number))
+                except RefusedError as error:
+                    refused.setdefault(str(error), []).append(" ".join(_varied(of_run, overrides)))
+        if refused:
+            raise _all_refused(refused, len(overrides))
+        return checked
 
     def _resumed(self) -> Request:
         """Return the request with the overrides of the sweep that it completes, if it has none.
@@ -203,33 +201,39 @@ class Request:
         return replace(self, overrides=[*kept, *self.overrides])
 
 
-class Plan(NamedTuple):
-    """A sweep that nothing is known to stand against.
+class Checked(NamedTuple):
+    """A run of a sweep that nothing is known to stand against.
 
     Attributes:
-        directory: where it goes, or lies already.
-        is_chosen: whether the user named it.
-        overrides: of all runs together, and ``searchpath`` as in ``Request``.
-        runs: each configuration once.
-        preload: the modules that runs need.
-        devices: those that they run on.
+        config: Hydra's own node included.
+        options: what it has, by key, resolved and as asked for.
     """
 
-    directory: Path
-    is_chosen: bool
-    overrides: list[str]
-    searchpath: list[str]
-    settings: SweepSettings
-    baseline: Baseline | None
-    seed: int
-    runs: list[Planned]
-    preload: tuple[str, ...]
-    devices: tuple[Device, ...]
+    config: DictConfig
+    planned: Planned
+    preload: frozenset[str]
+    device: Device
+    options: list[dict[str, str]]
 
+    @classmethod
+    def of(cls, overrides: list[str], searchpath: Sequence[str], number: int) -> Checked:
+        """Compose and prepare the run of this number.
 
-def _of_task(overrides: Sequence[str]) -> list[str]:
-    """Leave out Hydra's own."""
-    return [o for o in overrides if not o.startswith(("hydra.", "hydra/"))]
+        Raises:
+            RefusedError: the first mistake.
+        """
+        config = config_from(overrides, searchpath, job=number)
+        runner = runner_from(config)
+        prepared = runner.prepare()
+        # Hydra's own are those of the sweep.
+        of_task = tuple(o for o in overrides if not o.startswith(("hydra.", "hydra/")))
+        return cls(
+            config,
+            Planned(of_task, runner.content_hash(prepared)),
+            runner.preload | {"bert_infer.composition"},
+            prepared.device,
+            alternatives(runner.choice(prepared), overrides),
+        )
 
 
 def _varied(of_run: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
@@ -269,41 +273,8 @@ def _check_hydra(configs: list[DictConfig], kind: str) -> None:
     if not hydra[kind].dir:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
     folders = [config.hydra.sweep.subdir if kind == "sweep" else "" for config in configs]
-    _check_free(Path(hydra[kind].dir), kind, folders)
+    check_free(Path(hydra[kind].dir), kind, folders)
     check_writable(Path(hydra[kind].dir))
-
-
-def _check_free(root: Path, kind: str, folders: list[str]) -> None:
-    """Refuse directories that hold results already, or that runs would share.
-
-    Raises:
-        RunDirectoryError: naming the key to change.
-    """
-    if any((d / name).exists() for d in (root, *map(root.joinpath, folders)) for name in _RESULTS):
-        raise RunDirectoryError(
-            f"{root} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
-        )
-    if len(set(folders)) < len(folders):
-        raise RunDirectoryError(
-            "hydra.sweep.subdir gives several runs the same directory.",
-            "Leave it out, or let it contain ${hydra.job.num}.",
-        )
-
-
-def check_writable(root: Path) -> None:
-    """Write a little where the run's directory will be, and remove it again.
-
-    Raises:
-        RunDirectoryError: it cannot be written, or the disk is full.
-    """
-    there = next(path for path in (root, *root.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"\0" * _PROBE_BYTES)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
-        ) from None
 
 
 def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:

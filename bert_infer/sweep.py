@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,9 @@ from bert_infer import console, files, status
 from bert_infer.board import Board, drawn, followed
 from bert_infer.comparison import different_leaves, lasting
 from bert_infer.composition import hydra_at_hand, searching
+from bert_infer.directories import claimed, locked
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.isolated import Isolated, environments
-from bert_infer.lock import locked
 from bert_infer.overrides import quoted
 from bert_infer.plan import missing, ordered
 from bert_infer.settings import IfChanged, Isolation
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from hydra.plugins.launcher import Launcher
 
-    from bert_infer.plan import Planned
-    from bert_infer.request import Plan
+    from bert_infer.plan import Plan, Planned
 
 
 def carry_out(plan: Plan) -> int:
@@ -66,26 +64,6 @@ def _sum_up(plan: Plan, directory: Path) -> None:
     except (OSError, RefusedError) as error:  # a full disk, or no run at all
         console.show_text(str(error))
     console.show_directory(directory.resolve())
-
-
-def claimed(directory: Path, *, is_chosen: bool) -> Path:
-    """Make ``directory`` and return it; one beside it if another sweep was as fast.
-
-    Args:
-        directory: what the moment makes of the configuration.
-        is_chosen: whether it was the user who named it.
-    """
-    if is_chosen:
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-    for number in itertools.count(1):
-        beside = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
-        try:
-            beside.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
-    return beside
 
 
 def bury_the_dead(directory: Path) -> None:

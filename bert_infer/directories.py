@@ -1,0 +1,95 @@
+"""The directories that runs are written into: free, writable, and one process' at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bert_infer.errors import RunDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_RESULTS = ("metrics.json", "multirun.yaml")
+_PROBE_BYTES = 1 << 16
+
+
+def check_free(root: Path, kind: str, folders: list[str]) -> None:
+    """Refuse directories that hold results already, or that runs would share.
+
+    Raises:
+        RunDirectoryError: naming the key to change.
+    """
+    if any((d / name).exists() for d in (root, *map(root.joinpath, folders)) for name in _RESULTS):
+        raise RunDirectoryError(
+            f"{root} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
+        )
+    if len(set(folders)) < len(folders):
+        raise RunDirectoryError(
+            "hydra.sweep.subdir gives several runs the same directory.",
+            "Leave it out, or let it contain ${hydra.job.num}.",
+        )
+
+
+def check_writable(root: Path) -> None:
+    """Write a little where the run's directory will be, and remove it again.
+
+    Raises:
+        RunDirectoryError: it cannot be written, or the disk is full.
+    """
+    there = next(path for path in (root, *root.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * _PROBE_BYTES)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
+        ) from None
+
+
+def claimed(directory: Path, *, is_chosen: bool) -> Path:
+    """Make ``directory`` and return it; one beside it if another sweep was as fast.
+
+    Args:
+        directory: what the moment makes of the configuration.
+        is_chosen: whether it was the user who named it.
+    """
+    if is_chosen:
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+    for number in itertools.count(1):
+        beside = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        try:
+            beside.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        break
+    return beside
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold ``directory``'s lock; the system lets go of it when the process ends, however it does.
+
+    Raises:
+        RunDirectoryError: another process holds it; the message has its id.
+    """
+    with (directory / ".lock").open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunDirectoryError(
+                f"{directory} is being written by process {file.read().strip() or 'unknown'}.",
+                "Wait until it is done, or end it.",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
