@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -226,7 +227,7 @@ class Checked(NamedTuple):
         runner = runner_from(config)
         prepared = runner.prepare()
         # Hydra's own are those of the sweep.
-        of_task = tuple(o for o in overrides if not o.startswith(("hydra.", "hydra/")))
+        of_task = tuple(o for o in overrides if not re.match(r"[+~]*hydra[./]", o))
         return cls(
             config,
             Planned(of_task, runner.content_hash(prepared)),

@@ -122,7 +122,11 @@ def made_sweep(tmp_path_factory):
         "hydra.sweep.dir=sweep",
     )
     assert done.returncode == 0, done.stderr
-    return command.directory / "sweep"
+    sweep = command.directory / "sweep"
+    for summed_up in (path for path in sweep.iterdir() if path.is_file()):
+        if summed_up.name != "multirun.yaml":
+            summed_up.unlink()
+    return sweep
 
 
 @pytest.fixture
@@ -152,5 +156,5 @@ def break_off(run, status, message="It broke."):
         error={"type": "SomeError", "message": message, "remedy": "Mend it."},
         throughput={},
         latency_ms={},
-        run__config_hash=f"of {run.name}",
+        run__content_hash=f"of {run.name}",
     )

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bert_infer.directories import claimed
 from conftest import ROOT
 
+from bert_infer.directories import claimed
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
 
@@ -157,7 +157,7 @@ def test_what_one_run_does_to_its_process_no_other_sees(command):
 
 
 def test_a_runs_process_has_the_environment_variables_that_were_asked_for(command):
-    variable = "hydra.job.env_set.KMP_AFFINITY=disabled"
+    variable = "+hydra.job.env_set.KMP_AFFINITY=disabled"
     done = command(*TINY[:-1], "isolation=process", "hydra.run.dir=sweep/0", variable)
     assert done.returncode == 0, done.stderr
     assert "Final hidden states" in done.stdout
@@ -310,7 +310,7 @@ def test_a_changed_input_is_another_run(command):
         (["--multirun", "batch=1,2", "batch=3"], "batch is given twice"),
         (["--multirun", "batch=1,2", "baseline=batch=3"], "baseline=batch=3"),
         (["--multirun", "batch=1,2", "baseline=fp32"], "KEY=VALUE"),
-        (["--multirun", "hydra.job.env_set.X=1,2"], "cannot be swept"),
+        (["--multirun", "+hydra.job.env_set.X=1,2"], "cannot be swept"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(command, arguments, says):
@@ -372,7 +372,7 @@ def test_hydras_other_launchers_make_each_run_a_process(command, launcher):
     assert done.returncode == 0, done.stderr
     assert {m["run"]["isolation"] for m in records(command).values()} == {"process"}
     assert sorted(m["choice"]["batch"] for m in records(command).values()) == [1, 2]
-    assert done.stdout.count("sequences/s") == 2
+    assert re.search(r"1/2  ok .*\n +2/2  ok ", done.stdout)
 
 
 @pytest.mark.parametrize("order", list(Order))
