@@ -102,6 +102,14 @@ class ByMatmul(BySequence):
         return torch.bmm(torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype), v)
 
 
+class ByCopyAndMatmul(ByMatmul):
+    """The same, of copies: oneDNN's batched matmuls make their own of strided parts, and slower."""
+
+    def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Return the attended values."""
+        return super().of_one(q.contiguous(), k.contiguous(), v.contiguous())
+
+
 class BySdpa(BySequence):
     """PyTorch's scaled_dot_product_attention."""
 

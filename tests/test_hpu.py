@@ -42,6 +42,32 @@ def test_the_path_on_the_simulated_card(mode):
     assert " passed" in done.stdout
 
 
+def test_a_sweep_gives_each_graph_mode_a_process_with_the_plugins_own_mode(command):
+    """The plugin reads its mode once: where runs shared a process, the second would be refused."""
+    paths = (SIMULATED.parent.parent, SIMULATED / "everywhere", SIMULATED)
+    done = command(
+        "--multirun",
+        "model=tiny",
+        "device=hpu",
+        "graph=hpu_graphs,eager",
+        "engine=transformers,fused",
+        "text=Good morning BERT!",
+        "batch=2",
+        "hydra.sweep.dir=sweep",
+        env={"PYTHONPATH": ":".join(map(str, paths))},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = command.metrics()
+    assert {m["run"]["isolation"] for m in found} == {"process"}
+    chosen = [(m["choice"]["graph"], m["choice"]["engine"]) for m in found]
+    assert sorted(chosen) == sorted(
+        (graph, engine) for graph in ("hpu_graphs", "eager") for engine in ("transformers", "fused")
+    )
+    for metrics in found:
+        assert metrics["choice"]["device"] == "hpu"
+        assert metrics["drift"]["min_cosine"] > 0.99999
+
+
 @pytest.fixture
 def gaudi(tmp_path, monkeypatch):
     """A host's files: the plugin's directory, the driver's, a process'; torch as Gaudi's build."""

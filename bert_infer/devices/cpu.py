@@ -80,9 +80,14 @@ class Cpu(Device):
     def attention(self, dtype: torch.dtype) -> Attention:
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
 
-        But for an emulated format: batched matmuls convert one number at a time.
+        But for an emulated format: batched matmuls convert one number at a time. Those of float32
+        are MKL's, which take strided parts as they are; of others, oneDNN's.
         """
-        return attention.BySdpa() if self.emulates(dtype) else attention.ByMatmul()
+        import torch
+
+        if self.emulates(dtype):
+            return attention.BySdpa()
+        return attention.ByMatmul() if dtype is torch.float32 else attention.ByCopyAndMatmul()
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Look the format up among the processor's features."""
