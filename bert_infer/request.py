@@ -137,6 +137,8 @@ class Request:
             baseline.matches(options) for run in runs for options in run.options
         ):
             raise OptionError("baseline", one.baseline, "what a run of the sweep has")
+        if one.fail_fast and not configs[0].hydra.launcher._target_.endswith(".BasicLauncher"):
+            raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with interpolation_refused():
             if one.resume is None:
                 _check_hydra(configs, self.kind)

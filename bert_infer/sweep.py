@@ -10,7 +10,7 @@ from bert_infer.board import Board, drawn, followed
 from bert_infer.comparison import different_leaves, lasting
 from bert_infer.composition import hydra_at_hand, searching
 from bert_infer.directories import claimed, locked
-from bert_infer.errors import OptionError, RefusedError
+from bert_infer.errors import RefusedError
 from bert_infer.isolated import Isolated, environments
 from bert_infer.overrides import quoted
 from bert_infer.plan import missing, ordered
@@ -147,8 +147,6 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
         if isinstance(chosen, BasicLauncher):
             with drawn(board):
                 return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
-        if plan.settings.fail_fast:
-            raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with followed(board, directory):
             jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
         return any(_failed(job) for job in jobs)

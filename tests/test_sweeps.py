@@ -61,7 +61,8 @@ def wait_for(condition, seconds=60):
 
 
 def test_whatever_ends_a_run_the_next_one_starts(command):
-    deeds = ["segfault", "kill", "hang", "allocate", "exit", "raise", "full_disk", "nothing"]
+    deeds = ["segfault", "kill", "hang", "allocate", "accelerator_is_full", "exit", "raise"]
+    deeds += ["full_disk", "nothing"]
     done = command(
         *DEADLY,
         f"engine.deed={','.join(deeds)}",
@@ -81,6 +82,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         "kill": "SIGKILL",
         "hang": "TimeoutError",
         "allocate": "RuntimeError",
+        "accelerator_is_full": "OutOfMemoryError",
         "exit": "SystemExit",
         "raise": "ZeroDivisionError",
         "full_disk": "SystemExit",
@@ -93,6 +95,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         assert metrics["phases_s"]["load"] > 0
         assert metrics["run"]["isolation"] == "process"
     assert "Lower batch" in of_deed["allocate"]["error"]["remedy"]
+    assert "Lower batch" in of_deed["accelerator_is_full"]["error"]["remedy"]
     assert "Lower batch" in of_deed["kill"]["error"]["remedy"]
     assert of_deed["raise"]["latency_ms"]["samples"] > 50, "What was measured until then is lost."
     assert "Segmentation fault" in (command.directory / "sweep/0/run.log").read_text()
@@ -310,6 +313,7 @@ def test_a_changed_input_is_another_run(command):
         (["--multirun", "batch=1,2", "batch=3"], "batch is given twice"),
         (["--multirun", "batch=1,2", "baseline=batch=3"], "baseline=batch=3"),
         (["--multirun", "batch=1,2", "baseline=fp32"], "KEY=VALUE"),
+        (["--multirun", "fail_fast=true", "hydra/launcher=joblib"], "starts all runs"),
         (["--multirun", "+hydra.job.env_set.X=1,2"], "cannot be swept"),
     ],
 )

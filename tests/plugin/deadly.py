@@ -24,6 +24,13 @@ def _allocate():
         kept.append(torch.ones(1 << 26))
 
 
+def _accelerator_is_full():
+    """Raise what PyTorch does: no accelerator is needed to see what becomes of it."""
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
 def _hang():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -43,6 +50,7 @@ DEEDS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": _hang,
     "allocate": _allocate,
+    "accelerator_is_full": _accelerator_is_full,
     "exit": lambda: os._exit(3),
     "raise": lambda: 1 / 0,
     "full_disk": _full_disk,
