@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _TIME_TO_END_S = 5.0
 _TIME_TO_RECORD_S = 30.0
 """How long an interrupted run may take to write its record, before it is ended."""
+_SETTLED = {"HF_HUB_OFFLINE": "1"}
+"""Whoever asked has asked the hub: runs take what is in its cache, and do not wait for it again."""
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
 
 
@@ -166,7 +168,7 @@ def _process(
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
-        with theirs, _environment(variables), _start_method(method):
+        with theirs, _environment({**_SETTLED, **variables}), _start_method(method):
             process.start()
         try:
             yield process, ours

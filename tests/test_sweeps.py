@@ -12,9 +12,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -188,6 +190,32 @@ def test_on_a_terminal_it_says_what_goes_on_now(command):
     text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
     assert re.search(r"1 done  1 left  about .* to go\s+now: \w+, .* iterations=9000", text)
     assert re.search(r"2/2  ok", text)
+
+
+def test_the_hub_is_asked_once_for_all_runs(command):
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("localhost", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        done = command(
+            "--multirun",
+            *TINY[1:],
+            "model=bert-base-uncased",
+            "batch=1,2",
+            env={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://localhost:{hub.server_port}"},
+        )
+        hub.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert len(records(command)) == 2
+    assert len(asked) == 1
 
 
 def test_fail_fast_starts_nothing_more(command):
