@@ -6,18 +6,17 @@ import ctypes
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.devices import Device, precision_of
+from bert_infer.devices.cuda import nvml
 from bert_infer.errors import OptionError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     import torch
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,59 +104,20 @@ class Cuda(Device):
 
     def readings(self) -> dict[str, float]:
         """Return the card's clocks, temperature and power."""
-
-        def read(nvml: Any, card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module
-            return {
-                "sm_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM)),
-                "memory_clock_mhz": float(nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_MEM)),
-                "temperature_c": float(
-                    nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU)
-                ),
-                "power_w": nvml.nvmlDeviceGetPowerUsage(card) / 1e3,
-            }
-
-        return self._nvml(read, {})
+        return nvml.of(self._uuid(), nvml.readings, {})
 
     def other_processes(self) -> tuple[int, ...]:
         """Return the ids of other processes that compute on the card."""
-
-        def read(nvml: Any, card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
-            processes = nvml.nvmlDeviceGetComputeRunningProcesses(card)
-            return tuple(sorted({process.pid for process in processes} - {os.getpid()}))
-
-        return self._nvml(read, ())
+        return nvml.of(self._uuid(), nvml.other_processes, ())
 
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons that NVML gives for a clock below what was asked."""
+        return nvml.of(self._uuid(), nvml.throttle_reasons, ())
 
-        def read(nvml: Any, card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
-            active = nvml.nvmlDeviceGetCurrentClocksEventReasons(card)
-            reasons = {
-                "power cap": nvml.nvmlClocksEventReasonSwPowerCap,
-                "temperature": nvml.nvmlClocksEventReasonSwThermalSlowdown,
-                "hardware slowdown": nvml.nvmlClocksThrottleReasonHwSlowdown,
-            }
-            return tuple(name for name, bit in reasons.items() if active & bit)
-
-        return self._nvml(read, ())
-
-    def _nvml(self, read: Callable[[Any, Any], T], unknown: T) -> T:
-        """Return what ``read`` finds with NVML and its handle of the card, else ``unknown``."""
-        import pynvml
+    def _uuid(self) -> str:
         import torch
 
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError:
-            return unknown
-        try:
-            # By its UUID: CUDA's numbers are others where CUDA_VISIBLE_DEVICES is set.
-            uuid = torch.cuda.get_device_properties(self.index).uuid
-            return read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        except pynvml.NVMLError:
-            return unknown
-        finally:
-            pynvml.nvmlShutdown()
+        return str(torch.cuda.get_device_properties(self.index).uuid)
 
 
 def has_driver() -> bool:
