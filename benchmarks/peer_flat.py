@@ -64,12 +64,12 @@ def _flat(
             worker = stack.enter_context(Worker(serve, engine, files, dtype, log=log))
             worker.answer()
             say(f"{workload.name}: warming up")
-            worker.ask(workload)
+            worker.work_for(workload)
             workers.append((workload, worker))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for workload, worker in workers if number % 2 == 0 else workers[::-1]:
-                turns[workload.name].append(statistics.mean(worker.ask(MEASURE)))
+                turns[workload.name].append(statistics.mean(worker.work_for(MEASURE)))
                 worker.rests()
         peaks = [worker.peak_bytes() for _, worker in workers]
     print("| input | real tokens | microseconds a token | to the smallest | peak MiB |")

@@ -39,12 +39,12 @@ class Entry:
         """Return an empty row of a table."""
         return Row(self.name, self.engine.label, self.engine.is_ours, self.overrides)
 
-    def ask(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
+    def work_for(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
         """Return the answer; None, once and for all, where there is none."""
         if self.worker is None:
             return None
         try:
-            return self.worker.ask(question)
+            return self.worker.work_for(question)
         except FailedError as error:
             self.failure, self.worker = str(error), None
             return None
@@ -88,8 +88,8 @@ def measure(
     for entry in entries:
         if entry.worker:
             say(f"{workload.name}: {entry.engine.label}: warming up")
-        entry.ask(workload)
-        pooled = entry.ask(OUTPUTS)
+        entry.work_for(workload)
+        pooled = entry.work_for(OUTPUTS)
         if entry.worker:
             rows[entry.name].cosine = min_cosine(pooled, expected)
             rows[entry.name].rested = entry.worker.rests()
@@ -102,7 +102,7 @@ def measure(
     for entry in entries:
         if entry.worker:
             rows[entry.name].peak_bytes = entry.worker.peak_bytes()
-        entry.ask(STOP)
+        entry.work_for(STOP)
         rows[entry.name].failure = entry.failure
     return list(rows.values()), Surroundings(rates, shares)
 
@@ -113,7 +113,7 @@ def one_round(order: list[Entry], rows: dict[str, Row], rates: list[float]) -> f
     for entry in order:
         worker = entry.worker
         before = worker.used_s() if worker else 0.0
-        answer = entry.ask(MEASURE)
+        answer = entry.work_for(MEASURE)
         if worker is None or entry.worker is None:
             continue
         rested = worker.rests()

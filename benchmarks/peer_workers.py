@@ -65,7 +65,7 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def ask(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
+    def work_for(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
         """Send ``question`` and wait for the answer.
 
         Raises:

@@ -6,12 +6,13 @@ import gc
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bert_infer.records import Forward, Outputs
+from bert_infer.records import Computed, Forward, Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ STEADY_WITHIN = 0.02
 WARMUP_LIMIT_S = 10.0
 _PASSES_WITHOUT_GAIN = 2
 _MOST_CALLS = 300  # the shortest of more of them is hardly shorter
+_HELD_BYTES = 1 << 29
 _OBJECTS_WORTH_COLLECTING = 10_000  # a collection takes longer than a tiny model's forward
 
 
@@ -129,17 +131,8 @@ def fastest_s(
 
 
 def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
-    """Run one unmeasured forward pass from and to host memory.
-
-    It waits where a measured one does: some devices compile what is asked of them between two.
-    """
-    on_device = device.copy_in(inputs)
-    device.synchronize()
-    computed = Outputs(*encode(*on_device))
-    device.synchronize()
-    outputs = device.copy_out(computed)
-    device.synchronize()
-    return outputs
+    """Run one unmeasured forward pass from and to host memory."""
+    return device.ask(encode, inputs, time.perf_counter)().outputs
 
 
 @dataclass(frozen=True)
@@ -181,8 +174,9 @@ def warm_up_passes(
     passes: int, batches: Callable[[], Batches], encode: Encode, device: Device
 ) -> WarmUp:
     """Run ``passes`` passes, whatever their times."""
-    for _ in range(passes):
-        run_once(batches(), encode, device)
+    for index in range(passes):
+        for _ in measured_pass(index, batches(), encode, device):
+            pass
     return WarmUp(passes, steady=None)
 
 
@@ -201,8 +195,7 @@ def warm_up_until_steady(
     fastest, without_gain, passes = math.inf, 0, 0
     while without_gain < _PASSES_WITHOUT_GAIN:
         start = clock()
-        for _, inputs in batches():
-            forward(encode, inputs, device)
+        for _ in measured_pass(passes, batches(), encode, device):
             if clock() > end:
                 return WarmUp(passes, steady=False)
         seconds = clock() - start
@@ -276,43 +269,69 @@ def measured_pass(
     """Yield every forward of one pass as it is measured, with its batch and its host outputs.
 
     ``batches`` are laid out inside the measured time, as they are in use. What the caller does
-    between two forwards is not measured. Every time stamp that follows work of the device follows
-    a synchronisation: an asynchronous device has only been asked for it when a call returns.
+    between two forwards is not measured, and the device does nothing meanwhile: forwards that it
+    works on at once are yielded when all of them are done.
     """
     if gc.get_count()[0] > _OBJECTS_WORTH_COLLECTING:
         gc.collect()
-    remaining = iter(batches)
-    batch_index = 0
+    remaining, batch_index = iter(batches), 0
     while True:
-        start = clock()
-        item = next(remaining, None)
-        if item is None:
+        done: list[tuple[Forward, Batch, Outputs]] = []
+        try:
+            for batch, start_s, lay_out_s, computed, wall_s in _at_once(
+                remaining, encode, device, clock
+            ):
+                forward = Forward(
+                    pass_index=pass_index,
+                    batch_index=batch_index + len(done),
+                    sequences=len(batch.sequences),
+                    real_tokens=batch.real_tokens,
+                    padded_tokens=batch.padded_tokens,
+                    start_s=start_s,
+                    lay_out_s=lay_out_s,
+                    copy_in_s=computed.copy_in_s,
+                    duration_s=computed.duration_s,
+                    copy_out_s=computed.copy_out_s,
+                    wall_s=wall_s,
+                )
+                done.append((forward, batch, computed.outputs))
+        except BaseException:
+            yield from done  # what was measured before it broke off
+            raise
+        if not done:
             return
-        batch, inputs = item
-        laid_out = clock()
-        on_device = device.copy_in(inputs)
-        device.synchronize()
-        forward_start = clock()
-        computed = Outputs(*encode(*on_device))
-        device.synchronize()
-        forward_end = clock()
-        outputs = device.copy_out(computed)
-        device.synchronize()
+        yield from done
+        batch_index += len(done)
+
+
+def _at_once(
+    batches: Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]],
+    encode: Encode,
+    device: Device,
+    clock: Clock,
+) -> Iterator[tuple[Batch, float, float, Computed, float]]:
+    """Yield forwards that the device works on at once, and is idle before and after.
+
+    One where it takes no more; else as many as it takes until ``_HELD_BYTES`` of outputs lie in
+    host memory. Each comes with its start, the seconds it took to lay out, and its share of wall
+    time: since the one before it was done.
+    """
+    most = _HELD_BYTES if device.in_flight > 1 else 0
+    asked: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()
+    held, start = 0, clock()
+    while True:
+        while len(asked) < device.in_flight and held <= most:
+            begin = clock()
+            item = next(batches, None)
+            if item is None:
+                break
+            batch, inputs = item
+            asked.append((batch, clock() - begin, device.ask(encode, inputs, clock)))
+        if not asked:
+            return
+        batch, lay_out_s, wait = asked.popleft()
+        computed = wait()
         end = clock()
-        yield (
-            Forward(
-                pass_index=pass_index,
-                batch_index=batch_index,
-                sequences=len(batch.sequences),
-                real_tokens=batch.real_tokens,
-                padded_tokens=batch.padded_tokens,
-                start_s=start,
-                laid_out_s=laid_out,
-                forward_start_s=forward_start,
-                forward_end_s=forward_end,
-                end_s=end,
-            ),
-            batch,
-            outputs,
-        )
-        batch_index += 1
+        held += sum(tensor.nbytes for tensor in vars(computed.outputs).values())
+        yield batch, start, lay_out_s, computed, end - start
+        start = end

@@ -55,6 +55,7 @@ class Record:
     forwards: list[Forward] = field(default_factory=list)
     ceiling: Ceiling | None = None
     is_finite: bool = True
+    in_flight: int = 1
     drift: Drift | None = None
     conditions: Conditions | None = None
     peak_host_bytes: int | None = None
@@ -283,6 +284,7 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
     return {
         "warmup_passes": record.warm_up.passes if record.warm_up else None,
         "warmup_steady": record.warm_up.steady if record.warm_up else None,
+        "in_flight": record.in_flight,
         "sample": samples.unit if samples else None,
         "samples": len(samples.wall_s) if samples else 0,
         "relative_ci": reached,

@@ -86,12 +86,27 @@ class Outputs:
     pooled: torch.Tensor
 
 
-class Forward(NamedTuple):
-    """One measured forward pass; times in seconds by the measuring clock.
+class Computed(NamedTuple):
+    """A forward pass that has been waited for: its outputs in host memory, and what it took.
 
-    ``start_s`` is before its batch is laid out, ``laid_out_s`` after that and before it is copied
-    to the device, ``forward_start_s`` and ``forward_end_s`` bound the synchronised computation,
-    ``end_s`` is after its outputs are in host memory.
+    ``copy_in_s`` and ``copy_out_s`` are from host memory to the device and back, ``duration_s`` is
+    the synchronised computation between them.
+    """
+
+    outputs: Outputs
+    copy_in_s: float
+    duration_s: float
+    copy_out_s: float
+
+
+class Forward(NamedTuple):
+    """One measured forward pass; times in seconds.
+
+    ``start_s`` is by the measuring clock, ``lay_out_s`` is planning and padding the batch on the
+    host, the next three are as in ``Computed``. ``wall_s`` is the forward's share of the pass'
+    wall time: from the start until its outputs are in host memory. Where a device works on several
+    forwards at once the start is when those of the one before it were, and the parts add up to
+    more.
     """
 
     pass_index: int
@@ -100,35 +115,11 @@ class Forward(NamedTuple):
     real_tokens: int
     padded_tokens: int
     start_s: float
-    laid_out_s: float
-    forward_start_s: float
-    forward_end_s: float
-    end_s: float
-
-    @property
-    def duration_s(self) -> float:
-        """The synchronised computation alone."""
-        return self.forward_end_s - self.forward_start_s
-
-    @property
-    def lay_out_s(self) -> float:
-        """Planning and padding the batch, on the host."""
-        return self.laid_out_s - self.start_s
-
-    @property
-    def copy_in_s(self) -> float:
-        """From host memory to the device."""
-        return self.forward_start_s - self.laid_out_s
-
-    @property
-    def copy_out_s(self) -> float:
-        """From the device to host memory."""
-        return self.end_s - self.forward_end_s
-
-    @property
-    def wall_s(self) -> float:
-        """Laying out, both copies and the computation."""
-        return self.end_s - self.start_s
+    lay_out_s: float
+    copy_in_s: float
+    duration_s: float
+    copy_out_s: float
+    wall_s: float
 
 
 @dataclass(frozen=True)

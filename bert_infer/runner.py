@@ -213,7 +213,7 @@ class Runner:
 
         total = self._total(prepared) if passes is None else None
         compared = drift.sample(self, prepared.tokens, device)
-        record.emulated = device.emulates(self.dtype.matmuls())
+        record.in_flight, record.emulated = device.in_flight, device.emulates(self.dtype.matmuls())
         with torch.inference_mode(), device.active():
             record.environment = environment.describe(device)
             memory, begun = PeakMemory(device), device.counters()

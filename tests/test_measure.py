@@ -51,15 +51,15 @@ class AsynchronousDevice(Cpu):
         object.__setattr__(self, "time", time)
         object.__setattr__(self, "queue", [0.0])
 
-    def ask(self, seconds):
+    def work_for(self, seconds):
         self.queue[0] += seconds
 
     def copy_in(self, arrays):
-        self.ask(self.copy_s)
+        self.work_for(self.copy_s)
         return tuple(torch.from_numpy(a) for a in arrays)
 
     def copy_out(self, outputs):
-        self.ask(self.copy_s)
+        self.work_for(self.copy_s)
         return outputs
 
     def synchronize(self):
@@ -82,7 +82,7 @@ def test_an_asynchronous_device_is_waited_for(time):
     durations = iter([5.0, 7.0])
 
     def encode(ids):
-        device.ask(next(durations))
+        device.work_for(next(durations))
         return ids, ids
 
     forwards = [f for f, _, _ in measured_pass(0, [one_batch(), one_batch()], encode, device, time)]
@@ -148,7 +148,7 @@ class Scripted:
 
     def __call__(self, ids):
         self.calls += 1
-        self.device.ask(next(self.remaining))
+        self.device.work_for(next(self.remaining))
         return ids, ids
 
 
@@ -186,7 +186,7 @@ class Passes:
         self.forwards, self.looked = [], 0
         self.intervals = iter(intervals)
         for index in as_long_as_asked(iterations, until, self.forwards, self.relative_ci):
-            self.forwards.append(Forward(index, 0, 1, 1, 1, 0.0, 0.0, 0.0, 1.0, 1.0))
+            self.forwards.append(Forward(index, 0, 1, 1, 1, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0))
 
     def relative_ci(self):
         self.looked += 1

@@ -36,10 +36,11 @@ def forward(index, start, duration, *, pass_index=0, sequences=2, real=6, padded
         real,
         padded,
         start_s=start,
-        laid_out_s=start + 0.125,
-        forward_start_s=start + 0.25,
-        forward_end_s=start + 0.25 + duration,
-        end_s=start + 0.5 + duration,
+        lay_out_s=0.125,
+        copy_in_s=0.125,
+        duration_s=duration,
+        copy_out_s=0.25,
+        wall_s=0.5 + duration,
     )
 
 

@@ -34,7 +34,7 @@ def test_the_clock_stops_after_the_device_has_finished():
     device = AsynchronousDevice(time)
 
     def encode(ids):
-        device.ask(3.0)
+        device.work_for(3.0)
         return ids, ids
 
     ((forward, _, _),) = measured_pass(0, [one_batch()], encode, device, time)

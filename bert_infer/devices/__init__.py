@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer import attention, linears
 from bert_infer.graphs import Eager, Graph
-from bert_infer.records import Outputs
+from bert_infer.records import Computed, Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -36,6 +36,7 @@ class Device(ABC):
         has_inductor: torch.compile's backend here is inductor, which builds C++.
         keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
         profiles: what PyTorch's profiler is to watch, by the names of its activities.
+        in_flight: forwards that are asked for before the first of them is waited for.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Device(ABC):
     has_inductor: ClassVar[bool] = True
     keeps_mask: ClassVar[bool] = False
     profiles: ClassVar[tuple[str, ...]] = ("CPU",)
+    in_flight: int = 1
     has_tf32: bool = False
     has_fp16: bool = True
     has_fp8: bool = False
@@ -82,6 +84,31 @@ class Device(ABC):
     def copy_out(self, outputs: Outputs) -> Outputs:
         """Return ``outputs`` in host memory, where they are complete after ``synchronize``."""
         return Outputs(outputs.hidden_states.cpu(), outputs.pooled.cpu())
+
+    def ask(
+        self,
+        encode: Encode,
+        inputs: tuple[NDArray[np.generic], ...],
+        clock: Callable[[], float],
+    ) -> Callable[[], Computed]:
+        """Ask for a forward from and to host memory; what is returned waits for it.
+
+        Here all is waited for at once, and timed by ``clock``: a time stamp that follows work of
+        the device follows a synchronisation, as an asynchronous device has only been asked for it
+        when a call returns.
+        """
+        start = clock()
+        on_device = self.copy_in(inputs)
+        self.synchronize()
+        copied_in = clock()
+        results = Outputs(*encode(*on_device))
+        self.synchronize()
+        computed = clock()
+        outputs = self.copy_out(results)
+        self.synchronize()
+        copied_out = clock()
+        done = Computed(outputs, copied_in - start, computed - copied_in, copied_out - computed)
+        return lambda: done
 
     def fed(self, encode: Encode) -> Encode:
         """Return ``encode`` as it takes what ``copy_in`` returns."""

@@ -6,24 +6,39 @@ import ctypes
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.devices import Device, precision_of
 from bert_infer.devices.cuda import nvml
+from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
+from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.engines import Encode
+    from bert_infer.records import Computed
 
 
 @dataclass(frozen=True)
 class Cuda(Device):
-    """An NVIDIA GPU."""
+    """An NVIDIA GPU.
+
+    Attributes:
+        index: which one, as CUDA counts them.
+        in_flight: forwards asked for before the first is waited for; with 2 and more, copies go on
+            while another forward is computed.
+    """
 
     index: int = 0
+    in_flight: int = 2
 
     name = "cuda"
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
@@ -32,6 +47,8 @@ class Cuda(Device):
     def __post_init__(self) -> None:
         if self.index < 0:
             raise OptionError("index", self.index, "a whole number from 0")
+        if self.in_flight < 1:
+            raise OptionError("in_flight", self.in_flight, "a whole number from 1")
 
     def torch_device(self) -> torch.device:
         """Return PyTorch's name for it."""
@@ -64,6 +81,28 @@ class Cuda(Device):
 
         with torch.cuda.device(self.index):
             yield
+
+    def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[torch.Tensor, ...]:
+        """Return ``arrays`` on their way to the card, from pages that the system does not move."""
+        import torch
+
+        pinned = (torch.from_numpy(array).pin_memory() for array in arrays)
+        return tuple(host.to(self.torch_device(), non_blocking=True) for host in pinned)
+
+    def copy_out(self, outputs: Outputs) -> Outputs:
+        """Return ``outputs`` on their way to such pages."""
+        return Outputs(_to_host(outputs.hidden_states), _to_host(outputs.pooled))
+
+    def ask(
+        self,
+        encode: Encode,
+        inputs: tuple[NDArray[np.generic], ...],
+        clock: Callable[[], float],
+    ) -> Callable[[], Computed]:
+        """Ask for a forward, and return before the card has finished if ``in_flight`` allows."""
+        if self.in_flight == 1:
+            return super().ask(encode, inputs, clock)
+        return _overlap(self.index).ask(encode, lambda: self.copy_in(inputs), self.copy_out)
 
     def synchronize(self) -> None:
         """Wait for every stream of the card."""
@@ -118,6 +157,22 @@ class Cuda(Device):
         import torch
 
         return str(torch.cuda.get_device_properties(self.index).uuid)
+
+
+@cache
+def _overlap(index: int) -> Overlap:
+    """Return the streams of a card: memory is kept for each stream that was ever used."""
+    import torch
+
+    with torch.cuda.device(index):
+        return Overlap(torch.cuda)
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def has_driver() -> bool:

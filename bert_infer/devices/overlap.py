@@ -1,0 +1,75 @@
+"""Copies and forwards at once, on a device whose streams work beside each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bert_infer.records import Computed, Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bert_infer.engines import Encode
+
+
+class Overlap:
+    """Copies in, forwards and copies out, each kind on a stream of its own.
+
+    What a stream still reads is held until its forward has been waited for: a device's allocator
+    knows only the stream that memory was taken on.
+    """
+
+    def __init__(self, streams: Any, flush: Callable[[], object] = lambda: None) -> None:  # noqa: ANN401  a module
+        """Take two streams besides the current one.
+
+        Args:
+            streams: torch.cuda, or what offers the same Stream, Event, stream and current_stream.
+            flush: sends off what has been asked for, where a device gathers it first.
+        """
+        self._streams, self._flush = streams, flush
+        self._in, self._out = streams.Stream(), streams.Stream()
+
+    def ask(
+        self,
+        encode: Encode,
+        copy_in: Callable[[], tuple[Any, ...]],
+        copy_out: Callable[[Outputs], Outputs],
+    ) -> Callable[[], Computed]:
+        """Ask for a forward and both copies; what is returned waits for all of it.
+
+        Durations are the device's own, between events on the stream that did the work.
+        """
+        compute = self._streams.current_stream()
+        with self._streams.stream(self._in):
+            copying_in = self._moment()
+            on_device = copy_in()
+            copied_in = self._moment()
+        compute.wait_event(copied_in)
+        computing = self._moment()
+        # A recorded graph's next replay writes over what this one returns.
+        results = Outputs(*(tensor.clone() for tensor in encode(*on_device)))
+        computed = self._moment()
+        with self._streams.stream(self._out):
+            self._out.wait_event(computed)
+            copying_out = self._moment()
+            outputs = copy_out(results)
+            copied_out = self._moment()
+        held = [on_device, results]
+
+        def wait() -> Computed:
+            copied_out.synchronize()
+            held.clear()
+            return Computed(
+                outputs,
+                copy_in_s=copying_in.elapsed_time(copied_in) / 1e3,
+                duration_s=computing.elapsed_time(computed) / 1e3,
+                copy_out_s=copying_out.elapsed_time(copied_out) / 1e3,
+            )
+
+        return wait
+
+    def _moment(self) -> Any:  # noqa: ANN401  the module's Event
+        self._flush()
+        event = self._streams.Event(enable_timing=True)
+        event.record()
+        return event

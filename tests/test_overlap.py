@@ -1,0 +1,250 @@
+"""Copies and forwards at once: in what order streams may do them, and what is timed.
+
+No card is needed. ``Streams`` has the interface of torch.cuda's streams, does everything at once on
+the processor, and keeps a vector clock of each stream and of the host (Mattern, 1989). An operator
+that touches memory which another stream used, with no event between them, is a race: on a card it
+might come too early.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count, pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.overlap import Overlap
+from bert_infer.layouts import PaddedBatch
+from bert_infer.measure import measured_pass
+from bert_infer.records import Outputs
+
+HOST = "host"
+
+
+class Streams(TorchDispatchMode):
+    """What torch.cuda offers, with an operator a millisecond on every stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = Counter()  # what the host has waited for
+        self.current = self.Stream()
+        self.written, self.read, self.kept, self.races = {}, {}, [], []
+
+    def Stream(self):  # noqa: N802  torch.cuda's name
+        return Stream(self)
+
+    def Event(self, *, enable_timing):  # noqa: N802  likewise
+        return Event(self, enable_timing)
+
+    def current_stream(self):
+        return self.current
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        stream = self.current
+        stream.known |= self.known  # it is asked after all that the host has seen end
+        stream.known[stream] += 1
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        writes = [t for t in given if func._schema.is_mutable and t is given[0]]  # noqa: SLF001
+        new = {place(t) for t in made} - {place(t) for t in given}
+        for tensor in given:
+            self.check(tensor, stream.known, str(func), is_write=any(tensor is t for t in writes))
+            self.read.setdefault(place(tensor), Counter())[stream] = stream.known[stream]
+        for tensor in chain(writes, (t for t in made if place(t) in new)):
+            self.written[place(tensor)] = stream, stream.known[stream]
+        self.kept += made  # an address is not given away twice
+        return result
+
+    def check(self, tensor, known, what, *, is_write):
+        last = [self.written.get(place(tensor))]
+        if is_write:
+            last += self.read.get(place(tensor), Counter()).items()
+        self.races += [what for use in last if use and known[use[0]] < use[1]]
+
+    def reads_on_the_host(self, tensor):
+        self.check(tensor, self.known, HOST, is_write=False)
+
+
+class Stream:
+    """A stream, and how far it has seen each stream's work end."""
+
+    def __init__(self, streams):
+        self.streams, self.known = streams, Counter()
+
+    def wait_event(self, event):
+        self.known |= event.known
+
+
+@dataclass
+class Event:
+    """A moment of the stream that was current when it was recorded."""
+
+    streams: Streams
+    enable_timing: bool
+    known: Counter | None = None
+
+    def record(self):
+        self.stream = self.streams.current
+        self.known = self.stream.known | self.streams.known
+
+    def synchronize(self):
+        self.streams.known |= self.known
+
+    def elapsed_time(self, end):
+        assert self.enable_timing
+        assert self.stream is end.stream
+        assert not end.known - self.streams.known, "not waited for"
+        return end.known[self.stream] - self.known[self.stream]
+
+
+def place(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+class Overlapping(Cpu):
+    """Two forwards in flight on fake streams, and outputs that a replay writes over."""
+
+    in_flight = 2
+
+    def __init__(self, streams):
+        super().__init__()
+        object.__setattr__(self, "overlap", Overlap(streams))
+        object.__setattr__(self, "static", torch.zeros(2, 3))
+
+    def encode(self, ids):
+        self.static.copy_(ids)
+        self.static.mul_(2)
+        return self.static, self.static[:, 0]
+
+    def ask(self, encode, inputs, _clock):
+        def copy_in():
+            return tuple(torch.from_numpy(array).clone() for array in inputs)
+
+        def copy_out(outputs):
+            return Outputs(outputs.hidden_states.clone(), outputs.pooled.clone())
+
+        return self.overlap.ask(encode, copy_in, copy_out)
+
+
+def batches(so_many):
+    for number in range(so_many):
+        ids = np.full((2, 3), number, np.int32)
+        yield PaddedBatch(np.array([0, 1]), np.array([3, 3]), ids), (ids,)
+
+
+@pytest.fixture
+def streams():
+    with Streams() as streams:
+        yield streams
+
+
+def test_no_stream_reads_or_writes_too_early(streams):
+    """Seen to fail: either ``wait_event`` left out; the results not cloned."""
+    device = Overlapping(streams)
+    for number, (_, _, outputs) in enumerate(measured_pass(0, batches(6), device.encode, device)):
+        streams.reads_on_the_host(outputs.hidden_states)
+        streams.reads_on_the_host(outputs.pooled)
+        assert outputs.hidden_states.tolist() == [[2 * number] * 3] * 2
+        assert outputs.pooled.tolist() == [2 * number] * 2
+    assert streams.races == []
+    assert number == 5
+
+
+def test_outputs_are_complete_only_when_waited_for(streams):
+    device = Overlapping(streams)
+    ((_, inputs),) = batches(1)
+    wait = device.ask(device.encode, inputs, None)
+    assert streams.known == Counter(), "nothing is waited for yet"
+    streams.reads_on_the_host(wait().outputs.pooled)
+    assert streams.races == []
+
+
+def test_durations_are_the_devices_own(streams):
+    """Two operators copy two arrays out, one copies in; the forward is three and two clones."""
+    device = Overlapping(streams)
+    forwards = [forward for forward, _, _ in measured_pass(0, batches(3), device.encode, device)]
+    assert {f.copy_out_s for f in forwards} == {0.002}
+    assert len({(f.copy_in_s, f.duration_s) for f in forwards}) == 1
+
+
+def test_shares_of_wall_time_add_up_to_all_of_it(streams):
+    device, clock = Overlapping(streams), count().__next__
+    measured = measured_pass(0, batches(5), device.encode, device, clock)
+    forwards = [forward for forward, _, _ in measured]
+    assert [f.batch_index for f in forwards] == list(range(5))
+    assert forwards[0].start_s == 0
+    for before, after in pairwise(forwards):
+        assert after.start_s == before.start_s + before.wall_s
+
+
+def test_a_forward_is_asked_for_before_the_one_before_it_is_back(streams):
+    """Seen to fail: ``in_flight`` 1."""
+    device, order = Overlapping(streams), []
+
+    def encode(ids):
+        order.append("asked")
+        return device.encode(ids)
+
+    ask = device.ask
+
+    def watched(*args):
+        wait = ask(*args)
+
+        def waited():
+            order.append("back")
+            return wait()
+
+        return waited
+
+    object.__setattr__(device, "ask", watched)
+    list(measured_pass(0, batches(3), encode, device))
+    assert order == ["asked", "asked", "back", "asked", "back", "back"]
+
+
+def test_what_was_measured_before_a_failure_is_kept(streams):
+    device, seen = Overlapping(streams), []
+
+    def encode(ids):
+        if ids[0, 0] == 3:
+            raise torch.OutOfMemoryError
+        return device.encode(ids)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        seen.extend(f.batch_index for f, _, _ in measured_pass(0, batches(5), encode, device))
+    assert seen == [0, 1]
+
+
+def test_host_memory_bounds_what_is_held(streams, monkeypatch):
+    """The device is idle whenever outputs are handed over, and goes on afterwards."""
+    monkeypatch.setattr("bert_infer.measure._HELD_BYTES", 1)
+    device = Overlapping(streams)
+    measured = measured_pass(0, batches(5), device.encode, device)
+    assert [forward.batch_index for forward, _, _ in measured] == list(range(5))
+
+
+def test_torch_cuda_has_what_is_asked_of_it():
+    """The names and arguments, on any build of PyTorch; what they do needs a card."""
+    cuda = torch.cuda
+    assert {"enable_timing"} <= set(inspect.signature(cuda.Event.__new__).parameters)
+    inspect.signature(cuda.Event.record).bind(None)
+    inspect.signature(cuda.Event.synchronize).bind(None)
+    inspect.signature(cuda.Event.elapsed_time).bind(None, None)
+    inspect.signature(cuda.Stream.wait_event).bind(None, None)
+    inspect.signature(cuda.Stream.__new__).bind(None)
+    inspect.signature(cuda.stream).bind(None)
+    inspect.signature(cuda.current_stream).bind()
