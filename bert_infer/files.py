@@ -74,8 +74,8 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON
 def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
     """Write one row a measured forward; ``start_s`` counts from the first one's start.
 
-    ``wall_ms`` is what throughput counts, the sum of the four before it; ``duration_ms`` is the
-    synchronised forward alone.
+    ``wall_ms`` is what throughput counts: the sum of the four before it, and less where a device
+    overlaps them (``Forward`` says how). ``duration_ms`` is the synchronised forward alone.
     """
     forwards = list(forwards)
     with whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
