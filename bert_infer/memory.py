@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_NEVER = (1 << 31) - 1
+_MMAPS_BY_DEFAULT = 1 << 16
+_MOST_BY_DEFAULT = 1 << 26  # where glibc's own adjustment of it ends
+
+
 class PeakMemory:
     """Peaks since it was made, in bytes; what cannot be read is None."""
 
@@ -63,6 +69,28 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+@contextmanager
+def freed_is_kept() -> Iterator[None]:
+    """Have glibc's malloc keep what is freed inside, for what is asked for next; others may anyway.
+
+    By default it gives large blocks back at once, or all at the top of its heap, whichever a
+    process comes to first, and each page that is asked for again costs a fault: activations of a
+    forward, most of all. ``give_back`` works all the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_MAX, _MMAPS_BY_DEFAULT)
+        mallopt(_M_TRIM_THRESHOLD, _MOST_BY_DEFAULT)
+        give_back()
 
 
 def _larger(a: int | None, b: int | None) -> int | None:

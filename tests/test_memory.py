@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import platform
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
+import psutil
 import pytest
+import torch
 
 from bert_infer import memory
 from bert_infer.devices.cpu import Cpu
@@ -55,3 +61,39 @@ def test_where_a_peak_cannot_be_reset_it_is_unknown(monkeypatch):
 
     monkeypatch.setattr(memory.Path, "write_text", refuse)
     assert PeakMemory(Cpu()).host_bytes() is None
+
+
+def faults(device):
+    """Return the page faults of ten tensors, one after the other, in each other's place."""
+    with device.active():
+        torch.ones(LARGE // 4)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(LARGE // 4)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def held_after(device):
+    """Return how much more is held after a tensor has been freed than before it was made."""
+    before = psutil.Process().memory_info().rss
+    with device.active():
+        torch.ones(LARGE // 4)
+        memory.give_back()
+        inside = psutil.Process().memory_info().rss
+    return inside - before
+
+
+@pytest.fixture
+def fresh_process():
+    """A process that has freed nothing yet."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield lambda work, device: pool.submit(work, device).result()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is set")
+def test_freed_memory_is_used_again_without_page_faults(fresh_process):
+    assert fresh_process(faults, Cpu()) * 4 < fresh_process(faults, Cpu(keep_memory=False))
+
+
+def test_memory_that_is_kept_can_be_given_back(fresh_process):
+    assert fresh_process(held_after, Cpu()) < 0.1 * LARGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from bert_infer import attention, linears
 from bert_infer.devices import Device, precision_of
 from bert_infer.environment import cpu_flags
 from bert_infer.errors import OptionError
+from bert_infer.memory import freed_is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +26,15 @@ _MOST_THREADS = 1024  # PyTorch ends the process where the system gives it no mo
 
 @dataclass(frozen=True)
 class Cpu(Device):
-    """The processor."""
+    """The processor.
+
+    Attributes:
+        threads: as many compute; None: as PyTorch chooses.
+        keep_memory: memory that is freed stays with the process (``memory.freed_is_kept``).
+    """
 
     threads: int | None = None
+    keep_memory: bool = True
 
     name = "cpu"
 
@@ -45,13 +52,14 @@ class Cpu(Device):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Set the number of threads, and put it back afterwards."""
+        """Set the number of threads and malloc's ways, and put them back afterwards."""
         import torch
 
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:
-            yield
+            with freed_is_kept() if self.keep_memory else nullcontext():
+                yield
         finally:
             torch.set_num_threads(before)
 
