@@ -107,17 +107,14 @@ class OneDnnInt8(Linear):
     """oneDNN's 8-bit integer matmul: ``x`` is unsigned, ``weight`` signed, the result float32.
 
     What the integers stand for is the caller's concern (``quantised``); ``scale [outputs]`` is
-    multiplied in, and ``bias`` added after it.
+    multiplied in.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None = None
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
         import torch
 
         # It packs what lies in memory, whatever the strides say.
         self._packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
-        self._bias = bias
         self._scale = torch.ones(len(weight)) if scale is None else scale
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
 
@@ -126,7 +123,7 @@ class OneDnnInt8(Linear):
         import torch
 
         codes = (x.view(torch.uint8), 1.0, 0)
-        weight = (self._packed, self._scale, self._zero_points, self._bias)
+        weight = (self._packed, self._scale, self._zero_points, None)
         output = (1.0, 0, torch.float32)
         multiply = torch.ops.onednn.qlinear_pointwise
         return multiply(*codes, *weight, *output, "none", [], "")  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """8-bit integer matrix multiplication: a scale for each token, and for each output channel.
 
-A token's is found when it comes. Activations are symmetric: codes 1 to 255 around 128, which
-stands for zero. Sums are exact, in 32 bits; what is lost is lost by rounding to codes.
+A token's is found when it comes: its codes 0 to 255 divide the range from its least value to its
+largest, as FBGEMM's row-wise quantisation does (Khudia et al., 2021, arXiv:2101.05615). Sums are
+exact, in 32 bits; what is lost is lost by rounding to codes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from bert_infer.opaque import Opaque
 if TYPE_CHECKING:
     import torch
 
-_STEPS = 127  # codes on each side of zero
-_ZERO = 128
+_STEPS = 127  # a weight's codes on each side of zero
 _ROWS_AT_ONCE = 1024  # more, and what is written between two steps no longer stays in a cache
+_SCALE_AND_LEAST = 8  # bytes: two floats at the end of a row
 
 
 class Quantised(Opaque, Linear):
@@ -27,12 +28,10 @@ class Quantised(Opaque, Linear):
 
         super().__init__()
         integers, scale = codes(weight.float())
-        # Activations' zero is 128, so each product is too large by 128 times the channel's sum.
-        excess = -scale / _STEPS * _ZERO * integers.sum(1, dtype=torch.int64)
-        self._matmul = OneDnnInt8(integers, excess, scale / _STEPS)
+        self._matmul = OneDnnInt8(integers, scale)
+        # By as much a product grows where all of a row is one larger.
+        self._sums = scale * integers.sum(1, dtype=torch.int64)
         self._bias = torch.zeros(len(weight)) if bias is None else bias.float()
-        # Added before the fraction is cut off: half a step, which rounds.
-        self._zero = torch.full((weight.shape[1],), _ZERO + 0.5)
 
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return the product, in float32."""
@@ -48,12 +47,11 @@ class Quantised(Opaque, Linear):
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
-        # Two passes for the extremes take less time than one over the absolute values.
-        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
-        largest.clamp_(min=torch.finfo(torch.float32).tiny * _STEPS)
-        codes_of_x = torch.addcmul(self._zero, x, _STEPS / largest).to(torch.uint8)
+        rows = torch.ops.quantized.embedding_bag_byte_prepack(x)  # written for embeddings
+        codes_of_x = rows[:, :-_SCALE_AND_LEAST].contiguous()
+        scale, least = rows[:, -_SCALE_AND_LEAST:].contiguous().view(torch.float32).unbind(1)
         y = self._matmul(codes_of_x)
-        return torch.addcmul(self._bias, y, largest, out=y)
+        return torch.addcmul(self._bias, y, scale[:, None], out=y).addr_(least, self._sums)
 
 
 def codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
