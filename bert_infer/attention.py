@@ -20,6 +20,9 @@ Sdpa = Callable[..., "torch.Tensor"]
 ``[batch, 1, 1 or length, length]``, to attended values of the same shape."""
 
 
+_FEW = 32  # tokens; benchmarks/notes.md
+
+
 class Attention(ABC):
     """Packed sequences, each attended to by itself."""
 
@@ -103,10 +106,15 @@ class ByMatmul(BySequence):
 
 
 class ByCopyAndMatmul(ByMatmul):
-    """The same, of copies: oneDNN's batched matmuls make their own of strided parts, and slower."""
+    """The same, of copies: oneDNN's batched matmuls make their own of strided parts, and slower.
+
+    Those of a few tokens take less time in float32, without oneDNN.
+    """
 
     def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Return the attended values."""
+        """Return the attended values, of a few tokens in float32."""
+        if q.shape[1] <= _FEW:
+            return super().of_one(q.float(), k.float(), v.float())
         return super().of_one(q.contiguous(), k.contiguous(), v.contiguous())
 
 
