@@ -41,6 +41,7 @@ class Transformers(Engine):
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
     ) -> Encode:
         """Build the model around the weights, without a second copy of them."""
+        import torch
         from transformers.models.bert.configuration_bert import BertConfig
         from transformers.models.bert.modeling_bert import BertModel
         from transformers.utils import logging
@@ -70,7 +71,10 @@ class Transformers(Engine):
             # values, which waits for the device and goes wrong in a captured graph.
             if mask is not None:
                 mask = device.mask(mask, dtype.matmuls())
-            outputs = encoder(input_ids=token_ids, attention_mask=mask)
+            # Left out, they are gathered from a buffer of 64-bit integers, which Gaudi's compiler
+            # does not do.
+            types = torch.zeros_like(token_ids)
+            outputs = encoder(input_ids=token_ids, attention_mask=mask, token_type_ids=types)
             return outputs.last_hidden_state, outputs.pooler_output
 
         return encode

@@ -7,6 +7,7 @@ of its own), and its tensors hold a CPU tensor that every operator is run on. Wh
 - in lazy mode operators are gathered; what a synchronisation sends off is compiled unless the same
   operators with the same shapes have been before;
 - while a graph is recorded, a value that is read and an operator that is missing are errors;
+- a gather of 64-bit integers does not compile;
 - a replay computes on the tensors that the recording saw, and leaves its results in the same ones;
 - a copy to the host that does not block holds nothing until the next synchronisation;
 - work takes time only when somebody waits for it: the card has a clock of its own;
@@ -204,6 +205,8 @@ def run(func, args, kwargs):
         return to(args[0], **kwargs)
     if func in _READS | _SHAPED_BY_VALUES:
         read()
+    if func is aten.gather.default and args[0].dtype is torch.int64:
+        raise RuntimeError("Graph compile failed. synStatus=26 [Generic failure]")
     strangers = [
         t for t in tree_leaves((args, kwargs))
         if isinstance(t, torch.Tensor) and not isinstance(t, HpuTensor) and t.dim() > 0
