@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from bert_infer.devices import Device
+    from bert_infer.plan import Place
     from bert_infer.runner import Runner
 
     Process = ForkServerProcess | SpawnProcess
@@ -147,10 +148,10 @@ def _cause(exit_code: int, log: Path) -> tuple[str, str, str]:
     )
 
 
-def environments(preload: Sequence[str], devices: Sequence[Device]) -> list[dict[str, Any]]:
-    """Return what environment.json would say of a run on each of ``devices`` now."""
-    with _process(_describe, tuple(devices), preload, {}) as (_, pipe):
-        found: list[dict[str, Any]] = pipe.recv()
+def environment_at(place: Place, preload: Sequence[str]) -> dict[str, Any]:
+    """Return what environment.json would say of a run there now."""
+    with _process(_describe, place.device, preload, dict(place.variables)) as (_, pipe):
+        found: dict[str, Any] = pipe.recv()
     return found
 
 
@@ -255,12 +256,9 @@ def _run(pipe: Connection, assignment: Assignment) -> None:
     pipe.send(finished)
 
 
-def _describe(pipe: Connection, devices: Sequence[Device]) -> None:
-    found = []
-    for device in devices:
-        with device.active():
-            found.append(environment.describe(device))
-    pipe.send(found)
+def _describe(pipe: Connection, device: Device) -> None:
+    with device.active():
+        pipe.send(environment.describe(device))
 
 
 _LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's

@@ -29,6 +29,13 @@ class Planned(NamedTuple):
     content_hash: str
 
 
+class Place(NamedTuple):
+    """Where a run takes place: a device, and the environment variables that it needs there."""
+
+    device: Device
+    variables: frozenset[tuple[str, str]]
+
+
 class Plan(NamedTuple):
     """A sweep that nothing is known to stand against.
 
@@ -38,7 +45,7 @@ class Plan(NamedTuple):
         overrides: of all runs together, and ``searchpath`` as in ``Request``.
         runs: each configuration once.
         preload: the modules that runs need.
-        devices: those that they run on.
+        places: where they run.
     """
 
     directory: Path
@@ -50,7 +57,7 @@ class Plan(NamedTuple):
     seed: int
     runs: list[Planned]
     preload: tuple[str, ...]
-    devices: tuple[Device, ...]
+    places: tuple[Place, ...]
 
 
 def ordered(runs: Sequence[Planned], repeats: int, order: Order, seed: int) -> list[Planned]:

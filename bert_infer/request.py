@@ -19,7 +19,7 @@ from bert_infer.composition import (
 from bert_infer.directories import check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
-from bert_infer.plan import Plan, Planned
+from bert_infer.plan import Place, Plan, Planned
 from bert_infer.report import Baseline
 from bert_infer.report.entries import alternatives
 from bert_infer.settings import SweepSettings
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omegaconf import DictConfig
-
-    from bert_infer.devices import Device
 
 MOST_RUNS = 10_000
 
@@ -152,7 +150,7 @@ class Request:
                 seed=int(configs[0].seed),
                 runs=[run.planned for run in runs],
                 preload=tuple(sorted({name for run in runs for name in run.preload})),
-                devices=tuple({run.device for run in runs}),
+                places=tuple({run.place for run in runs}),
             )
 
     def _checked(self, overrides: Sequence[list[str]]) -> list[Checked]:
@@ -215,7 +213,7 @@ class Checked(NamedTuple):
     config: DictConfig
     planned: Planned
     preload: frozenset[str]
-    device: Device
+    place: Place
     options: list[dict[str, str]]
 
     @classmethod
@@ -234,7 +232,7 @@ class Checked(NamedTuple):
             config,
             Planned(of_task, runner.content_hash(prepared)),
             runner.preload | {"bert_infer.composition"},
-            prepared.device,
+            Place(prepared.device, frozenset(runner.variables().items())),
             alternatives(runner.choice(prepared), overrides),
         )
 

@@ -11,7 +11,7 @@ from bert_infer.comparison import different_leaves, lasting
 from bert_infer.composition import hydra_at_hand, searching
 from bert_infer.directories import claimed, locked
 from bert_infer.errors import RefusedError
-from bert_infer.isolated import Isolated, environments
+from bert_infer.isolated import Isolated, environment_at
 from bert_infer.overrides import quoted
 from bert_infer.plan import missing, ordered
 from bert_infer.settings import IfChanged, Isolation
@@ -107,7 +107,7 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
 
 def _changed(complete: Iterable[Path], plan: Plan) -> dict[Path, list[str]]:
     """Return what differs between the environments of runs and the present one."""
-    now = environments(plan.preload, plan.devices)
+    now = [environment_at(place, plan.preload) for place in plan.places]
     differing = {}
     for path in complete:
         then = lasting(files.read_json_object(path / "environment.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,13 +26,17 @@ SIMULATED = Path(__file__).parent / "simulated_hpu"
 
 
 @pytest.mark.parametrize("mode", ["lazy", "eager"])
-def test_the_path_on_the_simulated_card(mode):
+def test_the_path_on_the_simulated_card(mode, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "simulated", "-p", "no:cacheprovider"),
             *("--tb=short", str(SIMULATED / f"suite_{mode}.py")),
         ],
-        env={**os.environ, "PYTHONPATH": f"{SIMULATED.parent.parent}:{SIMULATED}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{SIMULATED.parent.parent}:{SIMULATED}",
+            "TMPDIR": str(tmp_path),  # a host of its own: locks on cards lie there
+        },
         cwd=SIMULATED.parent.parent,
         capture_output=True,
         text=True,
@@ -42,30 +47,34 @@ def test_the_path_on_the_simulated_card(mode):
     assert " passed" in done.stdout
 
 
-def test_a_sweep_gives_each_graph_mode_a_process_with_the_plugins_own_mode(command):
-    """The plugin reads its mode once: where runs shared a process, the second would be refused."""
+@pytest.fixture
+def on_gaudi(command, tmp_path_factory):
+    """Call the command line on a host with the simulated card."""
     paths = (SIMULATED.parent.parent, SIMULATED / "everywhere", SIMULATED)
-    done = command(
-        "--multirun",
-        "model=tiny",
-        "device=hpu",
-        "graph=hpu_graphs,eager",
-        "engine=transformers,fused",
-        "text=Good morning BERT!",
-        "batch=2",
-        "hydra.sweep.dir=sweep",
-        env={"PYTHONPATH": ":".join(map(str, paths))},
-    )
+    locks = tmp_path_factory.mktemp("locks")
+    environment = {"PYTHONPATH": ":".join(map(str, paths)), "TMPDIR": str(locks)}
+    return lambda *arguments: command(*arguments, env=environment)
+
+
+def test_a_sweep_gives_each_graph_mode_a_process_with_the_plugins_own_mode(on_gaudi, command):
+    """The plugin reads its mode once: where runs shared a process, the second would be refused.
+
+    Seen to fail: environments of a sweep that is resumed looked up without the runs' variables.
+    """
+    asked = ["model=tiny", "device=hpu", "graph=hpu_graphs,eager", "text=Good morning BERT!"]
+    done = on_gaudi("--multirun", *asked, "batch=2", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stdout + done.stderr
     found = command.metrics()
     assert {m["run"]["isolation"] for m in found} == {"process"}
-    chosen = [(m["choice"]["graph"], m["choice"]["engine"]) for m in found]
-    assert sorted(chosen) == sorted(
-        (graph, engine) for graph in ("hpu_graphs", "eager") for engine in ("transformers", "fused")
-    )
+    assert sorted(m["choice"]["graph"] for m in found) == ["eager", "hpu_graphs"]
     for metrics in found:
         assert metrics["choice"]["device"] == "hpu"
         assert metrics["drift"]["min_cosine"] > 0.99999
+    shutil.rmtree(command.directory / "sweep" / "1")
+    again = on_gaudi("--multirun", "resume=sweep")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 of 2 runs are there already" in again.stdout
+    assert len(command.metrics()) == 2
 
 
 @pytest.fixture

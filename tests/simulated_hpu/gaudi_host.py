@@ -16,12 +16,20 @@ def pretend() -> None:
     """Make this process believe in it, before anything imports torch."""
     root = Path(_HOST.name)
     # Gaudi's own build of torch is told by its version.
-    metadata = root / "site" / "torch-0.dist-info"
-    metadata.mkdir(parents=True)
-    own = version("torch").partition("+")[0] + "+hpu.1.24.2"
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {own}\n")
+    _install(root / "site", "torch", version("torch").partition("+")[0] + "+hpu.1.24.2")
+    plugin = _install(root / "site", "habana-torch-plugin", "1.24.2.17")
+    (plugin / "entry_points.txt").write_text(
+        "[torch.backends]\ndevice_backend = habana_frameworks.autoload:__autoload\n"
+    )
     sys.path.insert(0, str(root / "site"))
     card = root / "driver" / "0000:21:00.0"
     card.mkdir(parents=True)
     (card / "device").write_text("0x1020\n")
     host.DRIVER = root / "driver"
+
+
+def _install(site: Path, name: str, version: str) -> Path:
+    metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return metadata

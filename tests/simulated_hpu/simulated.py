@@ -5,12 +5,15 @@ Loaded by ``-p simulated`` with this directory on PYTHONPATH, before anything im
 
 from __future__ import annotations
 
+import os
+
 import gaudi_host
 import pytest
 
 from bert_infer.devices.hpu import host
 
 gaudi_host.pretend()
+os.environ["PT_HPU_AUTOLOAD"] = "0"  # the suites import torch before a run has set the mode
 
 
 @pytest.fixture

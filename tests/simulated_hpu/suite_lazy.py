@@ -58,7 +58,7 @@ def on_cpu():
 @pytest.fixture(scope="module", autouse=True)
 def plugin():
     """The main job, which sets the mode and imports the plugin as a run of its own would."""
-    assert "habana_frameworks" not in sys.modules
+    assert "habana_frameworks.torch" not in sys.modules
     return runner("batch=12").run(["Good morning BERT!"])
 
 

@@ -1,6 +1,10 @@
 import importlib.metadata
 import os
 
+import habana_frameworks.autoload
+
+habana_frameworks.autoload.is_loaded = True
+
 from habana_frameworks.torch.utils import is_lazy
 
 _local = importlib.metadata.version("torch").partition("+")[2]
