@@ -23,6 +23,7 @@ from bert_infer.graphs import Compile, Eager
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 
 SIMULATED = Path(__file__).parent / "simulated_hpu"
+FIRST, SECOND = "0000:21:00.0", "0000:22:00.0"  # cards, by their PCI addresses
 
 
 @pytest.mark.parametrize("mode", ["lazy", "eager"])
@@ -82,13 +83,14 @@ def gaudi(tmp_path, monkeypatch):
     """A host's files: the plugin's directory, the driver's, a process'; torch as Gaudi's build."""
     plugin = tmp_path / "habana_frameworks" / "torch"
     driver, processes = tmp_path / "driver", tmp_path / "proc"
-    for directory in (plugin, driver / "0000:21:00.0", processes):
+    for directory in (plugin, driver / FIRST, processes):
         directory.mkdir(parents=True)
     (plugin / "required_version.txt").write_text("2.11.0\n")
-    (driver / "0000:21:00.0" / "device").write_text("0x1060\n")
+    (driver / FIRST / "device").write_text("0x1060\n")
     monkeypatch.setattr(host, "installed_at", lambda: plugin)
     monkeypatch.setattr(host, "DRIVER", driver)
     monkeypatch.setattr(host, "PROCESSES", processes)
+    monkeypatch.setattr(host, "ACCELERATORS", tmp_path / "accel")
     monkeypatch.setattr(host, "_torch", lambda: "2.11.0+hpu_1.24.1-99.git1a2b3c")
     monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path))
     return SimpleNamespace(plugin=plugin, driver=driver, processes=processes)
@@ -116,8 +118,8 @@ def test_what_else_is_missing_is_told_apart(gaudi, monkeypatch):
     monkeypatch.setattr(host, "_torch", lambda: "2.11.0+cpu")  # the right release, PyTorch's build
     assert "Gaudi's own build" in refusal("device=hpu")
     compose(["model=tiny", "device=hpu", "graph=compile"]).prepare()
-    (gaudi.driver / "0000:21:00.0" / "device").unlink()
-    (gaudi.driver / "0000:21:00.0").rmdir()
+    (gaudi.driver / FIRST / "device").unlink()
+    (gaudi.driver / FIRST).rmdir()
     assert "serves no Gaudi card" in refusal("device=hpu")
     gaudi.driver.rmdir()
     assert "install --type base" in refusal("device=hpu")
@@ -137,7 +139,7 @@ def test_fp8_is_refused_elsewhere():
     ("device_id", "generation"), [("0x1000", 1), ("0x1011", 1), ("0x1020", 2), ("0x1063", 3)]
 )
 def test_the_generation_is_read_from_the_pci_id(gaudi, device_id, generation):
-    (gaudi.driver / "0000:21:00.0" / "device").write_text(f"{device_id}\n")
+    (gaudi.driver / FIRST / "device").write_text(f"{device_id}\n")
     assert host.generation() == generation
     assert Hpu().has_fp16 == (generation > 1)
 
@@ -151,13 +153,32 @@ def test_a_process_that_has_the_card_is_named(gaudi):
     assert host.holders() == ()
     (other / "fd" / "7").symlink_to("/dev/hl0")
     assert "process 4242 (python serve.py)" in refusal("device=hpu")
-    # Another card is still to be had.
-    (gaudi.driver / "0000:22:00.0").mkdir()
+    # Another card is still to be had, and shared by nobody.
+    (gaudi.driver / SECOND).mkdir()
     compose(["model=tiny", "device=hpu"]).prepare()
+    assert Hpu().other_processes() == ()
+
+
+def test_readings_are_of_the_card_that_this_process_has_open(gaudi):
+    """Seen to fail: the first card's, whatever the process has."""
+    descriptors = gaudi.processes / "self" / "fd"
+    descriptors.mkdir(parents=True)
+    assert host.own_card() == FIRST, "there is no other"
+    (gaudi.driver / SECOND).mkdir()
+    assert host.own_card() is None
+    for number, address in enumerate(("0000:05:00.0", SECOND)):  # another maker's is the first
+        (host.ACCELERATORS / f"accel{number}").mkdir(parents=True)
+        (gaudi.driver.parent / "pci" / address).mkdir(parents=True)
+        device = host.ACCELERATORS / f"accel{number}" / "device"
+        device.symlink_to(gaudi.driver.parent / "pci" / address)
+    (descriptors / "3").symlink_to("/dev/accel/accel0")
+    assert host.own_card() is None
+    (descriptors / "4").symlink_to("/dev/accel/accel1")
+    assert host.own_card() == SECOND
 
 
 def test_claims_of_two_cards(gaudi):
-    (gaudi.driver / "0000:22:00.0").mkdir()
+    (gaudi.driver / SECOND).mkdir()
     both, first = ["hpu-0", "hpu-1"], ["hpu-0"]
     with claims.claimed(both, ""):
         with pytest.raises(RefusedError, match=rf"process {os.getpid()} \("):
@@ -226,9 +247,7 @@ def pyhlml(monkeypatch):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("hlml"):
             monkeypatch.setattr(module, name, create_autospec(function))
-    module.hlmlDeviceGetCount.return_value = 2
-    module.hlmlDeviceGetHandleByIndex.side_effect = lambda index: f"card {index}"
-    module.hlmlDeviceGetModuleID.side_effect = lambda card: {"card 0": 6, "card 1": 4}[card]
+    module.hlmlDeviceGetHandleByPCIBusID.side_effect = lambda address: f"card at {address}"
     return module
 
 
@@ -238,16 +257,19 @@ def test_a_cards_readings_have_their_units(pyhlml):
     pyhlml.hlmlDeviceGetTotalEnergyConsumption.return_value = 9_000_500  # millijoules
     pyhlml.hlmlDeviceGetClockInfo.return_value = 1650
     pyhlml.hlmlDeviceGetUtilizationRates.return_value = SimpleNamespace(aip=97, memory=12)
-    assert hlml.readings(4) == {
+    assert hlml.readings(SECOND) == {
         "power_w": 412.5,
         "temperature_c": 51.0,
         "energy_j": 9000.5,
         "clock_mhz": 1650.0,
         "utilisation": 0.97,
     }
-    pyhlml.hlmlDeviceGetPowerUsage.assert_called_once_with("card 1")
+    pyhlml.hlmlDeviceGetPowerUsage.assert_called_once_with(f"card at {SECOND}")
     pyhlml.hlmlShutdown.assert_called_once_with()
-    assert hlml.readings(5) == {}, "there is no such module"
+    pyhlml.hlmlDeviceGetTotalEnergyConsumption.side_effect = pyhlml.hlml_error.HLMLError(3)
+    assert hlml.readings(SECOND).keys() == {
+        *("power_w", "temperature_c", "clock_mhz", "utilisation")
+    }, "what this card does not tell is left out alone"
 
 
 def test_why_a_card_is_slow_and_its_driver(pyhlml):
@@ -255,13 +277,13 @@ def test_why_a_card_is_slow_and_its_driver(pyhlml):
     power = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_POWER)
     heat = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_THERMAL)
     pyhlml.hlmlDeviceGetCurrentClocksThrottleReasons.return_value = power | heat
-    assert hlml.throttle_reasons(None) == ("power cap", "temperature")
+    assert hlml.throttle_reasons(SECOND) == ("power cap", "temperature")
     pyhlml.hlmlGetDriverVersion.return_value = b"1.24.2-abc"
     assert hlml.driver_version() == "1.24.2-abc"
 
 
 def test_without_hlmls_library_nothing_is_known_and_nothing_printed(capfd):
-    assert hlml.readings(None) == {}
-    assert hlml.throttle_reasons(None) == ()
+    assert hlml.readings(FIRST) == {}
+    assert hlml.throttle_reasons(FIRST) == ()
     assert hlml.driver_version() is None
     assert capfd.readouterr() == ("", "")

@@ -265,15 +265,11 @@ class Hpu(Device):
 
     def readings(self) -> dict[str, float]:
         """Return the card's power, temperature, energy, clock and utilisation."""
-        return hlml.readings(self.module)
-
-    def other_processes(self) -> tuple[int, ...]:
-        """Return the ids of other processes that have a card open."""
-        return tuple(holder.pid for holder in host.holders())
+        return hlml.readings(host.own_card())
 
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons that HLML gives for a clock below what was asked."""
-        return hlml.throttle_reasons(self.module)
+        return hlml.throttle_reasons(host.own_card())
 
     def _slots(self) -> list[str]:
         if self.module is not None:

@@ -15,47 +15,54 @@ T = TypeVar("T")
 _ON_CHIP, _POWER, _HEAT = 0, 1, 2  # a sensor, and two bits of a mask: no names in older releases
 
 
-def readings(module: int | None) -> dict[str, float]:
-    """Return the card's figures, units in the names; none without pyhlml or its library.
+def readings(card: str | None) -> dict[str, float]:
+    """Return those of a card's figures that it gives, units in the names.
 
     Args:
-        module: the card's module id; None takes the first card.
+        card: its PCI address; of an unknown one nothing is known.
     """
 
-    def read(hlml: Any, card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module
-        return {
-            "power_w": hlml.hlmlDeviceGetPowerUsage(card) / 1e3,
-            "temperature_c": float(hlml.hlmlDeviceGetTemperature(card, _ON_CHIP)),
-            "energy_j": hlml.hlmlDeviceGetTotalEnergyConsumption(card) / 1e3,
-            "clock_mhz": float(hlml.hlmlDeviceGetClockInfo(card)),
-            "utilisation": hlml.hlmlDeviceGetUtilizationRates(card).aip / 100,
+    def read(hlml: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module
+        handle = hlml.hlmlDeviceGetHandleByPCIBusID(card)
+        figures: dict[str, Callable[[], float]] = {
+            "power_w": lambda: hlml.hlmlDeviceGetPowerUsage(handle) / 1e3,
+            "temperature_c": lambda: float(hlml.hlmlDeviceGetTemperature(handle, _ON_CHIP)),
+            "energy_j": lambda: hlml.hlmlDeviceGetTotalEnergyConsumption(handle) / 1e3,
+            "clock_mhz": lambda: float(hlml.hlmlDeviceGetClockInfo(handle)),
+            "utilisation": lambda: hlml.hlmlDeviceGetUtilizationRates(handle).aip / 100,
         }
+        found = {}
+        for name, figure in figures.items():
+            with contextlib.suppress(hlml.hlml_error.HLMLError):  # this card lacks it
+                found[name] = figure()
+        return found
 
-    return _with_card(module, read, {})
+    return _asked(read, {}) if card else {}
 
 
-def throttle_reasons(module: int | None) -> tuple[str, ...]:
-    """Return why the card holds its clock down now."""
+def throttle_reasons(card: str | None) -> tuple[str, ...]:
+    """Return why the card of that PCI address holds its clock down now."""
 
-    def read(hlml: Any, card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
-        active = hlml.hlmlDeviceGetCurrentClocksThrottleReasons(card)
+    def read(hlml: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
+        handle = hlml.hlmlDeviceGetHandleByPCIBusID(card)
+        active = hlml.hlmlDeviceGetCurrentClocksThrottleReasons(handle)
         reasons = {"power cap": _POWER, "temperature": _HEAT}
         return tuple(name for name, bit in reasons.items() if active & bit)
 
-    return _with_card(module, read, ())
+    return _asked(read, ()) if card else ()
 
 
 def driver_version() -> str | None:
     """Return the driver's version; unknown is None."""
 
-    def read(hlml: Any, _card: Any) -> str | None:  # noqa: ANN401  likewise
+    def read(hlml: Any) -> str | None:  # noqa: ANN401  likewise
         return str(hlml.hlmlGetDriverVersion().decode(errors="replace"))
 
-    return _with_card(None, read, None)
+    return _asked(read, None)
 
 
-def _with_card(module: int | None, read: Callable[[Any, Any], T], unknown: T) -> T:
-    """Return what ``read`` finds with pyhlml and its handle of the card, else ``unknown``."""
+def _asked(read: Callable[[Any], T], unknown: T) -> T:
+    """Return what ``read`` finds with pyhlml, or ``unknown`` without it or its library."""
     # It prints that its library is missing, and warns of its own module names.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -69,17 +76,9 @@ def _with_card(module: int | None, read: Callable[[Any, Any], T], unknown: T) ->
         except HLMLError:
             return unknown
         try:
-            card = _handle(pyhlml, module)
-            return read(pyhlml, card) if card else unknown
+            return read(pyhlml)
         except HLMLError:
             return unknown
         finally:
             with contextlib.suppress(HLMLError):
                 pyhlml.hlmlShutdown()
-
-
-def _handle(hlml: Any, module: int | None) -> Any:  # noqa: ANN401  likewise
-    handles = [hlml.hlmlDeviceGetHandleByIndex(index) for index in range(hlml.hlmlDeviceGetCount())]
-    if module is None:
-        return next(iter(handles), None)
-    return next((card for card in handles if hlml.hlmlDeviceGetModuleID(card) == module), None)

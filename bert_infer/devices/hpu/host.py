@@ -8,13 +8,17 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.devices.hpu import plugin
 from bert_infer.errors import RefusedError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 DRIVER = Path("/sys/bus/pci/drivers/habanalabs")
 PROCESSES = Path("/proc")
+ACCELERATORS = Path("/sys/class/accel")  # of all makers
 _NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # those that compute, not those that watch
 
 # PCI device ids, from the driver's own list.
@@ -48,6 +52,14 @@ def cards() -> tuple[str, ...]:
     with suppress(OSError):
         return tuple(sorted(path.name for path in DRIVER.iterdir() if ":" in path.name))
     return ()
+
+
+def own_card() -> str | None:
+    """Return the PCI address of the card that this process has open; unknown is None."""
+    there = set(cards())
+    opened = {_address(node) for node in _gaudis(PROCESSES / "self")} & there
+    found = opened or there
+    return found.pop() if len(found) == 1 else None
 
 
 def generation() -> int | None:
@@ -128,21 +140,27 @@ def command_of(pid: int) -> str:
 
 
 def _holder(process: Path) -> Holder | None:
-    with suppress(OSError):
-        for descriptor in (process / "fd").iterdir():
-            with suppress(OSError):
-                if _is_gaudis(descriptor.readlink()):
-                    pid = int(process.name)
-                    return Holder(pid, command_of(pid))
+    if any(_gaudis(process)):
+        pid = int(process.name)
+        return Holder(pid, command_of(pid))
     return None
 
 
-def _is_gaudis(node: Path) -> bool:
-    """Tell a Gaudi's node from other files, and from other makers', who share /dev/accel."""
-    driver = Path("/sys/class/accel") / node.name / "device/driver"
-    return bool(_NODE.fullmatch(str(node))) and (
-        node.name.startswith("hl") or driver.resolve().name == DRIVER.name
-    )
+def _gaudis(process: Path) -> Iterator[Path]:
+    """Yield the nodes of cards that a process has open, as far as this user may see."""
+    with suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):
+                node = descriptor.readlink()
+                if _NODE.fullmatch(str(node)) and (
+                    node.name.startswith("hl") or _address(node) in cards()
+                ):
+                    yield node
+
+
+def _address(node: Path) -> str:
+    """Return the PCI address behind a node of /dev/accel."""
+    return (ACCELERATORS / node.name / "device").resolve().name
 
 
 def _needed_torch(place: Path) -> str | None:

@@ -121,8 +121,12 @@ def fused_sdpa(
     """Return what Gaudi's kernel makes of ``[batch, heads, length, head_dim]`` and a mask."""
     from habana_frameworks.torch.hpex.kernels import FusedSDPA
 
-    # By position, as autograd functions take them: dropout 0, not causal.
-    attended: torch.Tensor = FusedSDPA.apply(q, k, v, mask, 0.0, False, scale)  # noqa: FBT003
+    # By position, as autograd functions take them. No probabilities are kept: the plugin's default,
+    # but asked for, where it looks it up itself dynamo breaks the graph.
+    dropout, is_causal, softmax_mode, recompute = 0.0, False, "None", True
+    attended: torch.Tensor = FusedSDPA.apply(
+        q, k, v, mask, dropout, is_causal, scale, softmax_mode, recompute
+    )
     return attended
 
 

@@ -1,4 +1,5 @@
 import torch
+from habana_frameworks.torch import hpu
 
 seen = []
 """The masks' shapes and dtypes, for the tests."""
@@ -24,6 +25,9 @@ class FusedSDPA(torch.autograd.Function):
         assert softmax_mode.lower() in {"none", "fast"}
         assert seq_padding_type.lower() in {"left", "right"}
         assert valid_seq_len is None or (is_causal and attn_mask is None)
+        if recompute_mode is None:
+            recompute_mode = hpu.recompute_sdp_enabled()
+        assert not (recompute_mode and return_dropout_mask)
         seen.append(attn_mask if attn_mask is None else (tuple(attn_mask.shape), attn_mask.dtype))
         if attn_mask is not None:
             assert attn_mask.dim() == 4

@@ -102,5 +102,10 @@ def get_amp_supported_dtype():
     return [torch.bfloat16, torch.float16]
 
 
+def recompute_sdp_enabled():
+    torch._dynamo.graph_break()  # its C++ is not for dynamo
+    return True
+
+
 if is_lazy():  # eager mode has no such names
     from .graphs import HPUGraph, wrap_in_hpu_graph
