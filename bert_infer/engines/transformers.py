@@ -47,7 +47,7 @@ class Transformers(Engine):
         from transformers.utils import logging
 
         tensors = {
-            name: tensor.to(device.torch_device(), dtype.weights())
+            name: tensor.to(dtype.weights())
             for part in architecture.parts
             for name, tensor in weights.read(part).items()
         }

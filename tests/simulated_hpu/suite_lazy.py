@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from bert_infer import cli, compose
+from bert_infer import cli, compose, weights
 from bert_infer.attention import ByMask
 from bert_infer.devices.hpu import Hpu, claims, host
 from bert_infer.errors import RefusedError
@@ -238,6 +238,22 @@ def test_inputs_go_over_as_one_tensor_of_int32(card, monkeypatch):
     Hpu().copy_in(arrays(3, 4))
     ((source, target),) = [c for c in copied if {d for d, _ in c} == {"cpu", "hpu"}]
     assert source[1] == target[1] == torch.int32
+
+
+@pytest.mark.parametrize("engine", ["transformers", "fused"])
+def test_weights_go_to_the_card_and_none_comes_back(engine, monkeypatch):
+    """Seen to fail: tensors of the card in from_pretrained's ``state_dict``, which it brings back."""
+    import card as simulation
+
+    def never(*_, **__):
+        raise AssertionError("copied to the host")
+
+    one = runner(f"engine={engine}", "dtype=bf16")
+    prepared = one.prepare()
+    loaded = weights.load(prepared.source, prepared.architecture)
+    monkeypatch.setattr(simulation, "to", never)
+    with torch.inference_mode():
+        one.engine.load(prepared.architecture, loaded, one.dtype, prepared.device)
 
 
 def test_trap_every_bucket_is_replayed_before_the_first_measured_forward():
