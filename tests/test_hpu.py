@@ -205,6 +205,17 @@ def test_variables_follow_the_graph_mode_and_the_device(monkeypatch):
     assert chosen[name] == os.path.abspath("low.txt")  # noqa: PTH100  not resolved
 
 
+def test_the_compilers_kernels_are_found_where_the_user_names_none(tmp_path, monkeypatch):
+    """Intel's environments have the variable unset; seen to fail: left so."""
+    monkeypatch.delenv("GC_KERNEL_PATH", raising=False)
+    monkeypatch.setattr(host, "KERNELS", tmp_path / "libtpc_kernels.so")
+    assert "GC_KERNEL_PATH" not in Hpu().variables(HpuGraphs())
+    host.KERNELS.touch()
+    assert Hpu().variables(HpuGraphs())["GC_KERNEL_PATH"] == str(host.KERNELS)
+    monkeypatch.setenv("GC_KERNEL_PATH", "/their/own.so")
+    assert Hpu().variables(HpuGraphs())["GC_KERNEL_PATH"] == "/their/own.so"
+
+
 def test_variables_are_set_before_their_reader_and_never_against_the_user(monkeypatch):
     monkeypatch.setattr(variables, "_OURS", {})
     monkeypatch.delenv("SOME_MODE", raising=False)

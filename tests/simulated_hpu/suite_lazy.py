@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import bert_infer
 from bert_infer import cli, compose, weights
 from bert_infer.attention import ByMask
 from bert_infer.devices.hpu import Hpu, claims, host
@@ -24,6 +27,7 @@ from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import fastest_s, forward, measured_pass
 from bert_infer.records import Outputs
+from bert_infer.request import Request
 
 TEXTS = [
     "Good morning BERT!",
@@ -242,7 +246,7 @@ def test_inputs_go_over_as_one_tensor_of_int32(card, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["transformers", "fused"])
 def test_weights_go_to_the_card_and_none_comes_back(engine, monkeypatch):
-    """Seen to fail: tensors of the card in from_pretrained's ``state_dict``, which it brings back."""
+    """Seen to fail: from_pretrained given tensors of the card, which it brings back."""
     import card as simulation
 
     def never(*_, **__):
@@ -512,6 +516,33 @@ def test_the_front_door(tmp_path, monkeypatch, capsys):
     assert (described["name"], described["generation"], described["lazy"]) == ("GAUDI2", 2, True)
     assert described["variables"]["PT_HPU_LAZY_MODE"] == "1"
     assert "WARNING" not in capsys.readouterr().out  # of weight sharing, which is off
+
+
+def commands_of_the_page():
+    """Every command of docs/gaudi.md that makes runs, and the options it says to go on with."""
+    page = Path(bert_infer.__file__).parent.parent.joinpath("docs", "gaudi.md").read_text()
+    lines = re.findall(r"^    python run\.py (.*)$", page.replace("\\\n", ""), re.MULTILINE)
+    commands = [shlex.split(line) for line in lines]
+    (sweep,) = (command for command in commands if "--multirun" in command)
+    graphs = [argument for argument in sweep if not argument.startswith("graph=")]
+    further = re.search(r"on the best of it, (.*?)\.\n", page, re.DOTALL)
+    for options in re.findall(r"`([^`]*)`", further[1]):
+        keys = [option.partition("=")[0] for option in options.split()]
+        kept = [a for a in graphs if a.partition("=")[0] not in keys]
+        fused = ["engine=fused"] if "packed" in options else []
+        commands.append([*kept, *fused, *options.split()])
+    return commands
+
+
+@pytest.mark.parametrize("arguments", commands_of_the_page(), ids=" ".join)
+def test_every_command_of_the_page_can_be_typed(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join("word " * n for n in range(1, 400, 7)))
+    request = Request.of(arguments)
+    if request.is_sweep:
+        assert len(request.plan().runs) > 1
+    else:
+        request.check()
 
 
 def test_attention_by_a_mask_is_attention_by_sequence():

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 
 _MODULES = "HABANA_VISIBLE_MODULES"
+_KERNELS = "GC_KERNEL_PATH"
 _OP_LISTS = {
     "lower_precision_ops": "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST",
     "fp32_ops": "PT_HPU_AUTOCAST_FP32_OPS_LIST",
@@ -116,7 +117,7 @@ class Hpu(Device):
         variables.check(self.variables(graph))
 
     def variables(self, graph: Graph) -> Mapping[str, str]:
-        """Return the mode, the card, autocast's lists, and what makes the plugin count."""
+        """Return the mode, the card, autocast's lists, and what makes the plugin work and count."""
         wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
             wanted[_MODULES] = str(self.module)
@@ -125,7 +126,10 @@ class Hpu(Device):
             if path is not None:
                 wanted[name] = os.path.abspath(path)  # noqa: PTH100  likewise
         if plugin.NAME not in sys.modules:
-            wanted |= {name: os.environ.get(name, value) for name, value in _PREFERRED.items()}
+            preferred = dict(_PREFERRED)
+            if host.KERNELS.is_file():
+                preferred[_KERNELS] = str(host.KERNELS)  # without it no graph compiles
+            wanted |= {name: os.environ.get(name, value) for name, value in preferred.items()}
         return wanted
 
     @contextmanager
@@ -227,7 +231,7 @@ class Hpu(Device):
 
     def describe(self) -> dict[str, Any]:
         """Return the card's name and generation, versions, mode, and its variables."""
-        seen = ("PT_", "HABANA_", "HLS_", "ENABLE_")
+        seen = ("PT_", "HABANA_", "HLS_", "ENABLE_", _KERNELS)
         return {
             "name": plugin.device_name(),
             "generation": host.generation(),

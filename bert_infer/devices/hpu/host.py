@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DRIVER = Path("/sys/bus/pci/drivers/habanalabs")
 PROCESSES = Path("/proc")
 ACCELERATORS = Path("/sys/class/accel")  # of all makers
+KERNELS = Path("/usr/lib/habanalabs/libtpc_kernels.so")  # where Intel's packages have them
 _NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # those that compute, not those that watch
 
 # PCI device ids, from the driver's own list.
@@ -28,7 +29,7 @@ _GENERATIONS = {
     **dict.fromkeys((0x1060, 0x1061, 0x1062, 0x1063), 3),
 }
 
-_INSTALLER = "https://vault.habana.ai/artifactory/gaudi-installer/latest/habanalabs-installer.sh"
+_INSTALLER = "https://vault.habana.ai/artifactory/gaudi-installer/1.24.1/habanalabs-installer.sh"
 _PAGE = "docs/gaudi.md has the whole installation."
 
 
@@ -97,7 +98,8 @@ def check() -> None:
         raise RefusedError(
             f"device=hpu is refused: Gaudi's PyTorch plugin, {plugin.NAME}, is not installed here.",
             f"It is not on PyPI. wget {_INSTALLER}; bash habanalabs-installer.sh install --type "
-            f"pytorch --venv (inside this environment), or use one of Intel's containers. {_PAGE}",
+            "pytorch --venv makes ~/habanalabs-venv, into which this package goes; or use one of "
+            f"Intel's containers. {_PAGE}",
         )
     if not DRIVER.is_dir():
         raise RefusedError(
@@ -115,7 +117,8 @@ def check() -> None:
         raise RefusedError(
             f"device=hpu is refused: the plugin was built for torch {needs}, and torch {has} is "
             "installed: pip has replaced Gaudi's own build, or the plugin is of another release.",
-            f"bash habanalabs-installer.sh install --type pytorch --venv puts both back. {_PAGE}",
+            f"bash habanalabs-installer.sh install --type pytorch --venv makes ~/habanalabs-venv, "
+            f"which has both. {_PAGE}",
         )
 
 
