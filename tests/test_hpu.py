@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,22 @@ def on_gaudi(command, tmp_path_factory):
     locks = tmp_path_factory.mktemp("locks")
     environment = {"PYTHONPATH": ":".join(map(str, paths)), "TMPDIR": str(locks)}
     return lambda *arguments: command(*arguments, env=environment)
+
+
+def test_the_main_command(on_gaudi, command):
+    """Seen to fail: torch imported before the mode is set, which imports the plugin in another."""
+    asked = ["model=tiny", "device=hpu", "dtype=bf16", "graph=hpu_graphs", "batch=12"]
+    done = on_gaudi(*asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout, "of weight sharing, which is off"
+    (metrics,) = command.metrics()
+    choice = metrics["choice"]
+    assert (choice["device"], choice["graph"], choice["dtype"]) == ("hpu", "hpu_graphs", "bf16")
+    (run,) = command.runs()
+    described = json.loads((run / "environment.json").read_text())["device"]
+    assert (described["name"], described["generation"], described["lazy"]) == ("GAUDI2", 2, True)
+    assert described["variables"]["PT_HPU_LAZY_MODE"] == "1"
+    assert described["plugin"] == "1.24.2.17"
 
 
 def test_a_sweep_gives_each_graph_mode_a_process_with_the_plugins_own_mode(on_gaudi, command):

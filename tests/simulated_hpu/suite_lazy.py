@@ -505,19 +505,6 @@ def test_the_users_environment_is_not_overruled(monkeypatch):
         runner().prepare()
 
 
-def test_the_front_door(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    asked = ["model=tiny", "device=hpu", "dtype=bf16", "graph=hpu_graphs", "batch=12"]
-    assert cli.main(asked, "run.py") == 0
-    (metrics,) = tmp_path.rglob("metrics.json")
-    choice = json.loads(metrics.read_text())["choice"]
-    assert (choice["device"], choice["graph"], choice["dtype"]) == ("hpu", "hpu_graphs", "bf16")
-    described = json.loads((metrics.parent / "environment.json").read_text())["device"]
-    assert (described["name"], described["generation"], described["lazy"]) == ("GAUDI2", 2, True)
-    assert described["variables"]["PT_HPU_LAZY_MODE"] == "1"
-    assert "WARNING" not in capsys.readouterr().out  # of weight sharing, which is off
-
-
 def commands_of_the_page():
     """Every command of docs/gaudi.md that makes runs, and the options it says to go on with."""
     page = Path(bert_infer.__file__).parent.parent.joinpath("docs", "gaudi.md").read_text()
