@@ -111,9 +111,10 @@ def fight(  # noqa: PLR0913  all that a duel is
     """
     if rounds < FEWEST_ROUNDS:
         raise OptionError("--rounds", rounds, f"a whole number from {FEWEST_ROUNDS}")
-    prepared = [_prepared(overrides) for overrides in (a, b)]
+    first, second = (_prepared(overrides) for overrides in (a, b))
+    first.device.check_beside(second.device)
     if not force:
-        _check_same_work(*prepared)
+        _check_same_work(first, second)
     check_writable(directory)
     turns: list[tuple[Turn, Turn]] = []
     failures: list[BertInferError] = []

@@ -65,6 +65,13 @@ class Device(ABC):
             RefusedError: naming ``device``.
         """
 
+    def check_beside(self, other: Device) -> None:
+        """Refuse to serve one process while ``other`` serves another.
+
+        Raises:
+            RefusedError: naming the key to change.
+        """
+
     def variables(self, graph: Graph) -> Mapping[str, str]:
         """Return the environment variables that ``graph`` needs before torch is imported."""
         del graph

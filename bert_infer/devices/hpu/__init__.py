@@ -102,13 +102,28 @@ class Hpu(Device):
                 raise OptionError(f"device.{field}", path, "null or a file that is there")
         from bert_infer.devices.hpu import claims
 
-        claims.check(self._slots(), self._when_taken())
+        claims.check(self.slots(), self._when_taken())
         others = host.holders()
         if self.module is None and len(others) >= len(host.cards()):
             raise RefusedError(
                 "device=hpu is refused: a Gaudi card serves one process at a time, and "
                 f"{' and '.join(map(str, others))} has it.",
                 self._when_taken(),
+            )
+
+    def slots(self) -> list[str]:
+        """Return the names of the cards of which it takes one."""
+        if self.module is not None:
+            return [f"hpu-{self.module}"]
+        return [f"hpu-{number}" for number in range(len(host.cards()))]
+
+    def check_beside(self, other: Device) -> None:
+        """Refuse where the two have one card between them."""
+        if isinstance(other, Hpu) and len({*self.slots(), *other.slots()}) == 1:
+            raise RefusedError(
+                "Both ask for one Gaudi card at once, and a card serves one process at a time.",
+                "Make a sweep of the two (--multirun), or give each a card of its own: "
+                "device.module.",
             )
 
     def check_graph(self, graph: Graph) -> None:
@@ -138,7 +153,7 @@ class Hpu(Device):
         from bert_infer.devices.hpu import claims
 
         with ExitStack() as stack:
-            stack.enter_context(claims.claimed(self._slots(), self._when_taken()))
+            stack.enter_context(claims.claimed(self.slots(), self._when_taken()))
             try:
                 stack.enter_context(plugin.inference())
             except RuntimeError as error:
@@ -274,11 +289,6 @@ class Hpu(Device):
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons that HLML gives for a clock below what was asked."""
         return hlml.throttle_reasons(host.own_card())
-
-    def _slots(self) -> list[str]:
-        if self.module is not None:
-            return [f"hpu-{self.module}"]
-        return [f"hpu-{number}" for number in range(len(host.cards()))]
 
     def _when_taken(self) -> str:
         return "Wait until it ends" + (
