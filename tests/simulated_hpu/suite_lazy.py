@@ -95,6 +95,7 @@ def test_outputs_are_the_cpus_whatever_the_batching_and_engine(engine, batching,
     torch.testing.assert_close(result.pooled, on_cpu.pooled, rtol=0, atol=2e-6)
     accelerator = result.record["accelerator"]
     assert accelerator["measured_compilations"] == 0, "every shape was compiled before"
+    assert accelerator["recipe_cache_hits"] > 0
     assert accelerator["cpu_fallbacks"] == {}
     assert accelerator["measured_energy_j"] is None  # no HLML here
 
@@ -358,6 +359,18 @@ def test_the_plugin_is_prepared_and_weights_marked_in_the_vendors_order():
         ("hpu_inference_initialize", False),
         ("hpu_teardown_inference_env", None),
     ]
+
+
+def test_the_plugin_is_prepared_by_the_name_that_its_release_has(monkeypatch):
+    """Seen to fail: one name alone."""
+    from habana_frameworks.torch import core
+
+    core.calls.clear()
+    monkeypatch.setattr(core, "hpu_inference_set_env", core.hpu_set_inference_env, raising=False)
+    monkeypatch.delattr(core, "hpu_set_inference_env")
+    monkeypatch.delattr(core, "hpu_teardown_inference_env")
+    runner().run(["a"])
+    assert [name for name, _ in core.calls] == ["hpu_set_inference_env", "hpu_inference_initialize"]
 
 
 def test_a_profile_sees_the_card(tmp_path):
