@@ -35,9 +35,11 @@ class Overlap:
         copy_in: Callable[[], tuple[Any, ...]],
         copy_out: Callable[[Outputs], Outputs],
     ) -> Callable[[], Computed]:
-        """Ask for a forward and both copies; what is returned waits for all of it.
+        """Ask for a forward; what is returned copies its outputs out, and waits for all of it.
 
-        Durations are the device's own, between events on the stream that did the work.
+        They are copied that late because some devices' copies block: the next forward has been
+        asked for by then. Durations are the device's own, between events on the stream that did
+        the work.
         """
         compute = self._streams.current_stream()
         with self._streams.stream(self._in):
@@ -49,14 +51,14 @@ class Overlap:
         # A recorded graph's next replay writes over what this one returns.
         results = Outputs(*(tensor.clone() for tensor in encode(*on_device)))
         computed = self._moment()
-        with self._streams.stream(self._out):
-            self._out.wait_event(computed)
-            copying_out = self._moment()
-            outputs = copy_out(results)
-            copied_out = self._moment()
-        held = [on_device, results]
+        held: list[Any] = [on_device, results]
 
         def wait() -> Computed:
+            with self._streams.stream(self._out):
+                self._out.wait_event(computed)
+                copying_out = self._moment()
+                outputs = copy_out(held[1])
+                copied_out = self._moment()
             copied_out.synchronize()
             held.clear()
             return Computed(

@@ -9,7 +9,7 @@ of its own), and its tensors hold a CPU tensor that every operator is run on. Wh
 - while a graph is recorded, a value that is read and an operator that is missing are errors;
 - a gather of 64-bit integers does not compile;
 - a replay computes on the tensors that the recording saw, and leaves its results in the same ones;
-- a copy to the host that does not block holds nothing until the next synchronisation;
+- a copy to the host that does not block holds nothing until the card is waited for;
 - work takes time only when somebody waits for it: the card has a clock of its own;
 - in lazy mode what nobody holds any more when it is sent off is not computed, and takes no time.
 """
@@ -71,6 +71,7 @@ class Card:
         self.fallbacks = {}
         self.recording = None
         self._copies = []
+        self.copies_asked = 0
         self.in_use = self.max_in_use = 0
 
     def acquire(self):
@@ -122,17 +123,28 @@ class Card:
         if self.recording is not None:
             raise RuntimeError("synchronize while a graph is recorded")
         self.flush()
-        self.seconds += self._asked_s
-        self._asked_s = 0.0
-        for destination, values in self._copies:
+        self.work_until(self.asked_until, self.copies_asked)
+
+    @property
+    def asked_until(self):
+        """When all that was sent off will be done."""
+        return self.seconds + self._asked_s
+
+    def work_until(self, moment, copies):
+        """Let time pass, and the first of all copies arrive."""
+        passes = max(0.0, moment - self.seconds)
+        self.seconds += passes
+        self._asked_s -= passes
+        while self._copies and self._copies[0][0] < copies:
+            _, destination, values = self._copies.pop(0)
             destination.copy_(values)
-        self._copies.clear()
 
     def copy_later(self, values):
         """Return a tensor on the host that will hold ``values``."""
         self._asked_s += OPERATOR_S
         empty = torch.full_like(values, float("nan") if values.is_floating_point() else 77)
-        self._copies.append((empty, values.clone()))
+        self._copies.append((self.copies_asked, empty, values.clone()))
+        self.copies_asked += 1
         return empty
 
     def begin_recording(self):
@@ -236,6 +248,7 @@ def copy(func, args, kwargs):
     if not isinstance(target, HpuTensor):
         if not non_blocking:
             read()
+            CARD.seconds += OPERATOR_S
         target.copy_(CARD.copy_later(source.host) if non_blocking else source.host)
         return target
     from_host = not isinstance(source, HpuTensor)  # which no graph is compiled for
@@ -257,6 +270,7 @@ def to(source, *, device, non_blocking=False, **kwargs):
     if non_blocking:
         return CARD.copy_later(aten._to_copy.default(source.host, **kwargs))
     read()
+    CARD.seconds += OPERATOR_S
     return aten._to_copy.default(source.host, **kwargs).clone()
 
 

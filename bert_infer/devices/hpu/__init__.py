@@ -22,7 +22,7 @@ from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.graphs import Graph
     from bert_infer.linears import MakeLinear
+    from bert_infer.records import Computed
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 
@@ -58,6 +59,7 @@ class Hpu(Device):
         fused_attention: by Gaudi's own kernel rather than PyTorch's.
         lower_precision_ops: a file with the operators that autocast runs in bfloat16.
         fp32_ops: likewise in float32.
+        in_flight: forwards asked for before the first is waited for.
     """
 
     module: int | None = None
@@ -65,6 +67,7 @@ class Hpu(Device):
     fused_attention: bool = True
     lower_precision_ops: str | None = None
     fp32_ops: str | None = None
+    in_flight: int = 1
 
     name = "hpu"
     imports: ClassVar[tuple[str, ...]] = plugin.IMPORTS
@@ -76,6 +79,8 @@ class Hpu(Device):
     def __post_init__(self) -> None:
         if self.module is not None and self.module < 0:
             raise OptionError("module", self.module, "null or a whole number from 0")
+        if self.in_flight < 1:
+            raise OptionError("in_flight", self.in_flight, "a whole number from 1")
 
     @property
     def has_fp16(self) -> bool:  # type: ignore[override]
@@ -191,9 +196,19 @@ class Hpu(Device):
         return parted
 
     def copy_out(self, outputs: Outputs) -> Outputs:
-        """Return ``outputs`` on their way to host memory, both at once."""
-        both = (outputs.hidden_states, outputs.pooled)
-        return Outputs(*(tensor.to("cpu", non_blocking=True) for tensor in both))
+        """Return ``outputs`` in host memory: copies to pages that are not pinned block anyway."""
+        return Outputs(outputs.hidden_states.to("cpu"), outputs.pooled.to("cpu"))
+
+    def ask(
+        self,
+        encode: Encode,
+        inputs: tuple[NDArray[np.generic], ...],
+        clock: Callable[[], float],
+    ) -> Callable[[], Computed]:
+        """Ask for a forward, and return before the card has finished if ``in_flight`` allows."""
+        if self.in_flight == 1:
+            return super().ask(encode, inputs, clock)
+        return plugin.overlap().ask(encode, lambda: self.copy_in(inputs), self.copy_out)
 
     def synchronize(self) -> None:
         """Send off what lazy mode has gathered, and wait for the card."""

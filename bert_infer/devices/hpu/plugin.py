@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from bert_infer.devices.overlap import Overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +46,17 @@ def mark_constant(module: torch.nn.Module, *, scales_only: bool) -> None:
     import habana_frameworks.torch.core as htcore
 
     htcore.hpu_inference_initialize(module, mark_only_scales_as_const=scales_only)
+
+
+@cache
+def overlap() -> Overlap:
+    """Return streams for copies beside the one that computes."""
+    import habana_frameworks.torch.core as htcore
+    import habana_frameworks.torch.hpu as hthpu
+
+    # An event does not cover what lazy mode has gathered and not sent off; in eager mode that is
+    # nothing, and mark_step does nothing.
+    return Overlap(hthpu, htcore.mark_step)
 
 
 def synchronize() -> None:

@@ -44,6 +44,9 @@ class Stream:
     def __init__(self, device=None, priority=0):
         pass
 
+    def wait_event(self, event):
+        assert event.is_recorded
+
 
 def default_stream(device=None):
     return Stream()
@@ -66,12 +69,21 @@ class stream:  # noqa: N801
 
 class Event:
     def __init__(self, enable_timing=False):
-        self._timing, self._at = enable_timing, None
+        self._timing, self._at, self._copies = enable_timing, None, 0
 
-    def record(self, stream=None):
-        self._at = CARD.seconds
+    @property
+    def is_recorded(self):
+        return self._at is not None
+
+    def record(self, stream=None):  # of what was sent off, not of what lazy mode has gathered
+        self._at, self._copies = CARD.asked_until, CARD.copies_asked
+
+    def synchronize(self):
+        CARD.work_until(self._at, self._copies)
 
     def elapsed_time(self, end):
+        assert self._timing
+        assert self._at <= end._at <= CARD.seconds, "not waited for"
         return (end._at - self._at) * 1e3
 
 
