@@ -22,6 +22,7 @@ from bert_infer.outputs import HiddenStates
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bert_infer.outputs import Sink
     from bert_infer.records import Tokens
 
 THREADS = len(os.sched_getaffinity(0))
@@ -36,7 +37,9 @@ States = Sequence[Any]
 Passes = Callable[[Callable[[], States]], Iterator[int]]
 """Given how to get the latest outputs, yields whenever a pass is to be done."""
 
-Measure = Callable[["Workload", Passes], None]
+Measure = Callable[["Workload", Passes], "dict[str, Any] | None"]
+"""Returns what else there is to say of it when its turns are over, by metrics.json's names."""
+
 Encode = Callable[["Tokens"], States]
 Forward = Callable[["PaddedBatch"], Any]
 """A batch to its hidden states ``[rows, width, hidden]`` in host memory."""
@@ -50,12 +53,14 @@ class Workload:
         overrides: what makes it ours.
         tokens: the same for the peers.
         is_latency: whether users wait for it, so that milliseconds are what to show.
+        compared: how many sequences' outputs are compared, from the first on; None: all.
     """
 
     name: str
     overrides: tuple[str, ...]
     tokens: Tokens
     is_latency: bool = False
+    compared: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +70,14 @@ class Files:
     Attributes:
         model: a transformers model directory, the one all engines start from.
         scratch: where conversions go.
-        calibration: real text that is not measured.
+        calibration: real text that is not measured; only what is converted needs it.
+        device: where engines compute, by the name that ours and PyTorch give it.
     """
 
     model: Path
     scratch: Path
-    calibration: Tokens
+    calibration: Tokens | None = None
+    device: str = "cpu"
 
     def converted(self, name: str, write: Callable[[Path], object]) -> Path:
         """Return the directory ``name``, which ``write`` fills if it is not there."""
@@ -91,12 +98,14 @@ class Engine(ABC):
         dtypes: those it has.
         lacks: why it has no others.
         is_ours: whether it is this project's.
+        is_converted: whether it loads other files than the model directory's own.
     """
 
     label: str
     dtypes: ClassVar[tuple[str, ...]]
     lacks: ClassVar[str]
     is_ours: ClassVar[bool] = False
+    is_converted: ClassVar[bool] = False
 
     def check(self, dtype: str) -> None:
         """Refuse a dtype that it does not have.
@@ -112,11 +121,22 @@ class Engine(ABC):
         del dtype
 
     def convert(self, files: Files, dtype: str) -> None:
-        """Write the files that it loads, if they are not the model directory's own."""
+        """Write the files that it loads, where it ``is_converted``."""
 
     @abstractmethod
     def load(self, files: Files, dtype: str) -> Measure:
         """Load it; return what warms up and measures a workload."""
+
+
+def all_states(tokens: Tokens) -> tuple[Sink, ...]:
+    """Keep every token's state."""
+    return (HiddenStates(tokens),)
+
+
+def nothing(tokens: Tokens) -> tuple[Sink, ...]:
+    """Keep nothing: the states of very many texts need much memory."""
+    del tokens
+    return ()
 
 
 @dataclass(frozen=True)
@@ -125,12 +145,12 @@ class Ours(Engine):
 
     Attributes:
         choices: overrides by dtype.
-        keeps: whether hidden states are kept; they need memory for very many texts.
+        kept: what is kept of the outputs, once they are in host memory.
     """
 
     label: str
     choices: Mapping[str, str]
-    keeps: bool = True
+    kept: Callable[[Tokens], tuple[Sink, ...]] = all_states
 
     is_ours: ClassVar[bool] = True
 
@@ -146,10 +166,11 @@ class Ours(Engine):
     def load(self, files: Files, dtype: str) -> Measure:
         """Leave loading to the run: it knows its input from the start."""
 
-        def measure(workload: Workload, passes: Passes) -> None:
+        def measure(workload: Workload, passes: Passes) -> dict[str, Any]:
             runner = compose(
                 [
                     f"model.name={files.model}",
+                    f"device={files.device}",
                     *workload.overrides,
                     *self.choices[dtype].split(),
                     "drift.texts=0",
@@ -157,13 +178,12 @@ class Ours(Engine):
                 ]
             )
             prepared = runner.prepare()
-            kept = HiddenStates(prepared.tokens)
+            sinks = self.kept(prepared.tokens)
+            record = runner.new_record()
             runner.execute(
-                runner.new_record(),
-                prepared,
-                (kept,) if self.keeps else (),
-                passes=lambda _: passes(lambda: kept.in_order),
+                record, prepared, sinks, passes=lambda _: passes(lambda: sinks[0].in_order)
             )
+            return record.metrics()
 
         return measure
 

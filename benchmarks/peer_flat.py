@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from peer_engines import Files, Ours, Workload
+from peer_engines import Files, Ours, Workload, nothing
 from peer_inputs import once, tokens_of, write_model
 from peer_rounds import say
 from peer_tables import heading, machine
@@ -37,7 +37,7 @@ def flat(
     for texts in FLAT_TEXTS:
         overrides = ("input=synthetic", f"input.texts={texts}", *FLAT_LENGTHS)
         workloads.append(Workload(f"{texts:,} texts", overrides, tokens_of(model, *overrides)))
-    files = Files(model, scratch, workloads[0].tokens)
+    files = Files(model, scratch)
     about = machine() | {"model": "minilm", "weights": kind, "flat": {}}
     print(heading(about))
     for dtype in arguments.dtypes:
@@ -55,7 +55,7 @@ def _flat(
     engine: Ours, dtype: str, workloads: list[Workload], files: Files, rounds: int
 ) -> dict[str, Any]:
     engine.check(dtype)
-    engine = Ours(engine.label, engine.choices, keeps=False)
+    engine = Ours(engine.label, engine.choices, nothing)
     turns: dict[str, list[float]] = {workload.name: [] for workload in workloads}
     with ExitStack() as stack:
         workers = []
@@ -64,12 +64,12 @@ def _flat(
             worker = stack.enter_context(Worker(serve, engine, files, dtype, log=log))
             worker.answer()
             say(f"{workload.name}: warming up")
-            worker.work_for(workload)
+            worker.ask(workload)
             workers.append((workload, worker))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for workload, worker in workers if number % 2 == 0 else workers[::-1]:
-                turns[workload.name].append(statistics.mean(worker.work_for(MEASURE)))
+                turns[workload.name].append(statistics.mean(worker.ask(MEASURE)))
                 worker.rests()
         peaks = [worker.peak_bytes() for _, worker in workers]
     print("| input | real tokens | microseconds a token | to the smallest | peak MiB |")

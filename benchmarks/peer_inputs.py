@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from manual_text import paragraphs
 from peer_engines import Workload, by_batches
 from peer_pytorch import bert, torch_forward
-from peer_workers import Worker
+from peer_workers import FailedError, Worker
 
 from bert_infer import compose
 from bert_infer.tokens import BUNDLED_VOCABULARY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
+    import torch
     from peer_engines import Files
 
     from bert_infer.records import Tokens
@@ -58,31 +60,89 @@ def write_model(pipe: Connection, name: str, directory: Path) -> None:
     pipe.send(prepared.source.kind)
 
 
-def reference(pipe: Connection, files: Files, workloads: Sequence[Workload]) -> None:
-    """Send each workload's mean states by transformers in fp32, one sequence at a time."""
+def mean_state(states: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a sequence's ``[tokens, hidden]``."""
+    return states.mean(0)
+
+
+def first_state(states: torch.Tensor) -> torch.Tensor:
+    """Return that of a sequence's first token."""
+    return states[0]
+
+
+def reference(
+    pipe: Connection,
+    files: Files,
+    workloads: Sequence[Workload],
+    of: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Send what ``of`` makes of each sequence's states, by transformers in fp32, each alone."""
     encode = by_batches(torch_forward(bert(files, "fp32")), 1)
     pipe.send(
         {
-            workload.name: np.stack([s.mean(0).numpy() for s in encode(workload.tokens)])
+            workload.name: np.stack(
+                [of(s).numpy() for s in encode(first(workload.tokens, workload.compared))]
+            )
             for workload in workloads
         }
     )
 
 
+def first(tokens: Tokens, sequences: int | None) -> Tokens:
+    """Return so many of the sequences, from the first on; None returns all."""
+    if sequences is None:
+        return tokens
+    offsets = tokens.offsets[: sequences + 1]
+    return replace(
+        tokens,
+        ids=tokens.ids[: offsets[-1]],
+        offsets=offsets,
+        positions=tokens.positions[:sequences],
+    )
+
+
+class Rate(NamedTuple):
+    """What the device reached in a round, and its state just afterwards.
+
+    Attributes:
+        flop_per_s: of dense matmuls, on random numbers.
+        readings: clocks, temperature and the like, by the device's own names.
+        throttled: why it held its clock down.
+    """
+
+    flop_per_s: float
+    readings: dict[str, float]
+    throttled: tuple[str, ...]
+
+
 def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
-    """Send the dense matmul rate whenever asked."""
+    """Send the ``Rate`` whenever asked."""
     import torch
 
     from bert_infer import ceiling as rates
 
-    runner = compose([f"model.name={files.model}", f"dtype={dtype}"])
+    runner = compose([f"model.name={files.model}", f"device={files.device}", f"dtype={dtype}"])
     device, architecture = runner.device.resolve(), runner.model.architecture()
+    device.check()
+    runner.dtype.check(device)
     with torch.inference_mode(), device.active(), runner.dtype.active(device):
         found = rates.before(device, runner.dtype, architecture)
+        if found is None:
+            raise FailedError(f"dtype={dtype} has no matmul that can be timed by itself")
         pipe.send(None)
         while True:
             pipe.recv()
-            pipe.send(rates.after(found, device, runner.dtype).after_flop_per_s)
+            reached = rates.after(found, device, runner.dtype).after_flop_per_s
+            pipe.send(Rate(reached, device.readings(), device.throttle_reasons()))
+
+
+def surroundings(pipe: Connection, files: Files) -> None:
+    """Send the machine, the device and the software, as a run's environment.json has them."""
+    from bert_infer import environment
+
+    device = compose([f"device={files.device}"]).device.resolve()
+    device.check()
+    pipe.send(environment.describe(device))
 
 
 def workloads_of(names: Sequence[str], model: Path, scratch: Path) -> list[Workload]:

@@ -1,129 +1,177 @@
-"""A sitting's rounds: engines loaded for a dtype, and asked in turn."""
+"""A sitting's rounds: engines are loaded, and asked in turn."""
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from peer_inputs import once
+from peer_inputs import ceiling, once
 from peer_tables import Row, Surroundings
 from peer_workers import MEASURE, OUTPUTS, STOP, FailedError, Worker, convert, others_share, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from contextlib import ExitStack
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from peer_engines import Engine, Files, Workload
 
 
-@dataclass(eq=False)
-class Entry:
-    """One engine in one dtype; it is filled as the sitting goes on.
+@dataclass(eq=False, kw_only=True)
+class Asked:
+    """A process that takes a turn in every round; this is filled as the sitting goes on.
 
     Attributes:
         worker: None once it cannot go on, for the reason in ``failure``.
+        turns: its answers, for the workload under way.
+        rested: whether it left the processor to others between them.
     """
 
     name: str
-    engine: Engine
-    overrides: str | None = None
+    dtype: str
     worker: Worker | None = None
     failure: str | None = None
+    turns: list[Any] = field(default_factory=list)
+    rested: bool = True
 
-    def row(self) -> Row:
-        """Return an empty row of a table."""
-        return Row(self.name, self.engine.label, self.engine.is_ours, self.overrides)
+    def start(self, stack: ExitStack, files: Files, work: Any, *arguments: object) -> None:  # noqa: ANN401  a Worker's
+        """Start ``work``, and wait until it is ready for its first turn."""
+        log = files.scratch / f"{self.name}-{self.dtype}.log"
+        worker = stack.enter_context(Worker(work, *arguments, log=log))
+        try:
+            worker.answer()
+            self.worker, self.failure = worker, None
+        except FailedError as error:
+            self.failure = str(error)
 
-    def work_for(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
+    def ask(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
         """Return the answer; None, once and for all, where there is none."""
         if self.worker is None:
             return None
         try:
-            return self.worker.work_for(question)
+            return self.worker.ask(question)
         except FailedError as error:
             self.failure, self.worker = str(error), None
             return None
 
+    def take_turn(self) -> float:
+        """Let it measure, and return the processor time that it used."""
+        worker = self.worker
+        if worker is None:
+            return 0.0
+        before = worker.used_s()
+        answer = self.ask(MEASURE)
+        if self.worker is None:
+            return 0.0
+        self.rested &= worker.rests()
+        self.turns.append(answer)
+        return worker.used_s() - before
 
-def started(
-    engines: Mapping[str, Engine], dtype: str, files: Files, stack: ExitStack
-) -> list[Entry]:
+
+@dataclass(eq=False, kw_only=True)
+class Roof(Asked):
+    """The dense matmul rate in a dtype."""
+
+    name: str = "ceiling"
+
+    def load(self, files: Files, stack: ExitStack) -> None:
+        """Look for the fastest matmul."""
+        say(f"{self.dtype}: ceiling")
+        self.start(stack, files, ceiling, files, self.dtype)
+
+
+@dataclass(eq=False, kw_only=True)
+class Entry(Asked):
+    """One engine in one dtype."""
+
+    engine: Engine
+
+    def convert(self, files: Files) -> None:
+        """Refuse what it does not have, and write what it loads."""
+        try:
+            self.engine.check(self.dtype)
+            if self.engine.is_converted:
+                say(f"{self.dtype}: {self.engine.label}: converting")
+                log = files.scratch / f"{self.name}-{self.dtype}.log"
+                once(convert, self.engine, files, self.dtype, log=log)
+        except FailedError as error:
+            self.failure = str(error)
+
+    def load(self, files: Files, stack: ExitStack) -> None:
+        """Load it."""
+        say(f"{self.dtype}: {self.engine.label}: loading")
+        self.start(stack, files, serve, self.engine, files, self.dtype)
+
+    def warm_up(self, workload: Workload, expected: NDArray[Any]) -> float | None:
+        """Prepare it for ``workload``; return its outputs' smallest cosine to those expected."""
+        self.turns, self.rested = [], True
+        if self.worker is None:
+            return None
+        say(f"{workload.name}: {self.dtype}: {self.engine.label}: warming up")
+        self.ask(workload)
+        pooled = self.ask(OUTPUTS)
+        if self.worker is None:
+            return None
+        self.rested = self.worker.rests()
+        return min_cosine(pooled, expected)
+
+    def row(self, cosine: float | None, *, is_latency: bool) -> Row:
+        """Let it finish the workload, and return its row of the table."""
+        peak = self.worker.peak_bytes() if self.worker else None
+        found = self.ask(STOP)
+        return Row(
+            name=self.name,
+            label=self.engine.label,
+            dtype=self.dtype,
+            is_ours=self.engine.is_ours,
+            overrides=self.engine.overrides(self.dtype),
+            is_latency=is_latency,
+            turns=self.turns,
+            cosine=cosine,
+            peak_bytes=peak,
+            rested=self.rested,
+            failure=self.failure,
+            found=found,
+        )
+
+
+def started(entries: Sequence[Entry], files: Files, stack: ExitStack) -> None:
     """Convert for every engine, then load them, one after the other."""
-    entries = [Entry(name, engine, engine.overrides(dtype)) for name, engine in engines.items()]
     for entry in entries:
-        try:
-            entry.engine.check(dtype)
-            say(f"{dtype}: {entry.engine.label}: converting")
-            once(convert, entry.engine, files, dtype, log=log_of(files, entry.name, dtype))
-        except FailedError as error:
-            entry.failure = str(error)
+        entry.convert(files)
     for entry in entries:
-        if entry.failure:
-            continue
-        say(f"{dtype}: {entry.engine.label}: loading")
-        worker = Worker(serve, entry.engine, files, dtype, log=log_of(files, entry.name, dtype))
-        try:
-            stack.enter_context(worker).answer()
-            entry.worker = worker
-        except FailedError as error:
-            entry.failure = str(error)
-    return entries
-
-
-def log_of(files: Files, name: str, dtype: str) -> Path:
-    """Return where a process writes what it has to say."""
-    return files.scratch / f"{name}-{dtype}.log"
+        if not entry.failure:
+            entry.load(files, stack)
 
 
 def measure(
-    entries: list[Entry], roof: Entry, workload: Workload, rounds: int, expected: NDArray[Any]
+    entries: Sequence[Entry],
+    roofs: Sequence[Roof],
+    workload: Workload,
+    rounds: int,
+    expected: NDArray[Any],
 ) -> tuple[list[Row], Surroundings]:
     """Warm everyone up for ``workload``, and let them measure in turn."""
-    rows = {e.name: e.row() for e in entries}
-    for entry in entries:
-        if entry.worker:
-            say(f"{workload.name}: {entry.engine.label}: warming up")
-        entry.work_for(workload)
-        pooled = entry.work_for(OUTPUTS)
-        if entry.worker:
-            rows[entry.name].cosine = min_cosine(pooled, expected)
-            rows[entry.name].rested = entry.worker.rests()
-    rates: list[float] = []
+    cosines = [entry.warm_up(workload, expected) for entry in entries]
+    for roof in roofs:
+        roof.turns = []
     shares = []
     for number in range(rounds):
         say(f"{workload.name}: round {number + 1} of {rounds}")
-        order = [*entries, roof] if number % 2 == 0 else [roof, *entries[::-1]]
-        shares.append(others_share(lambda order=order: one_round(order, rows, rates)))
-    for entry in entries:
-        if entry.worker:
-            rows[entry.name].peak_bytes = entry.worker.peak_bytes()
-        entry.work_for(STOP)
-        rows[entry.name].failure = entry.failure
-    return list(rows.values()), Surroundings(rates, shares)
-
-
-def one_round(order: list[Entry], rows: dict[str, Row], rates: list[float]) -> float:
-    """Ask each for a turn, in this order; return the processor time that they used."""
-    used_s = 0.0
-    for entry in order:
-        worker = entry.worker
-        before = worker.used_s() if worker else 0.0
-        answer = entry.work_for(MEASURE)
-        if worker is None or entry.worker is None:
-            continue
-        rested = worker.rests()
-        used_s += worker.used_s() - before
-        if entry.name in rows:
-            rows[entry.name].turns.append(answer)
-            rows[entry.name].rested &= rested
-        else:
-            rates.append(answer)
-    return used_s
+        order = [*entries, *roofs] if number % 2 == 0 else [*roofs[::-1], *entries[::-1]]
+        shares.append(others_share(lambda order=order: sum(asked.take_turn() for asked in order)))
+    rows = [
+        entry.row(cosine, is_latency=workload.is_latency)
+        for entry, cosine in zip(entries, cosines, strict=True)
+    ]
+    return rows, Surroundings(
+        ceilings={roof.dtype: roof.turns for roof in roofs},
+        roofless={roof.dtype: roof.failure for roof in roofs if roof.failure},
+        others=shares,
+    )
 
 
 def min_cosine(pooled: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -86,6 +86,8 @@ class OnnxRuntime(Peer):
     dtypes: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     lacks: ClassVar[str] = "its CPU provider does not compute in bf16"
 
+    is_converted: ClassVar[bool] = True
+
     def convert(self, files: Files, dtype: str) -> None:
         """Export, fuse and quantise."""
         exported = files.converted("onnx", partial(export_onnx, files))
@@ -147,6 +149,8 @@ class OpenVino(Peer):
     def label(self) -> str:  # type: ignore[override]
         """Its row's name."""
         return f"OpenVINO, sorted, batch {self.batch}"
+
+    is_converted: ClassVar[bool] = True
 
     def convert(self, files: Files, dtype: str) -> None:
         """Trace the model, and quantise it."""
@@ -227,6 +231,8 @@ class CTranslate2(Peer):
         "bf16": "bfloat16",
         "int8": "int8",
     }
+
+    is_converted: ClassVar[bool] = True
 
     def convert(self, files: Files, dtype: str) -> None:
         """Convert, and quantise."""

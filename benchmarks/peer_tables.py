@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from bert_infer.environment import cpu_flags
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from peer_engines import Workload
+    from peer_inputs import Rate
 
 _PACKAGES = (
     *("bert-infer", "torch", "transformers", "onnxruntime", "onnx", "openvino", "nncf"),
@@ -27,32 +30,42 @@ _PACKAGES = (
 )
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
+Columns = Mapping[str, Callable[["Row"], str]]
+"""What stands in a row's cells, by the heading of the column."""
 
-@dataclass(eq=False)
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """What one engine did with one workload.
 
     Attributes:
-        turns: the seconds of each pass, by turn.
         overrides: ours has some.
+        is_latency: of a turn's passes the median counts, not the mean.
+        turns: the seconds of each pass, by turn.
         cosine: the smallest of its sequences' to the reference.
+        peak_bytes: of host memory.
         rested: whether it left the processor to others between its turns.
+        found: what it has to say itself, by metrics.json's names.
     """
 
     name: str
     label: str
+    dtype: str
     is_ours: bool
     overrides: str | None
-    turns: list[list[float]] = field(default_factory=list)
-    cosine: float | None = None
-    peak_bytes: int | None = None
-    rested: bool = True
-    failure: str | None = None
+    is_latency: bool
+    turns: list[list[float]]
+    cosine: float | None
+    peak_bytes: int | None
+    rested: bool
+    failure: str | None
+    found: dict[str, Any] | None
 
     @property
     def by_round(self) -> NDArray[np.float64]:
-        """The mean seconds of a pass, by round."""
-        return np.array([statistics.mean(turn) for turn in self.turns])
+        """The seconds of a pass, by round."""
+        typical = statistics.median if self.is_latency else statistics.mean
+        return np.array([typical(turn) for turn in self.turns])
 
     @property
     def seconds(self) -> float:
@@ -65,19 +78,24 @@ class Surroundings:
     """What the machine was like, by round.
 
     Attributes:
-        ceiling: the dense matmul rate, in FLOP/s.
+        ceilings: the dense matmul rate, by dtype.
+        roofless: why there is none, by dtype.
         others: the part of the processor that other programs had.
     """
 
-    ceiling: list[float]
+    ceilings: dict[str, list[Rate]]
+    roofless: dict[str, str]
     others: list[float]
+
+    def flop_per_s(self, dtype: str) -> NDArray[np.float64]:
+        """Return the ceilings of a dtype, by round."""
+        return np.array([rate.flop_per_s for rate in self.ceilings.get(dtype, ())])
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One workload in one dtype."""
+    """One workload."""
 
-    dtype: str
     workload: Workload
     flop: int
     rows: list[Row]
@@ -90,16 +108,20 @@ class Table:
     def as_json(self) -> dict[str, Any]:
         """Return everything measured."""
         return {
-            "dtype": self.dtype,
             "workload": self.workload.name,
             "lengths": self.workload.tokens.lengths.tolist(),
             "useful_flop": self.flop,
-            "ceiling_flop_per_s": self.around.ceiling,
+            "ceilings": {
+                dtype: [rate._asdict() for rate in rates]
+                for dtype, rates in self.around.ceilings.items()
+            },
+            "without_ceiling": self.around.roofless,
             "others_share_of_processor": self.around.others,
             "engines": [
                 {
                     "name": row.name,
                     "engine": row.label,
+                    "dtype": row.dtype,
                     "overrides": row.overrides,
                     "failure": row.failure,
                     "pass_s": row.turns,
@@ -107,51 +129,72 @@ class Table:
                     "min_cosine": row.cosine if math.isfinite(row.cosine or 0.0) else None,
                     "peak_host_bytes": row.peak_bytes,
                     "rested_between_turns": row.rested,
+                    "found": row.found,
                 }
                 for row in self.rows
             ],
         }
 
-    def markdown(self) -> str:
+    def of(self, name: str) -> Row | None:
+        """Return the row of an engine, if it was measured."""
+        return next((row for row in self.rows if row.name == name and not row.failure), None)
+
+    def markdown(self, columns: Columns) -> str:
         """Return it as a table, best first."""
-        ranked = self.ranked()
-        peers = [row for row in ranked if not row.is_ours]
-        best = peers[0] if peers else None
-        vendor = next((row for row in peers if row.name == VENDOR), None)
-        unit = "latency, ms" if self.workload.is_latency else "useful GFLOP/s"
-        columns = (
-            *("engine", unit, "to the best peer", "to the vendor's way", "of the ceiling"),
-            *("cosine", "peak MiB"),
-        )
-        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        for row in ranked:
-            figure = (
-                f"{row.seconds * 1e3:,.1f}"
-                if self.workload.is_latency
-                else f"{self.flop / row.seconds / 1e9:,.1f}"
-            )
-            cells = [
-                row.label + ("" if row.rested else " (busy between turns)"),
-                figure,
-                _ratio(row, best),
-                _ratio(row, vendor),
-                self._of_ceiling(row),
-                "-" if row.cosine is None else f"{row.cosine:.6f}",
-                "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f}",
-            ]
+        lines = [f"| engine | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        for row in self.ranked():
+            label = row.label + ("" if row.rested else " (busy between turns)")
+            cells = [label, *(cell(row) for cell in columns.values())]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += [
-            f"| {row.label} | - | {row.failure} | | | | |" for row in self.rows if row.failure
-        ]
+        rest = " |" * (len(columns) - 1)
+        lines += [f"| {row.label} | {row.failure}{rest} |" for row in self.rows if row.failure]
         return "\n".join(lines)
 
-    def _of_ceiling(self, row: Row) -> str:
-        if len(self.around.ceiling) != len(row.turns):
-            return "-"
-        return f"{float(np.median(self.flop / row.by_round / np.array(self.around.ceiling))):.1%}"
+
+def peer_columns(table: Table) -> Columns:
+    """Return the columns that hold ours against the best peer."""
+    peers = [row for row in table.ranked() if not row.is_ours]
+    best = peers[0] if peers else None
+    figure = milliseconds if table.workload.is_latency else partial(useful_gflop_per_s, table)
+    return {
+        "latency, ms" if table.workload.is_latency else "useful GFLOP/s": figure,
+        "to the best peer": lambda row: ratio(row, best),
+        "to the vendor's way": lambda row: ratio(row, table.of(VENDOR)),
+        "of the ceiling": partial(of_ceiling, table),
+        "cosine": cosine,
+        "peak MiB": lambda row: mebibytes(row.peak_bytes),
+    }
 
 
-def _ratio(row: Row, other: Row | None) -> str:
+def milliseconds(row: Row) -> str:
+    """Return a pass' latency."""
+    return f"{row.seconds * 1e3:,.1f}"
+
+
+def useful_gflop_per_s(table: Table, row: Row) -> str:
+    """Return the rate of matrix-multiply work on real tokens."""
+    return f"{table.flop / row.seconds / 1e9:,.1f}"
+
+
+def of_ceiling(table: Table, row: Row) -> str:
+    """Return the part of the ceiling that useful work reached, the median over rounds."""
+    rates = table.around.flop_per_s(row.dtype)
+    if len(rates) != len(row.turns):
+        return "-"
+    return f"{float(np.median(table.flop / row.by_round / rates)):.1%}"
+
+
+def cosine(row: Row) -> str:
+    """Return the smallest cosine to the reference."""
+    return "-" if row.cosine is None else f"{row.cosine:.6f}"
+
+
+def mebibytes(count: int | None) -> str:
+    """Return a number of bytes."""
+    return "-" if count is None else f"{count / 2**20:,.0f}"
+
+
+def ratio(row: Row, other: Row | None) -> str:
     """Return how many times as fast as ``other``, by rounds: geometric mean and extremes."""
     if other is None:
         return "-"
@@ -162,22 +205,33 @@ def _ratio(row: Row, other: Row | None) -> str:
     return f"{mean:.3f} ({ratios.min():.3f} to {ratios.max():.3f})"
 
 
-def caption(table: Table, alike: float | None, roofless: str | None) -> str:
-    """Return what stands above a table."""
+def caption(title: str, table: Table, alike: float | None) -> str:
+    """Return what stands above a table.
+
+    Args:
+        title: its name.
+        table: what was measured.
+        alike: the largest cosine of two different sequences, where there are two.
+    """
     lengths = table.workload.tokens.lengths
-    rates = [rate / 1e9 for rate in table.around.ceiling]
-    roof = (
-        f"ceiling {statistics.median(rates):,.0f} GFLOP/s ({min(rates):,.0f} to {max(rates):,.0f})"
-        if rates
-        else f"no ceiling: {roofless}"
-    )
     between = f"; two different sequences' cosine reaches {alike:.6f}" if alike else ""
     return (
-        f"\n### {table.dtype}, {table.workload.name}\n\n"
-        f"{len(lengths)} sequences, {lengths.min()} to {lengths.max()} tokens, "
-        f"{lengths.sum():,} in all, {table.flop / 1e9:,.4g} useful GFLOP; {roof}; "
+        f"\n### {title}\n\n"
+        f"{len(lengths):,} sequences, {lengths.min()} to {lengths.max()} tokens, "
+        f"{lengths.sum():,} in all, {table.flop / 1e9:,.4g} useful GFLOP; {_roofs(table.around)}; "
         f"other programs had {max(table.around.others):.0%} of the processor at most{between}.\n"
     )
+
+
+def _roofs(around: Surroundings) -> str:
+    """Return the ceilings as prose."""
+    said = [f"no ceiling of {dtype}: {why}" for dtype, why in around.roofless.items()]
+    for dtype, turns in around.ceilings.items():
+        if turns:
+            rates = around.flop_per_s(dtype) / 1e9
+            middle, low, high = np.median(rates), rates.min(), rates.max()
+            said.append(f"ceiling of {dtype} {middle:,.0f} GFLOP/s ({low:,.0f} to {high:,.0f})")
+    return "; ".join(said)
 
 
 def machine() -> dict[str, Any]:

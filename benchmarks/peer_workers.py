@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -65,7 +66,7 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def work_for(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
+    def ask(self, question: object) -> Any:  # noqa: ANN401  each question has its own answer
         """Send ``question`` and wait for the answer.
 
         Raises:
@@ -130,8 +131,7 @@ def serve(pipe: Connection, engine: Engine, files: Files, dtype: str) -> None:
     pipe.send(None)
     while True:
         workload: Workload = pipe.recv()
-        measure(workload, lambda latest: _passes(pipe, latest))
-        pipe.send(None)
+        pipe.send(measure(workload, partial(_passes, pipe, workload.compared)))
 
 
 def convert(pipe: Connection, engine: Engine, files: Files, dtype: str) -> None:
@@ -140,14 +140,14 @@ def convert(pipe: Connection, engine: Engine, files: Files, dtype: str) -> None:
     pipe.send(None)
 
 
-def _passes(pipe: Connection, latest: Callable[[], States]) -> Iterator[int]:
+def _passes(pipe: Connection, compared: int | None, latest: Callable[[], States]) -> Iterator[int]:
     """Yield the passes of each turn that ``pipe`` grants, and report the seconds of each."""
     index = 0
     yield index  # never reported: it warms up, and its outputs are compared
     pipe.send(None)
     while (question := pipe.recv()) != STOP:
         if question == OUTPUTS:
-            pipe.send(_pooled(latest()))
+            pipe.send(_pooled(latest()[:compared]))
             continue
         seconds: list[float] = []
         while sum(seconds) < TURN_S:

@@ -36,7 +36,7 @@ from peer_flat import flat
 from peer_inputs import (
     MODELS,
     PARAGRAPHS,
-    ceiling,
+    mean_state,
     once,
     reference,
     tokens_of,
@@ -44,10 +44,9 @@ from peer_inputs import (
     write_model,
 )
 from peer_pytorch import Compiled, SentenceTransformers, Transformers, VendorsWay
-from peer_rounds import Entry, likeness, log_of, measure, started
+from peer_rounds import Entry, Roof, likeness, measure, started
 from peer_runtimes import CTranslate2, OnnxRuntime, OpenVino
-from peer_tables import Table, caption, heading, machine
-from peer_workers import FailedError, Worker
+from peer_tables import Table, caption, heading, machine, peer_columns
 
 from bert_infer.architecture import Architecture
 from bert_infer.metrics import useful_flop
@@ -94,27 +93,22 @@ def sitting(arguments: argparse.Namespace, scratch: Path) -> None:
     config = json.loads((model / "config.json").read_text("utf-8"))
     about = machine() | {"model": arguments.model, "weights": kind, "tables": []}
     print(heading(about))
-    expected = once(reference, files, workloads, log=scratch / "reference.log")
+    expected = once(reference, files, workloads, mean_state, log=scratch / "reference.log")
     for dtype in arguments.dtypes:
         with ExitStack() as stack:
-            chosen = {name: ENGINES[name] for name in arguments.engines}
-            entries = started(chosen, dtype, files, stack)
-            roof = Entry("ceiling", Ours("ceiling", {}))
-            worker = stack.enter_context(
-                Worker(ceiling, files, dtype, log=log_of(files, "ceiling", dtype))
-            )
-            try:
-                worker.answer()
-                roof.worker = worker
-            except FailedError as error:
-                roof.failure = str(error)
+            entries = [
+                Entry(name=name, dtype=dtype, engine=ENGINES[name]) for name in arguments.engines
+            ]
+            started(entries, files, stack)
+            roof = Roof(dtype=dtype)
+            roof.load(files, stack)
             for workload in workloads:
                 goal = expected[workload.name]
-                rows, around = measure(entries, roof, workload, arguments.rounds, goal)
+                rows, around = measure(entries, [roof], workload, arguments.rounds, goal)
                 flop = useful_flop(workload.tokens.lengths, Architecture(config))
-                table = Table(dtype, workload, flop, rows, around)
-                print(caption(table, likeness(goal), roof.failure))
-                print(table.markdown(), flush=True)
+                table = Table(workload, flop, rows, around)
+                print(caption(f"{dtype}, {workload.name}", table, likeness(goal)))
+                print(table.markdown(peer_columns(table)), flush=True)
                 about["tables"].append(table.as_json())
                 save(about, arguments.json)  # a later one may fail
 
