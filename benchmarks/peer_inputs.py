@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import replace
@@ -18,7 +19,7 @@ from bert_infer import compose
 from bert_infer.tokens import BUNDLED_VOCABULARY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -163,6 +164,18 @@ def workloads_of(names: Sequence[str], model: Path, scratch: Path) -> list[Workl
 def tokens_of(model: Path, *overrides: str) -> Tokens:
     """Return the input's tokens, as ours makes them."""
     return compose([f"model.name={model}", *overrides]).prepare().tokens
+
+
+def some_of(allowed: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what reads some of ``allowed`` from a command line, with commas between them."""
+
+    def parse(given: str) -> list[str]:
+        chosen = given.split(",")
+        if unknown := sorted(set(chosen) - set(allowed)):
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose of {','.join(allowed)}")
+        return chosen
+
+    return parse
 
 
 def once(work: Any, *arguments: object, log: Path) -> Any:  # noqa: ANN401  a process' own answer

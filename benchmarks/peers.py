@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manual_text import paragraphs
 from peer_engines import VENDOR, Engine, Files, Ours
@@ -39,6 +39,7 @@ from peer_inputs import (
     mean_state,
     once,
     reference,
+    some_of,
     tokens_of,
     workloads_of,
     write_model,
@@ -50,9 +51,6 @@ from peer_tables import Table, caption, heading, machine, peer_columns
 
 from bert_infer.architecture import Architecture
 from bert_infer.metrics import useful_flop
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 DTYPES = ("fp32", "bf16", "int8")
 
@@ -124,18 +122,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-    def some_of(allowed: Iterable[str]) -> Any:  # noqa: ANN401  what argparse takes
-        def parse(given: str) -> list[str]:
-            chosen = given.split(",")
-            if unknown := sorted(set(chosen) - set(allowed)):
-                raise argparse.ArgumentTypeError(
-                    f"{', '.join(unknown)}: choose of {','.join(allowed)}"
-                )
-            return chosen
-
-        return parse
-
     parser.add_argument("--dtypes", type=some_of(DTYPES), default=list(DTYPES))
     parser.add_argument("--engines", type=some_of(ENGINES), default=list(ENGINES))
     parser.add_argument("--workloads", type=some_of(WORKLOADS), default=list(WORKLOADS))
