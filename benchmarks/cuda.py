@@ -219,7 +219,7 @@ def sitting(arguments: argparse.Namespace, scratch: Path) -> None:
     about: dict[str, Any] = {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_dry_run": arguments.device != "cuda",
-        "arguments": {name: str(value) for name, value in vars(arguments).items()},
+        "arguments": {k: v for k, v in vars(arguments).items() if k != "results"},
         "model": arguments.model,
         "weights": kind,
         "environment": environment,
