@@ -17,6 +17,8 @@ from pydoc_data.topics import topics
 
 import pytest
 
+pytest.register_assert_rewrite("packing", "reference")
+
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two times all cores would wait for each other
@@ -42,6 +44,15 @@ def prose():
     chapters = [" ".join(text.split()) for _, text in sorted(topics.items())]
     long = [chapter for chapter in chapters if len(chapter.split()) >= 420]
     return [" ".join(long[i % len(long)].split()[:n]) for i, n in enumerate(lengths)]
+
+
+@pytest.fixture(scope="session")
+def minilm_reference(minilm, prose):
+    """Hidden states and pooled output of each text in fp32 on the processor."""
+    from reference import directly
+    from transformers import BertModel
+
+    return list(directly(BertModel.from_pretrained(minilm).eval(), prose))
 
 
 class Command:

@@ -7,86 +7,33 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packing import LENGTHS, check_isolation, check_order_and_neighbours, encoder
 from safetensors.torch import load_file, save_file
 
 from bert_infer import compose, weights
-from bert_infer.devices.cpu import Cpu
-from bert_infer.dtypes import Fp32
-from bert_infer.engines.fused import Fused
 from bert_infer.engines.transformers import Transformers
 from bert_infer.errors import RefusedError
-from bert_infer.layouts import Group, PackedBatch
-from bert_infer.measure import forward
-from bert_infer.records import Tokens
-
-LENGTHS = st.lists(
-    st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 511, 512])), min_size=1, max_size=12
-)
 
 
 @pytest.fixture(scope="module")
 def encode():
-    """The encoder of trained MiniLM, given packed sequences: each one's states, and pooled."""
-    prepared = compose(["model=minilm"]).prepare()
-    loaded = weights.load(prepared.source, prepared.architecture)
-    engine, device = Fused(), Cpu()
-    encoder = engine.load(prepared.architecture, loaded, Fp32(), device)
-
-    def run(sequences):
-        lengths = np.array([len(ids) for ids in sequences])
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = np.concatenate(sequences).astype(np.int32)
-        tokens = Tokens(ids, offsets, np.arange(len(lengths)), 0, 0, "")
-        batch = PackedBatch.of(Group(np.arange(len(lengths)), 512), tokens, 0)
-        with torch.inference_mode():
-            outputs = forward(encoder, engine.inputs(batch, keep_mask=False), device)
-        states = [batch.states(outputs.hidden_states, i) for i in range(len(lengths))]
-        return states, outputs.pooled
-
-    return run
-
-
-def drawn(lengths, seed):
-    random = np.random.default_rng(seed)
-    return [random.integers(1000, 30000, length) for length in lengths]
+    return encoder("device=cpu")
 
 
 @settings(max_examples=15, deadline=None)
 @given(LENGTHS, st.integers(0, 99), st.randoms(use_true_random=False))
 def test_order_and_neighbours_change_nothing_beyond_rounding(encode, lengths, seed, random):
-    sequences = drawn(lengths, seed)
-    order = list(range(len(lengths)))
-    random.shuffle(order)
-    states, pooled = encode(sequences)
-    shuffled, shuffled_pooled = encode([sequences[i] for i in order])
-    alone, alone_pooled = encode(sequences[:1])
-    for place, original in enumerate(order):
-        assert (shuffled[place] - states[original]).abs().max() < 1e-5
-        assert (shuffled_pooled[place] - pooled[original]).abs().max() < 1e-5
-    assert (alone[0] - states[0]).abs().max() < 1e-5
-    assert (alone_pooled[0] - pooled[0]).abs().max() < 1e-5
+    check_order_and_neighbours(encode, lengths, seed, random, 1e-5)
 
 
 @settings(max_examples=10, deadline=None)
 @given(LENGTHS.filter(lambda lengths: len(lengths) > 1), st.integers(0, 99), st.data())
 def test_no_sequence_sees_anothers_tokens(encode, lengths, seed, data):
-    sequences = drawn(lengths, seed)
-    changed = data.draw(st.integers(0, len(lengths) - 1))
-    others = [*sequences]
-    others[changed] = drawn(lengths, seed + 1)[changed]
-    before, pooled = encode(sequences)
-    after, pooled_after = encode(others)
-    for index in range(len(lengths)):
-        if index == changed:
-            assert not torch.equal(before[index], after[index])
-        else:
-            assert torch.equal(before[index], after[index])
-            assert torch.equal(pooled[index], pooled_after[index])
+    check_isolation(encode, lengths, seed, data)
 
 
 @pytest.mark.parametrize("sizes", [(64, 2, 2), (128, 2, 3), (96, 3, 24), (40, 5, 1)])

@@ -1,0 +1,313 @@
+"""On an NVIDIA GPU: outputs as on the processor, memory that stays flat, what is refused.
+
+Where there is none, every test here is skipped. BERT_INFER_TEST_DEVICE=cpu runs those that need no
+more than the processor has: it shows that the tests themselves work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packing import LENGTHS, check_isolation, check_order_and_neighbours, encoder
+from reference import BATCHINGS, EAGER, PACKED, largest_difference, smallest_cosine
+
+from bert_infer import compose
+from bert_infer.errors import BertInferError, RefusedError
+from bert_infer.worker import carry_out
+
+DEVICE = os.environ.get("BERT_INFER_TEST_DEVICE", "cuda")
+IS_CUDA = DEVICE == "cuda"
+CAPABILITY = torch.cuda.get_device_capability() if IS_CUDA and torch.cuda.is_available() else (0, 0)
+
+pytestmark = [
+    pytest.mark.skipif(
+        IS_CUDA and not torch.cuda.is_available(),
+        reason="there is no NVIDIA GPU that this build of torch can use",
+    ),
+    # What a build for a GPU warns of, its own compiler above all, is not this project's.
+    pytest.mark.filterwarnings("default"),
+]
+of_cuda_alone = pytest.mark.skipif(not IS_CUDA, reason=f"device={DEVICE} has no such thing")
+
+ON_DEVICE = ["model=minilm", f"device={DEVICE}", "warmup=0"]
+FUSED = [choices for choices in EAGER if "engine=fused" in choices]
+
+FP32_DIFFERENCE = 2e-5
+"""Of any output, from the processor's."""
+SMALLEST_COSINE = {"tf32": 0.99999, "fp16": 0.9999, "bf16": 0.999, "fp8": 0.95}
+"""Of any token's states to the processor's in fp32. By rounding what matmuls take on a processor,
+MiniLM has 0.999998 in tf32 and 0.975 in fp8 (e4m3, a scale a row)."""
+NEEDS = {"bf16": (8, 0), "tf32": (8, 0), "fp8": (8, 9)}
+"""The compute capability from which a card has a dtype."""
+
+
+def with_(dtype):
+    """The dtype as a parameter, skipped where the device lacks it."""
+    lacks = dtype in {"tf32", "fp8"} if not IS_CUDA else NEEDS.get(dtype, (0, 0)) > CAPABILITY
+    mark = pytest.mark.skipif(lacks, reason=f"this {DEVICE} has no {dtype}")
+    return pytest.param(dtype, marks=mark)
+
+
+def of_graph(graph):
+    """The graph mode as a parameter, skipped where the device lacks it."""
+    return pytest.param(graph, marks=of_cuda_alone if graph == "cuda_graphs" else ())
+
+
+@pytest.mark.parametrize("choices", EAGER, ids="-".join)
+@pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
+def test_fp32_equals_the_processors(graph, choices, prose, minilm_reference):
+    result = compose([*ON_DEVICE, f"graph={graph}", *choices]).run(prose)
+    assert largest_difference(result, minilm_reference) <= FP32_DIFFERENCE
+    assert result.record["choice"]["graph"] == graph
+    assert result.record["choice"]["device"] == DEVICE
+    assert result.record["workload"]["length"]["max"] == 512
+    if IS_CUDA:
+        assert result.record["memory"]["peak_device_bytes"] > 0
+
+
+@pytest.mark.parametrize("choices", [BATCHINGS[0], BATCHINGS[2], PACKED], ids="-".join)
+@pytest.mark.parametrize("dtype", ["fp32", with_("bf16")])
+def test_compiled_equals_the_processors(dtype, choices, prose, minilm_reference):
+    result = compose([*ON_DEVICE, "graph=compile", f"dtype={dtype}", *choices]).run(prose)
+    if dtype == "fp32":
+        assert largest_difference(result, minilm_reference) <= FP32_DIFFERENCE
+    else:
+        assert smallest_cosine(result, minilm_reference) >= SMALLEST_COSINE[dtype]
+
+
+@pytest.mark.parametrize("choices", EAGER, ids="-".join)
+@pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("dtype", [with_("tf32"), with_("fp16"), with_("bf16")])
+def test_narrow_formats_are_near_the_processors(dtype, graph, choices, prose, minilm_reference):
+    result = compose([*ON_DEVICE, f"dtype={dtype}", f"graph={graph}", *choices]).run(prose)
+    assert smallest_cosine(result, minilm_reference) >= SMALLEST_COSINE[dtype]
+    assert result.record["drift"]["min_cosine"] >= SMALLEST_COSINE[dtype]
+
+
+@pytest.mark.parametrize("choices", FUSED, ids="-".join)
+@pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("dtype", [with_("fp8")])
+def test_fp8_is_near_the_processors(dtype, graph, choices, prose, minilm_reference):
+    result = compose([*ON_DEVICE, f"dtype={dtype}", f"graph={graph}", *choices]).run(prose)
+    assert smallest_cosine(result, minilm_reference) >= SMALLEST_COSINE[dtype]
+    drift = result.record["drift"]
+    assert SMALLEST_COSINE[dtype] <= drift["min_cosine"] < 0.9999, "it is fp8 indeed"
+
+
+@pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("engine", ["transformers", "fused"])
+def test_one_token_up_to_the_longest(engine, graph):
+    for length in (1, 2, 511, 512):
+        same = ["input=synthetic", "input.texts=3", "input.lengths=fixed", "input.min=1"]
+        choices = ["batch=3", "drift.texts=0", *same, f"input.max={length}"]
+        mine = compose([*ON_DEVICE, f"engine={engine}", f"graph={graph}", *choices]).run()
+        theirs = compose(["model=minilm", "device=cpu", *choices]).run()
+        reference = list(zip(theirs.hidden_states, theirs.pooled, strict=True))
+        assert largest_difference(mine, reference) <= FP32_DIFFERENCE
+
+
+ROUNDING = {"fp32": 1e-5, "bf16": 0.25, "fp8": 1.0}
+"""How much a state, of some units at the most, may change where others share its matmuls."""
+
+
+@pytest.fixture(scope="module", params=["fp32", with_("bf16"), with_("fp8")])
+def packed(request):
+    """A packed encoder on the device, and its dtype."""
+    return encoder(f"device={DEVICE}", f"dtype={request.param}", "engine=fused"), request.param
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LENGTHS, st.integers(0, 99), st.randoms(use_true_random=False))
+def test_order_and_neighbours_change_nothing_beyond_rounding(packed, lengths, seed, random):
+    encode, dtype = packed
+    check_order_and_neighbours(encode, lengths, seed, random, ROUNDING[dtype])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LENGTHS.filter(lambda lengths: len(lengths) > 1), st.integers(0, 99), st.data())
+def test_no_sequence_sees_anothers_tokens(packed, lengths, seed, data):
+    check_isolation(packed[0], lengths, seed, data)
+
+
+@pytest.mark.parametrize("graph", ["compile", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("dtype", ["fp32", with_("bf16")])
+def test_a_mask_counts_though_the_first_batch_needs_none(dtype, graph, minilm_reference, prose):
+    """Batches of one shape: the first is without padding, and what is recorded is that one."""
+    longest, short = prose[-1], prose[4]
+    texts = [longest, longest, short, short]
+    choices = ["engine=transformers", "batching=padded", "batch=2", f"dtype={dtype}"]
+    result = compose([*ON_DEVICE, f"graph={graph}", *choices]).run(texts)
+    assert result.record["workload"]["forwards_per_pass"] == 2
+    reference = [minilm_reference[i] for i in (-1, -1, 4, 4)]
+    if dtype == "fp32":
+        assert largest_difference(result, reference) <= FP32_DIFFERENCE
+    else:
+        assert smallest_cosine(result, reference) >= SMALLEST_COSINE[dtype]
+
+
+class Held:
+    """A sink that keeps no outputs, but what memory is held after each forward."""
+
+    def __init__(self):
+        self.bytes = []
+
+    def collect(self, _batch, _outputs):
+        in_use = torch.cuda.memory_reserved() if IS_CUDA else psutil.Process().memory_info().rss
+        self.bytes.append(in_use)
+
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize("engine", ["fused", "transformers"])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        pytest.param(["graph=eager"], id="eager"),
+        pytest.param(["graph=cuda_graphs"], id="cuda_graphs", marks=of_cuda_alone),
+        pytest.param(
+            # Nearly as many shapes as batches, of which few are recorded.
+            ["graph=cuda_graphs", "graph.max_buckets=512", "graph.max_graphs=8"],
+            id="few-of-many-shapes",
+            marks=of_cuda_alone,
+        ),
+    ],
+)
+def test_memory_stays_flat_over_a_thousand_batches_of_changing_shapes(engine, graph):
+    """Windows hold few sequences, so that long and short batches come in turn all along."""
+    ragged = ["input=synthetic", "input.lengths=uniform", "input.min=1", "input.max=512"]
+    layout = (
+        ["batching=packed", "batching.max_tokens=1024", "input.texts=4500"]
+        if engine == "fused"
+        else ["batching=by_length", "batch=4", "input.texts=4000"]
+    )
+    overrides = ["model=tiny", f"device={DEVICE}", f"engine={engine}", *graph, *ragged, *layout]
+    small = ["batching.window=64", "drift.texts=0", "warmup=0", "iterations=2"]
+    runner = compose([*overrides, *small])
+    prepared, held = runner.prepare(), Held()
+    assert len({(shape.sequences, shape.slots) for shape in prepared.groups}) > 3
+    runner.execute(runner.new_record(), prepared, (held,))
+    a_pass = prepared.workload.forwards
+    assert a_pass >= 1000
+    # On a processor, oneDNN keeps something for each shape that it has met.
+    warm = 200 if IS_CUDA else a_pass
+    assert max(held.bytes[warm:]) <= max(held.bytes[:warm]) + 64 * MEBIBYTE
+
+
+@contextmanager
+def all_but(free_bytes):
+    """Take the card's memory but for so much."""
+    torch.cuda.empty_cache()
+    available, _ = torch.cuda.mem_get_info()
+    taken = torch.empty(available - free_bytes, dtype=torch.uint8, device="cuda")
+    try:
+        yield
+    finally:
+        del taken
+        torch.cuda.empty_cache()
+
+
+@of_cuda_alone
+@pytest.mark.parametrize("graph", ["eager", "cuda_graphs"])
+def test_a_batch_that_does_not_fit_leaves_a_record_that_names_the_largest_that_did(tmp_path, graph):
+    """A window of short sequences fits; of the next one's hidden layer, each tensor takes 3 GB."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(["Short."] * 1024 + ["word " * 600] * 1024), "utf-8")
+    overrides = [
+        *("model=minilm", "device=cuda", f"graph={graph}", "drift.texts=0", "batch=1024"),
+        *("batching=by_length", "batching.window=1024", "input=lines", f"input.path={texts}"),
+    ]
+    directory = tmp_path / "run"
+    directory.mkdir()
+    # The ceiling's matmuls and the context's own workspaces need some as well.
+    with all_but(3 << 30):
+        carry_out(lambda: compose(overrides), directory)
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics["status"] == "failed"
+    said = metrics["error"]["message"]
+    assert re.search(r"1,024 sequences, 524,288 tokens.* did not fit", said), said
+    assert re.search(r"largest that did .*1,024 sequences, 32,768 tokens", said), said
+    assert "batch" in metrics["error"]["remedy"]
+    # The card is as it was: the next run has all of it.
+    assert compose(["model=minilm", "device=cuda"]).run("Good morning!").record["status"] == "ok"
+
+
+@of_cuda_alone
+@pytest.mark.parametrize(
+    ("workload", "graph"),
+    [
+        (["text=Hello world!"], "cuda_graphs"),
+        (
+            [
+                *("input=synthetic", "input.texts=512", "input.lengths=fixed", "input.max=512"),
+                "batch=512",
+            ],
+            "eager",
+        ),
+    ],
+    ids=["a short prompt", "a large batch"],
+)
+@pytest.mark.parametrize("model", ["minilm", "bert-large-uncased"])
+def test_auto_takes_graphs_where_the_hosts_time_counts(model, workload, graph):
+    overrides = [f"model={model}", "model.weights=auto", "device=cuda", "graph=auto", "dtype=bf16"]
+    runner = compose([*overrides, *workload])
+    assert runner.choice(runner.prepare())["graph"] == graph
+
+
+@of_cuda_alone
+def test_what_nvml_says_of_the_card_is_in_the_record(tmp_path):
+    overrides = ["model=minilm", "device=cuda", "text=Hello world!", "iterations=500"]
+    carry_out(lambda: compose(overrides), tmp_path)
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["accelerator"]["measured_energy_j"] > 0
+    assert environment["device"]["name"] == torch.cuda.get_device_name()
+    assert environment["device"]["driver"]
+    before, after = environment["conditions"]["accelerator"]
+    for readings in (before, after):
+        assert readings["power_w"] > 0
+        assert readings["sm_clock_mhz"] > 0
+        assert readings["memory_clock_mhz"] > 0
+        assert 0 < readings["temperature_c"] < 150
+    assert isinstance(environment["conditions"]["throttled"], list)
+    assert isinstance(environment["conditions"]["accelerator_processes"], list)
+
+
+@of_cuda_alone
+@pytest.mark.parametrize("graph", ["eager", "cuda_graphs"])
+@pytest.mark.parametrize("choices", [BATCHINGS[1], PACKED], ids="-".join)
+def test_forwards_in_flight_change_no_output(choices, graph, prose):
+    """Many short batches, so that one is laid out and copied while another is computed."""
+    both = [
+        compose([*ON_DEVICE, f"graph={graph}", *choices, f"device.in_flight={most}"]).run(prose * 8)
+        for most in (1, 2)
+    ]
+    for one, two in zip(both[0].hidden_states, both[1].hidden_states, strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(both[0].pooled, both[1].pooled)
+    assert [result.record["measurement"]["in_flight"] for result in both] == [1, 2]
+
+
+@of_cuda_alone
+def test_a_card_that_is_not_there_is_refused():
+    with pytest.raises(RefusedError, match=r"device\.index=99"):
+        compose(["model=tiny", "device=cuda", "device.index=99"]).prepare()
+
+
+@of_cuda_alone
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_a_format_that_the_card_lacks_is_refused(dtype):
+    runner = compose(["model=tiny", "device=cuda", f"dtype={dtype}", "engine=fused"])
+    if NEEDS[dtype] <= CAPABILITY:
+        runner.prepare()
+        return
+    with pytest.raises(BertInferError, match=f"dtype={dtype}"):
+        runner.run("Good morning!")
