@@ -1,6 +1,6 @@
 """On an NVIDIA GPU: outputs as on the processor, memory that stays flat, what is refused.
 
-Where there is none, every test here is skipped. BERT_INFER_TEST_DEVICE=cpu runs those that need no
+Where there is none, the file is skipped. BERT_INFER_TEST_DEVICE=cpu runs those that need no
 more than the processor has: it shows that the tests themselves work.
 """
 
@@ -25,16 +25,12 @@ from bert_infer.worker import carry_out
 
 DEVICE = os.environ.get("BERT_INFER_TEST_DEVICE", "cuda")
 IS_CUDA = DEVICE == "cuda"
-CAPABILITY = torch.cuda.get_device_capability() if IS_CUDA and torch.cuda.is_available() else (0, 0)
+if IS_CUDA and not torch.cuda.is_available():
+    pytest.skip("there is no NVIDIA GPU that this build of torch can use", allow_module_level=True)
+CAPABILITY = torch.cuda.get_device_capability() if IS_CUDA else (0, 0)
 
-pytestmark = [
-    pytest.mark.skipif(
-        IS_CUDA and not torch.cuda.is_available(),
-        reason="there is no NVIDIA GPU that this build of torch can use",
-    ),
-    # What a build for a GPU warns of, its own compiler above all, is not this project's.
-    pytest.mark.filterwarnings("default"),
-]
+# What a build for a GPU warns of, its own compiler above all, is not this project's.
+pytestmark = pytest.mark.filterwarnings("default")
 of_cuda_alone = pytest.mark.skipif(not IS_CUDA, reason=f"device={DEVICE} has no such thing")
 
 ON_DEVICE = ["model=minilm", f"device={DEVICE}", "warmup=0"]
