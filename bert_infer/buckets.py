@@ -1,12 +1,14 @@
-"""Few shapes for devices that compile each: groups are filled up to the largest of their bucket.
+"""Few shapes for devices that compile or record each: groups are filled up to their bucket's size.
 
-A bucket is a width. Its batches all get as many rows as the fullest of them, and widths are
-rounded up to edges where batching makes too many of them.
+A bucket holds groups of one extent: a width or, in a layout without padding, a number of tokens.
+Extents are rounded up to edges where there would be too many of them. All batches of a bucket get
+as many rows, and tokens, as the fullest of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping  # noqa: TC003  a dataclass's field
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bert_infer.layouts import Batch
+    from bert_infer.layouts import Batch, Size
 
 _EDGE_MULTIPLE = 32
 
@@ -30,22 +32,24 @@ class Buckets:
     """What groups are filled up to; without any bucket they stay as they are.
 
     Attributes:
-        edges: what widths are rounded up to; none leaves them.
-        sizes: for each width the rows, and the slots in a layout without padding.
+        layout: how the engine lays groups out.
+        edges: what extents are rounded up to; none leaves them.
+        sizes: of each rounded extent.
     """
 
+    layout: type[Batch]
     edges: tuple[int, ...] = ()
-    sizes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    sizes: Mapping[int, Size] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def fill(self, group: Group) -> Group:
-        """Return ``group`` with the size of its bucket."""
+    def fill(self, group: Group, lengths: NDArray[np.int64]) -> Group:
+        """Return ``group`` with the size of its bucket, given ``lengths`` of all sequences."""
         if not self.sizes:
             return group
-        width = rounded_up(group.width, self.edges)
-        return Group(group.sequences, width, *self.sizes[width])
+        extent = rounded_up(self.layout.extent(group, lengths), self.edges)
+        return Group(group.sequences, *self.sizes[extent])
 
 
 def of(
@@ -60,27 +64,39 @@ def of(
         groups: as batching made them.
         lengths: ``int64 [sequences]``, real tokens of each.
         layout: how the engine lays them out.
-        edges: what widths are rounded up to, ascending; none leaves them.
+        edges: what extents are rounded up to, ascending; none leaves them.
     """
     edges = tuple(edges)
-    packs = issubclass(layout, PackedBatch)
-    sizes: dict[int, tuple[int, int]] = {}
+    members: dict[int, list[Group]] = defaultdict(list)
     for group in groups:
-        width = rounded_up(group.width, edges)
-        rows, slots = sizes.get(width, (0, 0))
-        tokens = int(lengths[group.sequences].sum()) if packs else 0
-        sizes[width] = max(rows, len(group.sequences)), max(slots, tokens)
-    return Buckets(edges, sizes)
+        members[rounded_up(layout.extent(group, lengths), edges)].append(group)
+    sizes = {extent: layout.size(extent, found, lengths) for extent, found in members.items()}
+    return Buckets(layout, edges, sizes)
 
 
-def rounded_up(width: int, edges: Sequence[int]) -> int:
-    """Return the first of ``edges`` that holds ``width``; one beyond all of them stays."""
-    place = bisect_left(edges, width)
-    return edges[place] if place < len(edges) else width
+def rounded_up(extent: int, edges: Sequence[int]) -> int:
+    """Return the first of ``edges`` that holds ``extent``; one beyond all of them stays."""
+    place = bisect_left(edges, extent)
+    return edges[place] if place < len(edges) else extent
 
 
-def fitting_edges(lengths: NDArray[np.int64], most: int, limit: int) -> list[int]:
-    """Return ``most`` edges at most, none above ``limit``, that hold ``lengths``: quantiles."""
+def fitting_edges(
+    groups: Iterable[Group],
+    lengths: NDArray[np.int64],
+    layout: type[Batch],
+    most: int,
+    limit: int,
+) -> list[int]:
+    """Return ``most`` edges at most that hold ``groups``; for the arguments see ``of``.
+
+    Those of widths are quantiles of the sequences' lengths, none above ``limit``, the widest that
+    the model takes. Those of token counts, which are close to each other or of the last forward,
+    lie as far from each other as the first from 0.
+    """
+    if issubclass(layout, PackedBatch):
+        largest = max(layout.extent(group, lengths) for group in groups)
+        step = -(-largest // most)
+        return [*range(step, largest, step), largest]
     quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
-    edges = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
-    return [int(edge) for edge in np.unique(np.minimum(edges, limit))]
+    multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
+    return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]

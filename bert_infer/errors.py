@@ -1,6 +1,8 @@
 """Every error this package raises on purpose.
 
     BertInferError              something ended a run; carries a message and a remedy
+    ├── UnrecordableError       a forward cannot be recorded as a graph
+    ├── OutOfMemoryError        a batch does not fit
     └── RefusedError            nothing was computed: the request itself cannot be met
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
@@ -30,6 +32,14 @@ class BertInferError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class UnrecordableError(BertInferError):
+    """A forward cannot be recorded as a graph."""
+
+
+class OutOfMemoryError(BertInferError):
+    """A batch does not fit, in the device's memory or the host's."""
 
 
 class RefusedError(BertInferError):

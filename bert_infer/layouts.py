@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -22,12 +22,20 @@ class Group(NamedTuple):
 
     ``width`` is what they are padded to in a layout that pads. Where a device wants few shapes, as
     many are laid out as ``rows`` says, and in a layout without padding as many tokens as ``slots``
-    says: what is missing is filled with sequences that nobody reads.
+    says: what is missing is filled with sequences that nobody reads, none wider than ``width``.
     """
 
     sequences: NDArray[np.int64]
     width: int
     rows: int = 0
+    slots: int = 0
+
+
+class Size(NamedTuple):
+    """What a group is filled up to: ``Group``'s own fields, but for its sequences."""
+
+    width: int
+    rows: int
     slots: int = 0
 
 
@@ -47,7 +55,10 @@ class Batch(ABC):
         sequences: ``int64 [sequences]``, which sequences of the pass these are.
         lengths: ``int64 [sequences]``, real tokens of each.
         token_ids: ``int32``, laid out as the class says.
+        extents: what tells few shapes from many, in words.
     """
+
+    extents: ClassVar[str]
 
     sequences: NDArray[np.int64]
     lengths: NDArray[np.int64]
@@ -62,6 +73,16 @@ class Batch(ABC):
     @abstractmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
         """Return the shape of ``group``'s batch, given ``lengths`` of all sequences."""
+
+    @staticmethod
+    @abstractmethod
+    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return how large ``group``'s batch is, by what can be rounded up."""
+
+    @staticmethod
+    @abstractmethod
+    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return what ``groups``, whose extents are rounded up to ``extent``, are filled up to."""
 
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
@@ -82,6 +103,8 @@ class Batch(ABC):
 class PaddedBatch(Batch):
     """Sequences as the rows of a rectangle, padded on the right: ``token_ids [rows, width]``."""
 
+    extents: ClassVar[str] = "widths"
+
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
         """Return the batch that ``group`` describes."""
@@ -97,6 +120,18 @@ class PaddedBatch(Batch):
         rows = max(len(group.sequences), group.rows)
         slots = rows * group.width
         return Shape(rows, slots, slots > int(lengths[group.sequences].sum()))
+
+    @staticmethod
+    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return the width."""
+        del lengths
+        return group.width
+
+    @staticmethod
+    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return as many rows as the fullest has."""
+        del lengths
+        return Size(extent, max(len(group.sequences) for group in groups))
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
@@ -126,17 +161,21 @@ class PackedBatch(Batch):
 
     Attributes:
         rows: how many sequences ``cu_seqlens`` has room for; 0 for those there are.
+        width: no sequence is longer.
     """
 
+    extents: ClassVar[str] = "token counts"
+
     rows: int = 0
+    width: int = 0
 
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
-        """Return the batch that ``group`` describes; its width is of no concern."""
+        """Return the batch that ``group`` describes."""
         ids = np.concatenate([tokens[s] for s in group.sequences])
         if group.slots > len(ids):
             ids = np.pad(ids, (0, group.slots - len(ids)), constant_values=pad_token_id)
-        return cls(group.sequences, tokens.lengths[group.sequences], ids, group.rows)
+        return cls(group.sequences, tokens.lengths[group.sequences], ids, group.rows, group.width)
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
@@ -145,21 +184,52 @@ class PackedBatch(Batch):
         rows, slots = max(len(group.sequences), group.rows), max(tokens, group.slots)
         return Shape(rows, slots, has_padding=slots > tokens)
 
+    @staticmethod
+    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return the number of tokens."""
+        return int(lengths[group.sequences].sum())
+
+    @staticmethod
+    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return as many tokens as the fullest has, and rows for all that fills the others up.
+
+        Those are several sequences, none of them longer than the longest real one: attention is
+        told how long sequences are at most, and takes as long as the longest.
+        """
+        del extent
+        all_of_one = [lengths[group.sequences] for group in groups]
+        longest = max(int(of_one.max()) for of_one in all_of_one)
+        slots = max(int(of_one.sum()) for of_one in all_of_one)
+        rows = max(
+            len(of_one) + -(-(slots - int(of_one.sum())) // longest) for of_one in all_of_one
+        )
+        return Size(longest, rows, slots)
+
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""
         start, end = self.cu_seqlens[index : index + 2].tolist()
         return hidden_states[start:end]
 
     @property
+    def longest(self) -> int:
+        """How long sequences are at most, those that fill up included.
+
+        One number for all batches of a bucket, so that what is recorded of one holds for the next.
+        """
+        return self.width if self.rows else int(self.lengths.max())
+
+    @property
     def cu_seqlens(self) -> NDArray[np.int32]:
         """``int32 [sequences + 1]``: sequence i is ``token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``.
 
         Cumulative sequence lengths, by the name that variable-length attention gives them. Where
-        ``rows`` asks for room, all filling tokens are one more sequence, and empty ones follow.
+        ``rows`` asks for more of them, sequences of ``width`` follow until all filling tokens
+        belong to one, and then empty ones.
         """
         ends = np.cumsum(self.lengths)
-        room = self.rows + 1 - len(ends) if self.rows else 0
-        return np.concatenate([[0], ends, np.full(room, len(self.token_ids))]).astype(np.int32)
+        filling = np.arange(1, max(0, self.rows - len(ends)) + 1) * self.width
+        filled = np.minimum(ends[-1] + filling, len(self.token_ids))
+        return np.concatenate([[0], ends, filled]).astype(np.int32)
 
     @property
     def positions(self) -> NDArray[np.int32]:

@@ -13,7 +13,6 @@ CONF = next(
 )
 
 PLANNED = {
-    "graph": ("cuda_graphs",),
     "engine": ("onnxruntime", "openvino"),
 }
 """Options that are promised and not there yet."""

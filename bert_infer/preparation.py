@@ -93,8 +93,9 @@ def prepare(runner: Runner) -> Prepared:
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
+    graph = graph.settled(groups, lengths, runner.batching, layout, architecture)
     buckets = graph.buckets(groups, lengths, runner.batching, layout, architecture.max_length)
-    groups = [buckets.fill(group) for group in groups]
+    groups = [buckets.fill(group, lengths) for group in groups]
     _check_fits(layout, groups, lengths, architecture)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)

@@ -315,7 +315,7 @@ class Runner:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
         lengths, limit = prepared.tokens.lengths, prepared.architecture.max_length
         for group in self.batching.plan(lengths, self.settings.batch, limit):
-            yield self._lay_out(prepared.buckets.fill(group), prepared)
+            yield self._lay_out(prepared.buckets.fill(group, lengths), prepared)
 
     def _lay_out(
         self, group: Group, prepared: Prepared

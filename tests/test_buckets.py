@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bert_infer import buckets, compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
 from bert_infer.errors import RefusedError
+from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.layouts import PackedBatch, PaddedBatch
 from bert_infer.records import Tokens
@@ -38,7 +39,7 @@ def test_every_batch_of_a_bucket_has_one_shape_and_its_own_sequences(
     found = buckets.of(groups, lengths, layout, edges)
     shapes = set()
     for group in groups:
-        filled = found.fill(group)
+        filled = found.fill(group, lengths)
         laid_out = layout.of(filled, tokens, pad_token_id=0)
         shape = layout.shape_of(filled, lengths)
         shapes.add((shape.sequences, shape.slots))
@@ -47,7 +48,7 @@ def test_every_batch_of_a_bucket_has_one_shape_and_its_own_sequences(
         for index, sequence in enumerate(group.sequences):
             assert laid_out.states(laid_out.token_ids, index).tolist() == tokens[sequence].tolist()
     assert len(shapes) <= len(found)
-    if edges and policy.layout is PaddedBatch:
+    if edges and layout is PaddedBatch:
         assert len(found) <= len(edges)
 
 
@@ -64,16 +65,60 @@ def test_tokens_that_fill_up_are_a_sequence_of_their_own():
     (group,) = Packed(9, 10).plan(tokens.lengths, 1, 64)
     batch = PackedBatch.of(group._replace(rows=3, slots=8), tokens, pad_token_id=0)
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 5, 0, 0, 0]
-    assert batch.cu_seqlens.tolist() == [0, 3, 5, 8, 8]
+    assert batch.cu_seqlens.tolist() == [0, 3, 5, 8]
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
+
+
+@given(LENGTHS, POLICIES, st.integers(1, 8), st.integers(1, 5), st.booleans())
+def test_what_fills_a_packed_batch_up_touches_no_real_token(lengths, policy, batch, most, asked):
+    """Seen to fail: all that fills up as one sequence; one row too few for it."""
+    tokens = tokens_of(lengths)
+    groups = list(policy.plan(lengths, batch, 64))
+    graph = CudaGraphs([64, 10_000] if asked else [], max_buckets=2 if asked else most)
+    found = graph.buckets(groups, lengths, policy, PackedBatch, 64)
+    assert len(found) <= graph.max_buckets
+    shapes = set()
+    for group in groups:
+        laid_out = PackedBatch.of(found.fill(group, lengths), tokens, pad_token_id=0)
+        ends, count = laid_out.cu_seqlens, len(group.sequences)
+        shapes.add((len(ends), laid_out.token_ids.size, laid_out.longest))
+        assert len(ends) == laid_out.rows + 1
+        assert ends[0] == 0
+        assert ends[-1] == laid_out.token_ids.size, "each token belongs to a sequence"
+        steps = np.diff(ends)
+        assert steps.min() >= 0
+        assert steps.max() <= laid_out.longest <= lengths.max()
+        # Real sequences first, each by itself; then nothing but what fills up.
+        assert steps[:count].tolist() == lengths[group.sequences].tolist()
+        assert (laid_out.token_ids[: ends[count]] > 0).all()
+        assert not laid_out.token_ids[ends[count] :].any()
+    assert len(shapes) == len(found), "and one shape a bucket"
+
+
+def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
+    """Seen to fail: a bucket by width, which is one for all packed forwards."""
+    lengths = np.full(100, 10)
+    groups = list(Packed(160, 1000).plan(lengths, 1, 64))
+    found = CudaGraphs().buckets(groups, lengths, Packed(160, 1000), PackedBatch, 64)
+    filled = [found.fill(group, lengths) for group in groups]
+    assert [group.slots for group in filled] == [160] * 6 + [40]
 
 
 @given(LENGTHS, st.integers(1, 6))
 def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
-    edges = buckets.fitting_edges(lengths, most, limit=64)
+    edges = buckets.fitting_edges([], lengths, PaddedBatch, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert lengths.max() <= edges[-1] <= 64
+
+
+@given(LENGTHS, POLICIES, st.integers(1, 8), st.integers(1, 6))
+def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, batch, most):
+    groups = list(policy.plan(lengths, batch, 64))
+    edges = buckets.fitting_edges(groups, lengths, PackedBatch, most, limit=64)
+    assert edges == sorted(set(edges))
+    assert len(edges) <= most
+    assert edges[-1] == max(lengths[group.sequences].sum() for group in groups)
 
 
 def test_too_many_widths_are_refused_and_the_edges_advised_are_taken():
@@ -86,17 +131,21 @@ def test_too_many_widths_are_refused_and_the_edges_advised_are_taken():
     edges = str(refused.value).partition("graph.edges=[")[2].partition("]")[0]
     graph = HpuGraphs([int(edge) for edge in edges.split(",")], max_buckets=2)
     assert len(graph.buckets(groups, lengths, policy, PaddedBatch, 64)) == 2
+    # Without padding nothing is refused unless it was asked for.
+    assert len(HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)) == 2
+    with pytest.raises(RefusedError, match=r"(?s)token counts.*graph.edges=\[32,63\]"):
+        HpuGraphs([1], max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)
 
 
 def test_edges_beyond_what_the_model_takes_end_there():
     lengths = np.array([60])
     groups = list(Padded().plan(lengths, 1, 64))
     found = HpuGraphs([512]).buckets(groups, lengths, Padded(), PaddedBatch, 64)
-    assert found.fill(groups[0]).width == 64
+    assert found.fill(groups[0], lengths).width == 64
 
 
 def test_without_buckets_groups_stay_as_they_are():
     prepared = compose(["model=tiny", "device=cpu"]).prepare()
     assert len(prepared.buckets) == 0
     (group,) = prepared.groups.values()
-    assert prepared.buckets.fill(group) is group
+    assert prepared.buckets.fill(group, prepared.tokens.lengths) is group

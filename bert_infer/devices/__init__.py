@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.attention import Attention
     from bert_infer.counters import Counters
     from bert_infer.engines import Encode
+    from bert_infer.graphs import CompileMode
     from bert_infer.linears import MakeLinear
 
 
@@ -136,15 +137,17 @@ class Device(ABC):
         """Return the graph mode that ``graph=auto`` means here."""
         return Eager()
 
-    def compile(self, encode: Encode, shapes: int, mode: str) -> Encode:
+    def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
         """Return ``encode`` compiled for so many distinct shapes, in a mode of torch.compile."""
         import torch
 
-        compiled: Encode = torch.compile(encode, dynamic=shapes > 1, mode=mode)
+        compiled: Encode = torch.compile(encode, dynamic=shapes > 1, mode=mode.value)
         return compiled
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
         """Return ``encode`` recorded for each shape when it first comes, and replayed after that.
+
+        What it returns is to be copied out before the next forward, which may overwrite it.
 
         Args:
             encode: takes tensors of the device, and what else identifies a shape.

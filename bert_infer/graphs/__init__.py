@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
@@ -32,18 +33,33 @@ class Graph(ABC):
     """A graph mode.
 
     Attributes:
-        first_forwards: how many forwards of a shape do more than compute.
         keeps_mask: the attention mask is passed even when it masks nothing, since what was
             recorded on a batch without padding is replayed on one with.
     """
 
     name: str
-    first_forwards: ClassVar[int] = 0
     keeps_mask: ClassVar[bool] = False
 
+    @property
+    def first_forwards(self) -> int:
+        """How many forwards of a shape do more than compute."""
+        return 0
+
     def resolve(self, device: Device) -> Graph:
-        """Return the mode that will really be used."""
+        """Return the mode that will be used on ``device``."""
         del device
+        return self
+
+    def settled(
+        self,
+        groups: Sequence[Group],
+        lengths: NDArray[np.int64],
+        batching: Batching,
+        layout: type[Batch],
+        architecture: Architecture,
+    ) -> Graph:
+        """Return the mode that will be used for these ``groups``; see ``buckets``."""
+        del groups, lengths, batching, layout, architecture
         return self
 
     def check(self, device: Device) -> None:
@@ -73,8 +89,8 @@ class Graph(ABC):
         Raises:
             RefusedError: they have more shapes than this mode bears.
         """
-        del groups, lengths, batching, layout, limit
-        return Buckets()
+        del groups, lengths, batching, limit
+        return Buckets(layout)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""
@@ -106,6 +122,11 @@ class CompileMode(Enum):
     max_autotune = "max-autotune"
     max_autotune_no_cudagraphs = "max-autotune-no-cudagraphs"
 
+    @property
+    def records(self) -> bool:
+        """Whether inductor makes CUDA graphs of what it compiles for a GPU."""
+        return self in {CompileMode.reduce_overhead, CompileMode.max_autotune}
+
 
 @dataclass(frozen=True)
 class Compile(Graph):
@@ -114,8 +135,12 @@ class Compile(Graph):
     mode: CompileMode = CompileMode.default
 
     name = "compile"
-    first_forwards: ClassVar[int] = 1
     keeps_mask: ClassVar[bool] = True
+
+    @property
+    def first_forwards(self) -> int:
+        """One compiles; inductor's graphs take one to record, and one to replay at last."""
+        return 3 if self.mode.records else 1
 
     def check(self, device: Device) -> None:
         """Refuse a machine on which inductor, where it is the backend, cannot build C++."""
@@ -141,7 +166,7 @@ class Compile(Graph):
 
         # A compilation of an earlier run in this process must not count as one of this run's.
         torch.compiler.reset()
-        return device.compile(encode, distinct(shapes), self.mode.value)
+        return device.compile(encode, distinct(shapes), self.mode)
 
 
 @dataclass(frozen=True)

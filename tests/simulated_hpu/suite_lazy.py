@@ -456,6 +456,7 @@ def test_measurements_are_kept_by_card_and_model(monkeypatch):
         (["graph=cuda_graphs"], ["cuda_graphs", "not yet there"]),
         (["dtype=tf32"], ["dtype=tf32", "bf16"]),
         (["dtype=int8", "engine=fused"], ["dtype=int8", "hpu"]),
+        (["graph=cuda_graphs"], ["NVIDIA", "graph=hpu_graphs", "device=cuda"]),
         (["graph=hpu_graphs", "graph.max_buckets=0"], ["graph.max_buckets=0"]),
         (["graph=hpu_graphs", "graph.max_graphs=0"], ["graph.max_graphs=0"]),
         (["graph=hpu_graphs", "graph.edges=[8,4]"], ["graph.edges", "increasing"]),

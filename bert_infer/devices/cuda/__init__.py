@@ -13,6 +13,7 @@ from bert_infer.devices import Device, precision_of
 from bert_infer.devices.cuda import nvml
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
+from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.engines import Encode
+    from bert_infer.graphs import CompileMode, Graph
     from bert_infer.records import Computed
 
 
@@ -41,6 +43,7 @@ class Cuda(Device):
     in_flight: int = 2
 
     name = "cuda"
+    graphs: ClassVar[frozenset[str]] = frozenset({CudaGraphs.name})
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
     has_tf32 = True
 
@@ -109,6 +112,24 @@ class Cuda(Device):
         import torch
 
         torch.cuda.synchronize(self.index)
+
+    def preferred_graph(self) -> Graph:
+        """Return CUDA graphs where they are worth it."""
+        return ByShape()
+
+    def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
+        """Return ``encode`` compiled, its results safe from the next forward in every mode."""
+        from bert_infer.devices.cuda import recording
+
+        compiled = super().compile(encode, shapes, mode)
+        return recording.kept(compiled) if mode.records else compiled
+
+    def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
+        """Return ``encode`` recorded as CUDA graphs, its results safe from the next forward."""
+        from bert_infer.devices.cuda import recording
+
+        del asynchronous  # a replay never waits
+        return recording.recorded(encode, recording.Recorder(), most)
 
     def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
         """Return the context for cuBLAS' matrix multiplications."""

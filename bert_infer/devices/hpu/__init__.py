@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bert_infer.attention import Attention
     from bert_infer.engines import Encode
-    from bert_infer.graphs import Graph
+    from bert_infer.graphs import CompileMode, Graph
     from bert_infer.linears import MakeLinear
     from bert_infer.records import Computed
 
@@ -218,7 +218,7 @@ class Hpu(Device):
         """Return HPU graphs."""
         return HpuGraphs()
 
-    def compile(self, encode: Encode, shapes: int, mode: str) -> Encode:
+    def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
         """Return ``encode`` compiled by the plugin's backend, for each shape apart."""
         del mode
         return plugin.compiled(encode, shapes)

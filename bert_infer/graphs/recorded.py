@@ -1,0 +1,98 @@
+"""What graph modes have in common that record a shape's forward once, and replay it after that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from bert_infer import buckets
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.graphs import Graph, distinct
+from bert_infer.layouts import PackedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bert_infer.batching import Batching
+    from bert_infer.buckets import Buckets
+    from bert_infer.devices import Device
+    from bert_infer.layouts import Batch, Group, Shape
+
+
+@dataclass(frozen=True)
+class Recorded(Graph):
+    """Recorded forwards, one a bucket.
+
+    Attributes:
+        edges: what batches are rounded up to, their widths or, where nothing is padded, their
+            tokens; none leaves widths as batching makes them, and spaces tokens evenly.
+        max_buckets: the warm-up's budget: as many buckets are recorded at most.
+        max_graphs: as many recordings are kept, further buckets run without; None keeps all.
+        home: the devices that have this mode, in words, and how they are asked for.
+    """
+
+    edges: list[int] = field(default_factory=list)
+    max_buckets: int = 16
+    max_graphs: int | None = None
+
+    keeps_mask: ClassVar[bool] = True
+    home: ClassVar[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        edges = tuple(self.edges)
+        if any(edge < 1 for edge in edges) or any(a >= b for a, b in pairwise(edges)):
+            raise OptionError("edges", list(edges), "increasing whole numbers from 1, or none: []")
+        object.__setattr__(self, "edges", edges)
+        if self.max_buckets < 1:
+            raise OptionError("max_buckets", self.max_buckets, "a whole number from 1")
+        if self.max_graphs is not None and self.max_graphs < 1:
+            raise OptionError("max_graphs", self.max_graphs, "null or a whole number from 1")
+
+    def check(self, device: Device) -> None:
+        """Refuse a device that does not record graphs of this kind."""
+        if self.name in device.graphs:
+            return
+        who, elsewhere = self.home
+        here = [f"graph={name}" for name in (*sorted(device.graphs), "auto", "eager", "compile")]
+        raise RefusedError(
+            f"graph={self.name} is refused on device={device.name}: only {who}.",
+            f"Use {', '.join(here[:-1])} or {here[-1]}, or {elsewhere}.",
+        )
+
+    def buckets(
+        self,
+        groups: Sequence[Group],
+        lengths: NDArray[np.int64],
+        batching: Batching,
+        layout: type[Batch],
+        limit: int,
+    ) -> Buckets:
+        """Return a bucket for each extent, if these are not too many to be recorded."""
+        fitting = buckets.fitting_edges(groups, lengths, layout, self.max_buckets, limit)
+        if issubclass(layout, PackedBatch):  # nearly each forward has its own number of tokens
+            edges = list(self.edges) or fitting
+        else:  # wider is padding, and that is batching's to decide
+            edges = sorted({min(edge, limit) for edge in self.edges})
+        found = buckets.of(groups, lengths, layout, edges)
+        if len(found) > self.max_buckets:
+            raise RefusedError(
+                f"graph={self.name} is refused: batching={batching.name} makes {len(found)} "
+                f"{layout.extents} of this input, and each has to be recorded; graph.max_buckets="
+                f"{self.max_buckets} is the warm-up's budget.",
+                f"Set graph={self.name} graph.edges=[{','.join(map(str, fitting))}], to which "
+                f"{layout.extents} are rounded up, or raise graph.max_buckets (a large model takes "
+                "many seconds a bucket).",
+            )
+        return found
+
+    def without_graph(self, shapes: Collection[Shape]) -> int:
+        """Return how many shapes ``max_graphs`` leaves out."""
+        return distinct(shapes) - self.most(shapes)
+
+    def most(self, shapes: Collection[Shape]) -> int:
+        """Return how many recordings of ``shapes`` are kept."""
+        return min(self.max_graphs or distinct(shapes), distinct(shapes))
