@@ -30,6 +30,7 @@ class Snapshot:
         accelerator: clock, temperature and the like, by the device's own names.
         accelerator_processes: other processes that use the device.
         throttled: why the device holds its clock down.
+        throttled_s: for how many seconds so far it has, by the reason.
         counters: what the device has counted.
     """
 
@@ -43,6 +44,7 @@ class Snapshot:
     accelerator: dict[str, float]
     accelerator_processes: tuple[int, ...]
     throttled: tuple[str, ...]
+    throttled_s: dict[str, float]
     counters: Counters | None
 
 
@@ -59,7 +61,7 @@ class Conditions:
         cpu_mhz: the clock before and after.
         accelerator: the device's clock, temperature and the like, before and after.
         accelerator_processes: other processes on the device.
-        throttled: why the device held its clock down.
+        throttled: why the device held its clock down, before, after or, where it counts, between.
     """
 
     load_average: float | None
@@ -97,12 +99,18 @@ def snapshot(device: Device) -> Snapshot:
         accelerator=device.readings(),
         accelerator_processes=device.other_processes(),
         throttled=device.throttle_reasons(),
+        throttled_s=device.throttled_s(),
         counters=device.counters(),
     )
 
 
 def between(before: Snapshot, after: Snapshot) -> Conditions:
     """Return what happened from one snapshot to the other."""
+    longer = (
+        reason
+        for reason, seconds in after.throttled_s.items()
+        if seconds > before.throttled_s.get(reason, seconds)
+    )
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     cores = os.cpu_count() or 1
@@ -119,7 +127,7 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
         accelerator_processes=tuple(
             sorted({*before.accelerator_processes, *after.accelerator_processes})
         ),
-        throttled=tuple(sorted({*before.throttled, *after.throttled})),
+        throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
     )
 
 

@@ -20,12 +20,12 @@ class Counters:
         energy_j: joules that the device took.
     """
 
-    compilations: int | None
-    compilation_s: float | None
-    recipe_cache_hits: int | None
-    recipe_cache_misses: int | None
-    cpu_fallbacks: Mapping[str, int] | None
-    energy_j: float | None
+    compilations: int | None = None
+    compilation_s: float | None = None
+    recipe_cache_hits: int | None = None
+    recipe_cache_misses: int | None = None
+    cpu_fallbacks: Mapping[str, int] | None = None
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)

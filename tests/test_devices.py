@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
+import psutil
 import pynvml
 import pytest
 import torch
 
+from bert_infer import compose
+from bert_infer.conditions import between, snapshot
+from bert_infer.counters import Counted
+from bert_infer.devices import auto, cuda
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
+from bert_infer.errors import RefusedError
 
 
 def test_threads_are_set_for_the_run_and_put_back():
@@ -25,7 +32,7 @@ def test_threads_are_set_for_the_run_and_put_back():
 def nvml(monkeypatch):
     """NVML's real signatures on an imagined card; the arithmetic on a real one is not seen here."""
     for name in dir(pynvml):
-        if name.startswith("nvmlDevice") or name in {"nvmlInit", "nvmlShutdown"}:
+        if name.startswith(("nvmlDevice", "nvmlSystem")) or name in {"nvmlInit", "nvmlShutdown"}:
             monkeypatch.setattr(pynvml, name, create_autospec(getattr(pynvml, name)))
     properties = SimpleNamespace(uuid="0123")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
@@ -59,13 +66,133 @@ def test_a_card_names_other_processes_and_why_it_is_slow(nvml):
     )
     assert Cuda().other_processes() == (7,)
     assert Cuda().throttle_reasons() == ("power cap",)
+    nvml.nvmlDeviceGetCurrentClocksEventReasons.return_value = (
+        pynvml.nvmlClocksEventReasonHwThermalSlowdown | pynvml.nvmlClocksEventReasonHwSlowdown
+    )
+    assert Cuda().throttle_reasons() == ("hardware slowdown", "hardware temperature")
+
+
+@pytest.mark.parametrize(
+    ("listed", "others"),
+    [
+        ([12], ()),  # ourselves, by the host's number
+        ([12, 13], (12, 13)),  # one of them is, and the other is not
+        ([1], (1,)),  # somebody whom we can see here
+        ([None, 12], (12,)),  # we are known by our own
+    ],
+)
+def test_a_process_in_a_container_does_not_take_itself_for_another(
+    nvml, monkeypatch, listed, others
+):
+    """Seen to fail: only this process' own id left out; a strange one always left out."""
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid in {1, os.getpid()})
+    nvml.nvmlDeviceGetComputeRunningProcesses.return_value = [
+        SimpleNamespace(pid=pid or os.getpid()) for pid in listed
+    ]
+    assert Cuda().other_processes() == others
+
+
+def test_throttling_between_two_readings_is_seen(nvml):
+    """Seen to fail: the reasons of the two moments alone."""
+    nvml.nvmlDeviceGetCurrentClocksEventReasons.return_value = 0
+    nvml.nvmlDeviceGetComputeRunningProcesses.return_value = []
+    nvml.nvmlDeviceGetTotalEnergyConsumption.side_effect = [5_000, 12_500]  # millijoules
+    counted = {pynvml.NVML_PERF_POLICY_POWER: 0, pynvml.NVML_PERF_POLICY_THERMAL: 9_000_000}
+
+    def status(_card, policy):
+        if policy not in counted:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(violationTime=counted[policy])
+
+    nvml.nvmlDeviceGetViolationStatus.side_effect = status
+    before = snapshot(Cuda())
+    assert Cuda().throttled_s() == {"power cap": 0, "temperature": 0.009}
+    counted[pynvml.NVML_PERF_POLICY_POWER] = 1_000_000
+    after = snapshot(Cuda())
+    assert between(before, after).throttled == ("power cap",)
+    counted_j = Counted(before.counters, before.counters, after.counters).as_json()
+    assert counted_j["measured_energy_j"] == 7.5
+
+
+def test_a_cards_memory_and_its_drivers_cuda_are_known_without_using_it(nvml):
+    nvml.nvmlDeviceGetCount.return_value = 2
+    nvml.nvmlDeviceGetHandleByIndex.side_effect = lambda index: index
+    nvml.nvmlDeviceGetMemoryInfo.side_effect = lambda index: SimpleNamespace(
+        total=(index + 1) << 30
+    )
+    assert Cuda().memory_bytes() == 2 << 30
+    nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    assert Cuda().memory_bytes() is None
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A machine that seems to have a GPU, and a build of torch for CUDA 13.0."""
+    monkeypatch.setattr(cuda, "has_driver", lambda: True)
+    monkeypatch.setattr(auto, "has_driver", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    cuda.unusable.cache_clear()
+    yield
+    cuda.unusable.cache_clear()
+
+
+TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020)."
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_driver_too_old_for_torch_is_one_message_with_a_remedy(nvml, monkeypatch, caplog):
+    """Seen to fail: torch's own warning, which it gives once, and asked again says nothing."""
+    nvml.nvmlSystemGetCudaDriverVersion_v2.return_value = 12020
+    said = [TOO_OLD + "\nPlease update."]
+
+    def is_available():
+        if said:
+            warnings.warn(said.pop(), stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    for _ in range(2):
+        with pytest.raises(RefusedError) as refused:
+            compose(["model=tiny", "device=cuda"]).prepare()
+        assert TOO_OLD in refused.value.message
+        assert "is built for CUDA 13.0" in refused.value.message
+        assert "serves 12.2" in refused.value.message
+        assert "Update the driver" in refused.value.remedy
+        assert "\n" not in refused.value.message
+    assert isinstance(auto.Auto().resolve(), Cpu)
+    assert isinstance(auto.Auto().resolve(), Cpu)
+    (told,) = caplog.records
+    assert "device=auto takes the CPU" in told.getMessage()
+
+
+@pytest.mark.usefixtures("driver")
+def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch):
+    nvml.nvmlSystemGetCudaDriverVersion_v2.return_value = 13000
+    with pytest.raises(RefusedError, match="the driver has none"):
+        Cuda().check()
+    cuda.unusable.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(RefusedError, match="is built without CUDA"):
+        Cuda().check()
+    cuda.unusable.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RefusedError, match=r"device.index=2 is refused: .* 0 to 1"):
+        Cuda(index=2).check()
+    Cuda(index=1).check()
+    assert isinstance(auto.Auto().resolve(), Cuda)
 
 
 def test_what_nvml_cannot_say_is_unknown(nvml):
     nvml.nvmlDeviceGetPowerUsage.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     nvml.nvmlDeviceGetClockInfo.return_value = 1
     nvml.nvmlDeviceGetTemperature.return_value = 1
-    assert Cuda().readings() == {}
+    assert set(Cuda().readings()) == {"sm_clock_mhz", "memory_clock_mhz", "temperature_c"}
+    nvml.nvmlDeviceGetTotalEnergyConsumption.side_effect = nvml.nvmlDeviceGetPowerUsage.side_effect
+    assert Cuda().counters() is None
     nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     assert Cuda().other_processes() == ()
     assert Cuda().throttle_reasons() == ()
+    assert Cuda().throttled_s() == {}
+    assert Cuda().readings() == {}

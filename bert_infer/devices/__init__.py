@@ -233,6 +233,17 @@ class Device(ABC):
         """Return why the accelerator holds its clock down now."""
         return ()
 
+    def throttled_s(self) -> dict[str, float]:
+        """Return for how many seconds so far it has, by the reason; what is not counted is out."""
+        return {}
+
+    def memory_bytes(self) -> int | None:
+        """Return how much memory of its own it has at the most; None where that is not known.
+
+        Read without making use of the device: whoever plans a run does not occupy it.
+        """
+        return None
+
 
 @contextmanager
 def precision_of(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401  torch has no type for it

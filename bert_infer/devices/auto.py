@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
-from bert_infer.devices.cuda import Cuda, has_driver
+from bert_infer.devices.cuda import Cuda, has_driver, unusable
 from bert_infer.devices.hpu import Hpu, host
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,10 @@ class Auto(Device):
             return Hpu()
         if not has_driver():
             return Cpu()
-        import torch
-
-        return Cuda() if torch.cuda.is_available() else Cpu()
+        complaint = unusable()
+        if complaint:
+            _tell(complaint)
+        return Cpu() if complaint else Cuda()
 
     def synchronize(self) -> None:
         """Wait for the resolved device."""
@@ -43,3 +48,9 @@ class Auto(Device):
     def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
         """Return the resolved device's context."""
         return self.resolve().fp32_precision(precision)
+
+
+@cache
+def _tell(complaint: str) -> None:
+    """Say once that there is a driver, and that it is of no use."""
+    _LOG.warning("device=auto takes the CPU: torch %s", complaint)

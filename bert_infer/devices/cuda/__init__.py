@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bert_infer.counters import Counters
 from bert_infer.devices import Device, precision_of
 from bert_infer.devices.cuda import nvml
 from bert_infer.devices.overlap import Overlap
@@ -68,10 +70,11 @@ class Cuda(Device):
             )
         import torch
 
-        if not torch.cuda.is_available():
+        if complaint := unusable():
             raise RefusedError(
-                f"device=cuda is refused: torch {torch.__version__} finds no GPU it can use.",
-                "Install a CUDA build of torch that fits the driver, or use device=cpu.",
+                f"device=cuda is refused: torch {torch.__version__} {complaint}",
+                "Update the driver, install a build of torch that fits it "
+                "(https://pytorch.org/get-started/locally), or use device=cpu.",
             )
         if self.index >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
@@ -166,6 +169,15 @@ class Cuda(Device):
         """Return the card's clocks, temperature and power."""
         return nvml.of(self._uuid(), nvml.readings, {})
 
+    def counters(self) -> Counters | None:
+        """Return the card's energy, where it counts that."""
+        energy_j = nvml.of(self._uuid(), nvml.energy_j, None)
+        return None if energy_j is None else Counters(energy_j=energy_j)
+
+    def memory_bytes(self) -> int | None:
+        """Return what the largest card of the machine has: which one it is, CUDA alone knows."""
+        return nvml.largest_memory_bytes()
+
     def other_processes(self) -> tuple[int, ...]:
         """Return the ids of other processes that compute on the card."""
         return nvml.of(self._uuid(), nvml.other_processes, ())
@@ -173,6 +185,10 @@ class Cuda(Device):
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons that NVML gives for a clock below what was asked."""
         return nvml.of(self._uuid(), nvml.throttle_reasons, ())
+
+    def throttled_s(self) -> dict[str, float]:
+        """Return what NVML has counted of that."""
+        return nvml.of(self._uuid(), nvml.throttled_s, {})
 
     def _uuid(self) -> str:
         import torch
@@ -194,6 +210,27 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+@cache
+def unusable() -> str | None:
+    """Return why torch can use no GPU, a sentence's end; None where it can.
+
+    Kept, as torch itself complains only once.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        return "is built without CUDA."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    reason = str(said[0].message).partition("\n")[0] if said else "the driver has none."
+    return (
+        f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
+        f"({_driver_version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}."
+    )
 
 
 def has_driver() -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import pynvml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -22,40 +24,100 @@ def of(uuid: str, read: Callable[[Any], T], unknown: T) -> T:
         read: takes NVML's handle.
         unknown: returned where the library or the driver is missing, or the card has no such thing.
     """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return unknown
-    try:
+    with suppress(pynvml.NVMLError), _library():
         return read(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-    except pynvml.NVMLError:
-        return unknown
+    return unknown
+
+
+def readings(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module's
+    """Return clocks, temperature and power, units in the names, as far as the card tells them."""
+    reads: dict[str, Callable[[], float]] = {
+        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_MEM),
+        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU),
+        "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
+    }
+    found = {}
+    for name, read in reads.items():
+        with suppress(pynvml.NVMLError):  # a part of a card has no power of its own
+            found[name] = float(read())
+    return found
+
+
+def energy_j(card: Any) -> float:  # noqa: ANN401  likewise
+    """Return the joules that the card has taken since its driver was loaded."""
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(card)) / 1e3
+
+
+def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
+    """Return the ids of other processes that compute on the card.
+
+    In a container they may be the host's ids, by which this process does not know itself. It is on
+    the card, so an only process that is not to be found here is this one.
+    """
+    listed = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(card)}
+    strange = {pid for pid in listed if not psutil.pid_exists(pid)}
+    ourselves = {os.getpid()}
+    if not listed & ourselves and len(strange) == 1:
+        ourselves = strange
+    return tuple(sorted(listed - ourselves))
+
+
+def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
+    """Return the reasons for a clock below what the load would have it."""
+    active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(card)
+    return tuple(name for name, bit in _REASONS.items() if active & bit)
+
+
+def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  likewise
+    """Return for how many seconds so far each limit has held clocks down, as the card counts it."""
+    found = {}
+    for name, policy in _LIMITS.items():
+        with suppress(pynvml.NVMLError):
+            status = pynvml.nvmlDeviceGetViolationStatus(card, policy)
+            found[name] = status.violationTime / 1e9  # nanoseconds
+    return found
+
+
+def largest_memory_bytes() -> int | None:
+    """Return the most memory that a card of this machine has; where nobody tells it, None."""
+    with suppress(pynvml.NVMLError), _library():
+        cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return max((int(pynvml.nvmlDeviceGetMemoryInfo(c).total) for c in cards), default=None)
+    return None
+
+
+def cuda_version() -> str | None:
+    """Return the latest CUDA version that the driver serves; where nobody tells it, None."""
+    with suppress(pynvml.NVMLError), _library():
+        version = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return f"{version // 1000}.{version % 1000 // 10}"
+    return None
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    pynvml.nvmlInit()
+    try:
+        yield
     finally:
         pynvml.nvmlShutdown()
 
 
-def readings(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module's
-    """Return clocks, temperature and power, units in the names."""
-    return {
-        "sm_clock_mhz": float(pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM)),
-        "memory_clock_mhz": float(pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_MEM)),
-        "temperature_c": float(pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU)),
-        "power_w": pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
-    }
-
-
-def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
-    """Return the ids of other processes that compute on the card."""
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
-    return tuple(sorted({process.pid for process in processes} - {os.getpid()}))
-
-
-def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
-    """Return the reasons for a clock below what was asked."""
-    active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(card)
-    reasons = {
-        "power cap": pynvml.nvmlClocksEventReasonSwPowerCap,
-        "temperature": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
-        "hardware slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
-    }
-    return tuple(name for name, bit in reasons.items() if active & bit)
+_REASONS = {
+    "power cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+    "temperature": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+    "hardware slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
+    "hardware temperature": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
+    "power brake": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
+    "boost with other cards": pynvml.nvmlClocksEventReasonSyncBoost,
+}
+_LIMITS = {
+    "power cap": pynvml.NVML_PERF_POLICY_POWER,
+    "temperature": pynvml.NVML_PERF_POLICY_THERMAL,
+    "boost with other cards": pynvml.NVML_PERF_POLICY_SYNC_BOOST,
+    "board limit": pynvml.NVML_PERF_POLICY_BOARD_LIMIT,
+    "reliability": pynvml.NVML_PERF_POLICY_RELIABILITY,
+}
+"""What is counted, by NVML's policies. Its newer counters, one for each reason, have numbers that
+changed from one release of the library to the next."""
