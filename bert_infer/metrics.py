@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_infer import caveats, statistics
+from bert_infer.attempts import Attempts
 from bert_infer.environment import digest
 from bert_infer.measure import Phases
 from bert_infer.samples import Samples
@@ -46,6 +47,7 @@ class Record:
     status: str = "interrupted"
     error: dict[str, str] | None = None
     phases: Phases = field(default_factory=Phases)
+    attempts: Attempts = field(default_factory=Attempts)
     architecture: Architecture | None = None
     workload: Workload | None = None
     provenance: dict[str, Any] = field(default_factory=dict)

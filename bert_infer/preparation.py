@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ def prepare(runner: Runner) -> Prepared:
     graph = graph.settled(groups, lengths, runner.batching, layout, architecture)
     buckets = graph.buckets(groups, lengths, runner.batching, layout, architecture.max_length)
     groups = [buckets.fill(group, lengths) for group in groups]
-    _check_fits(layout, groups, lengths, architecture)
+    _check_fits(layout, groups, lengths, architecture, device)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
     if source.path:
@@ -130,24 +131,32 @@ def prepare(runner: Runner) -> Prepared:
 
 
 def _check_fits(
-    layout: type[Batch], groups: list[Group], lengths: NDArray[np.int64], architecture: Architecture
+    layout: type[Batch],
+    groups: list[Group],
+    lengths: NDArray[np.int64],
+    architecture: Architecture,
+    device: Device,
 ) -> None:
-    """Refuse a batch whose outputs alone are more than this machine's memory.
+    """Refuse a batch that is sure not to fit this machine's memory, or the device's own.
 
-    Outputs come to the host whatever the device, in 2 bytes a value at the least.
+    Outputs lie in both, in 2 bytes a value at the least; weights in the device's, in 1.
     """
-    memory = environment.physical_memory_bytes()
     largest = max(groups, key=lambda group: layout.shape_of(group, lengths).slots)
     sequences, slots = len(largest.sequences), layout.shape_of(largest, lengths).slots
     outputs = slots * architecture.hidden * 2
-    if memory and outputs > memory:
-        raise OptionError(
-            "batch",
-            sequences,
-            f"at most {memory * sequences // outputs} here: the hidden states of so many sequences "
-            f"of {slots // sequences} tokens would fill this machine's memory",
-            "Lower batch, or batching.max_tokens where that decides.",
-        )
+    weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
+    for whose, memory in (
+        ("this machine's", environment.physical_memory_bytes()),
+        (f"the {device.name} device's", (device.memory_bytes() or 0) - weights_bytes),
+    ):
+        if memory and 0 < memory < outputs:
+            raise OptionError(
+                "batch",
+                sequences,
+                f"at most {memory * sequences // outputs} here: the hidden states of so many "
+                f"sequences of {slots // sequences} tokens would fill {whose} memory",
+                "Lower batch, or batching.max_tokens where that decides.",
+            )
 
 
 @lru_cache(maxsize=4)

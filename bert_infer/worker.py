@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer import status
-from bert_infer.errors import RefusedError
+from bert_infer.attempts import LESS, ran_out
+from bert_infer.errors import BertInferError, RefusedError
 from bert_infer.metrics import Record
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ def carry_out(
         raise
     except RefusedError as error:  # what was checked a moment ago has changed
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
+    except BertInferError as error:
+        _LOG.exception("The run failed.")
+        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
@@ -139,8 +143,8 @@ def note_interruption(directory: Path, record: Record | None = None) -> None:
 def _remedy(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return TAKES_TOO_LONG
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate" in str(error):
-        return "Lower batch or max_length, or choose a smaller dtype or model."
+    if ran_out(error):
+        return LESS
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
     return "The traceback is in run.log, in the run's directory."

@@ -83,7 +83,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         "segfault": "SIGSEGV",
         "kill": "SIGKILL",
         "hang": "TimeoutError",
-        "allocate": "RuntimeError",
+        "allocate": "OutOfMemoryError",
         "accelerator_is_full": "OutOfMemoryError",
         "exit": "SystemExit",
         "raise": "ZeroDivisionError",
@@ -98,6 +98,9 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         assert metrics["run"]["isolation"] == "process"
     assert "Lower batch" in of_deed["allocate"]["error"]["remedy"]
     assert "Lower batch" in of_deed["accelerator_is_full"]["error"]["remedy"]
+    for deed in ("allocate", "accelerator_is_full"):
+        said = of_deed[deed]["error"]["message"]
+        assert re.search(r"The forward of 1 sequence, (\d+) tokens did not fit; .* \1 tokens", said)
     assert "Lower batch" in of_deed["kill"]["error"]["remedy"]
     assert of_deed["raise"]["latency_ms"]["samples"] > 50, "What was measured until then is lost."
     assert "Segmentation fault" in (command.directory / "sweep/0/run.log").read_text()

@@ -1,0 +1,143 @@
+"""Which batches a run has tried to compute: what fitted in memory, and what did not."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bert_infer.errors import OutOfMemoryError
+from bert_infer.layouts import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.engines import Encode
+    from bert_infer.layouts import Batch
+
+LESS = "Lower batch or max_length, or choose a smaller dtype or model."
+
+
+class Attempt(NamedTuple):
+    """A forward, by its sequences and its tokens, filling ones included."""
+
+    group: Group
+    tokens: int
+
+    def __str__(self) -> str:
+        sequences = len(self.group.sequences)
+        return f"{sequences:,} sequence{'s' * (sequences > 1)}, {self.tokens:,} tokens"
+
+    @classmethod
+    def of(cls, group: Group, batch: Batch) -> Attempt:
+        """Return the attempt at ``batch``, which was made of ``group``."""
+        return cls(group, batch.padded_tokens)
+
+
+class Attempts:
+    """A run's forwards, in the order in which their batches are laid out.
+
+    Attributes:
+        largest: of those that are known to have fitted.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Attempt] = deque()
+        self._latest: Attempt | None = None
+        self._is_computing = False
+        self.largest: Attempt | None = None
+
+    def following(
+        self, groups: Iterable[Group], lay_out: Callable[[Group], tuple[Batch, Any]]
+    ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
+        """Yield each group's batch and inputs, which ``lay_out`` makes of it."""
+        self._waiting.clear()  # what was laid out last may not have been wanted
+        for group in groups:
+            batch, inputs = lay_out(group)
+            self._waiting.append(Attempt.of(group, batch))
+            yield batch, inputs
+
+    def watching(self, encode: Encode) -> Encode:
+        """Return ``encode``, followed."""
+
+        def attempt(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
+            self._fitted()
+            self._latest = self._waiting.popleft() if self._waiting else None
+            self._is_computing = True
+            outputs = encode(*inputs)
+            self._is_computing = False
+            return outputs
+
+        return attempt
+
+    def broken_off(self) -> Attempt | None:
+        """Return the attempt that an exception ended; None where there was none."""
+        if self._is_computing or not self._waiting:  # the latter while it is waited for
+            return self._latest
+        self._fitted()
+        return self._waiting[0]
+
+    def _fitted(self) -> None:
+        """Note that memory sufficed for the latest: the next has begun."""
+        if self._latest and (self.largest is None or self._latest.tokens > self.largest.tokens):
+            self.largest = self._latest
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tell whether ``error`` is of memory, the host's or a device's, which say it in words."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in said or "allocate" in said)
+
+
+def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> Attempt | None:
+    """Return the attempt at half of ``group``, a quarter of it and so on that first succeeds."""
+    while len(group.sequences) > 1:
+        group = Group(group.sequences[: len(group.sequences) // 2], group.width)
+        try:
+            return compute(group)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error):
+                return None  # a device that has run out may be of no more use
+            forget(error)
+    return None
+
+
+def forget(error: BaseException) -> None:
+    """Give up what the functions held that ``error`` ended: tensors, most of all."""
+    cause: BaseException | None = error
+    while cause:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+
+
+def out_of_memory(
+    error: BaseException, failed: Attempt, largest: Attempt | None, *, uses_batch: bool
+) -> OutOfMemoryError:
+    """Return an error that names the forward that failed, and the largest that did not.
+
+    Args:
+        error: what was raised.
+        failed: the forward that it ended.
+        largest: what is known to have fitted.
+        uses_batch: ``batch`` is what decides how much a forward holds.
+    """
+    said = str(error).partition("\n")[0] or type(error).__name__
+    message = f"{said.rstrip('.')}. The forward of {failed} did not fit; "
+    if largest is None:
+        return OutOfMemoryError(f"{message}none that was tried did.", LESS)
+    message += f"the largest that did had {largest}."
+    sequences = len(failed.group.sequences)
+    # As many sequences of the failed width as have the tokens that fitted.
+    fitting = largest.tokens * sequences // failed.tokens
+    if not 0 < fitting < sequences:
+        return OutOfMemoryError(message, LESS)
+    what = f"batch to {fitting}" if uses_batch else f"batching.max_tokens to {largest.tokens}"
+    return OutOfMemoryError(
+        message, f"Lower {what} or less, lower max_length, or choose a smaller dtype or model."
+    )

@@ -1,0 +1,183 @@
+"""A batch that does not fit: which one it was, and which one would."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bert_infer import compose, worker
+from bert_infer.attempts import first_half_that_fits
+from bert_infer.devices.cpu import Cpu
+from bert_infer.errors import OptionError, OutOfMemoryError
+
+PLUGIN = Path(__file__).parent / "plugin"
+sys.path.append(str(PLUGIN))
+from small import Small  # noqa: E402
+
+LONG, SHORT = "word " * 14, "word " * 6  # 16 and 8 tokens
+
+
+def record(tmp_path, *overrides, texts, slots=40, device=None):
+    chosen = compose(["model=tiny", "drift.texts=0", f"input.text={texts}", *overrides])
+    chosen = replace(chosen, device=device or Small(slots=slots))
+    return worker.carry_out(lambda: chosen, tmp_path).metrics
+
+
+PACKED = ["engine=fused", "batching=packed", "batching.max_tokens=64"]
+BY_LENGTH = ["batching=by_length", "batching.edges=[8,16]", "max_length=16", "batch=4"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts", "says"),
+    [
+        # One shape, and nothing smaller before it: its halves are tried.
+        (["batch=8"], [LONG] * 8, ["8 sequences, 128 tokens", "2 sequences, 32", "batch to 2 or"]),
+        # A window of short texts comes before that of long ones.
+        (
+            [*BY_LENGTH, "batching.window=4"],
+            [SHORT] * 4 + [LONG] * 4,
+            ["4 sequences, 64 tokens", "4 sequences, 32 tokens", "batch to 2 or"],
+        ),
+        (
+            PACKED,
+            [LONG] * 4,
+            ["4 sequences, 64", "2 sequences, 32", "batching.max_tokens to 32 or"],
+        ),
+        # As many sequences, and no fewer of them would do.
+        (
+            ["batching=by_length", "batching.edges=[8,64]", "max_length=64", "batching.window=1"],
+            [SHORT, "word " * 60],
+            ["1 sequence, 64 tokens", "1 sequence, 8 tokens", "max_length"],
+        ),
+        (["batch=2"], ["word " * 60], ["2 sequences, 124 tokens", "none that was tried", "batch"]),
+    ],
+)
+def test_the_batch_that_failed_is_named_and_the_largest_that_fitted(
+    tmp_path, overrides, texts, says
+):
+    """Seen to fail: no halves tried; the one that failed taken for one that fitted."""
+    metrics = record(tmp_path, *overrides, texts=texts)
+    error = metrics["error"]
+    assert (metrics["status"], error["type"]) == ("failed", "OutOfMemoryError")
+    assert error["message"].startswith(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. The forward"
+    )
+    failed, fitted, remedy = says
+    assert f"of {failed}" in error["message"]
+    assert fitted in error["message"]
+    assert "(phase: warmup)" in error["message"]
+    assert remedy in error["remedy"]
+    assert (tmp_path / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("where", ["copy_in", "copy_out", "engine"])
+def test_wherever_memory_ends(tmp_path, where):
+    """Seen to fail: the next batch named where the outputs of the last do not fit the host."""
+
+    @dataclass(frozen=True)
+    class Full(Cpu):
+        def copy_in(self, arrays):
+            if where == "copy_in" and arrays[0].size > 40:
+                raise MemoryError
+            return super().copy_in(arrays)
+
+        def copy_out(self, outputs):
+            if where == "copy_out" and outputs.hidden_states.shape[:2].numel() > 40:
+                raise MemoryError
+            return super().copy_out(outputs)
+
+        def torch_device(self):
+            if where == "engine":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().torch_device()
+
+    texts = [SHORT] * 4 + [LONG] * 4
+    error = record(tmp_path, *BY_LENGTH, "batching.window=4", texts=texts, device=Full())["error"]
+    assert error["remedy"].startswith("Lower batch")
+    if where == "engine":
+        assert error["message"] == "CUDA out of memory. (phase: load)"
+    else:
+        assert "The forward of 4 sequences, 64 tokens did not fit" in error["message"]
+        assert "had 4 sequences, 32 tokens." in error["message"]
+
+
+def test_a_program_gets_the_same_words_and_what_the_forward_held_is_given_up():
+    """Seen to fail: frames not cleared, which hold the tensors of what failed."""
+    held = []
+
+    @dataclass(frozen=True)
+    class Watched(Small):
+        def fed(self, encode):
+            def attempt(*inputs):
+                assert not [kept for kept in held if kept()], "of the attempt before"
+                state = torch.ones(1 << 10)
+                held.append(weakref.ref(state))
+                return inner(*inputs)
+
+            inner = super().fed(encode)
+            return attempt
+
+    chosen = replace(compose(["model=tiny", "drift.texts=0", "batch=8"]), device=Watched(slots=40))
+    gc.disable()
+    try:
+        with pytest.raises(OutOfMemoryError, match="2 sequences, 32 tokens") as told:
+            chosen.run([LONG] * 8)
+    finally:
+        gc.enable()
+    assert len(held) == 3
+    assert isinstance(told.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_a_device_that_is_of_no_more_use_is_not_tried_again():
+    tried = []
+
+    def compute(group):
+        tried.append(group)
+        raise RuntimeError("device lost")
+
+    prepared = compose(["model=tiny", "device=cpu", "batch=8"]).prepare()
+    (group,) = prepared.groups.values()
+    assert first_half_that_fits(group, compute) is None
+    assert len(tried) == 1
+
+
+def test_what_is_sure_not_to_fit_the_card_is_refused():
+    """Seen to fail: the weights left out."""
+
+    @dataclass(frozen=True)
+    class Card(Cpu):
+        def memory_bytes(self):
+            return 340_000_000  # and BERT-Large has 335 million parameters
+
+    chosen = compose(["model=bert-large-uncased", "model.weights=random", "batch=64"])
+    chosen = replace(chosen, device=Card(), input=compose([f"text={'word ' * 500}"]).input)
+    with pytest.raises(
+        OptionError, match=r"batch=64 is refused: batch takes at most \d here"
+    ) as said:
+        chosen.prepare()
+    assert "cpu device's memory" in str(said.value)
+    replace(chosen, settings=replace(chosen.settings, batch=1)).prepare()
+
+
+def test_it_happens_in_a_process_of_its_own_too(command):
+    done = command(
+        *("--config-dir", str(PLUGIN / "conf"), "device=small", "device.slots=20"),
+        *("model=tiny", "drift.texts=0", "batch=8", "isolation=process"),
+        env={"PYTHONPATH": os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    (metrics,) = command.metrics()
+    assert (
+        "did not fit; the largest that did had 4 sequences, 20 tokens"
+        in metrics["error"]["message"]
+    )
+    assert "Lower batch to 4 or less" in metrics["error"]["remedy"]
+    assert "Lower batch to 4 or less" in done.stdout + done.stderr
