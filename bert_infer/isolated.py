@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from bert_infer import environment, files, status, worker
+from bert_infer.attempts import LESS
 from bert_infer.inputs.lines import spooled
 from bert_infer.worker import Finished, Watch
 
@@ -136,7 +137,7 @@ def _cause(exit_code: int, log: Path) -> tuple[str, str, str]:
         return (
             "SIGKILL",
             "The system killed the process, as it does when memory runs out.",
-            "Lower batch or max_length, or choose a smaller dtype or model.",
+            LESS,
         )
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
