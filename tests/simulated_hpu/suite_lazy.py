@@ -453,7 +453,6 @@ def test_measurements_are_kept_by_card_and_model(monkeypatch):
         (["graph=hpu_graphs", "device.lazy=false"], ["device.lazy=false", "graph=compile"]),
         (["graph=compile", "device.lazy=true"], ["device.lazy=true", "graph=hpu_graphs"]),
         (["graph=compile", "graph.mode=max_autotune"], ["graph.mode=max_autotune", "inductor"]),
-        (["graph=cuda_graphs"], ["cuda_graphs", "not yet there"]),
         (["dtype=tf32"], ["dtype=tf32", "bf16"]),
         (["dtype=int8", "engine=fused"], ["dtype=int8", "hpu"]),
         (["graph=cuda_graphs"], ["NVIDIA", "graph=hpu_graphs", "device=cuda"]),
