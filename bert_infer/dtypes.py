@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.devices import Device
     from bert_infer.linears import MakeLinear
@@ -27,6 +28,7 @@ class Dtype(ABC):
         is_quantised: weights become codes, which PyTorch's own modules do not take.
         has_ceiling: its matrix multiplication can be timed by itself.
         has_scales: PyTorch's modules are converted, and hold scales beside their weights.
+        multiple: matrices that it multiplies have sizes that this divides.
     """
 
     name: str
@@ -34,6 +36,12 @@ class Dtype(ABC):
     is_quantised: ClassVar[bool] = False
     has_ceiling: ClassVar[bool] = True
     has_scales: ClassVar[bool] = False
+    multiple: ClassVar[int] = 1
+
+    def resolve(self, device: Device) -> Dtype:
+        """Return the format as ``device`` has it."""
+        del device
+        return self
 
     def check(self, device: Device) -> None:
         """Refuse a device without this format.
@@ -58,9 +66,9 @@ class Dtype(ABC):
         """Return how an engine of our own multiplies by a weight matrix on ``device``."""
         return device.linears(self.matmuls())[0]
 
-    def attention(self, device: Device) -> Attention:
+    def attention(self, device: Device, architecture: Architecture) -> Attention:
         """Return how an engine of our own attends on ``device``."""
-        return device.attention(self.weights())
+        return device.attention(self.weights(), architecture)
 
     def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
         """Return ``module``, which lies on ``device``, with what this format changes in it."""
@@ -95,8 +103,8 @@ class Tf32(Fp32):
         """Refuse a device without TensorFloat-32."""
         if not device.has_tf32:
             raise RefusedError(
-                f"dtype=tf32 is refused on device={device.name}: TensorFloat-32 is a mode of "
-                "NVIDIA's tensor cores.",
+                f"dtype=tf32 is refused on this {device.name}: TensorFloat-32 is a mode of the "
+                "tensor cores of NVIDIA GPUs of compute capability 8.0 (Ampere) and later.",
                 "Use dtype=fp32 or dtype=bf16.",
             )
 
@@ -110,6 +118,10 @@ class Bf16(Dtype):
     """Bfloat16 throughout."""
 
     name = "bf16"
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without bfloat16."""
+        _check_bf16(self, device)
 
     def weights(self) -> torch.dtype:
         """Return bfloat16."""
@@ -146,6 +158,10 @@ class Bf16Autocast(Fp32):
 
     name = "bf16_autocast"
     is_autocast: ClassVar[bool] = True
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without bfloat16."""
+        _check_bf16(self, device)
 
     def matmuls(self) -> torch.dtype:
         """Return bfloat16, what matrix multiplications are autocast to."""
@@ -186,13 +202,13 @@ class Int8(Fp32):
         """Return codes that fill a good part of their range, and sums that never overflow."""
         return super().operand(values.mul(16).clamp(-64, 64))
 
-    def attention(self, device: Device) -> Attention:
+    def attention(self, device: Device, architecture: Architecture) -> Attention:
         """Return attention in bfloat16 where the device computes in it; softmax is in float32."""
         import torch
 
         if device.emulates(torch.bfloat16):
-            return super().attention(device)
-        return Narrowed(device.attention(torch.bfloat16), torch.bfloat16)
+            return super().attention(device, architecture)
+        return Narrowed(device.attention(torch.bfloat16, architecture), torch.bfloat16)
 
     def linear(self, device: Device) -> MakeLinear:
         """Return the Linear that turns activations into codes and back.
@@ -210,3 +226,12 @@ class Int8(Fp32):
                 "Use dtype=bf16 or dtype=fp32, or another version of torch.",
             )
         return Quantised
+
+
+def _check_bf16(dtype: Dtype, device: Device) -> None:
+    if not device.has_bf16:
+        raise RefusedError(
+            f"dtype={dtype.name} is refused on this {device.name}: bfloat16 came to NVIDIA GPUs "
+            "with compute capability 8.0 (Ampere), and to emulate it is slower than float32.",
+            "Use dtype=fp16 or dtype=fp32.",
+        )

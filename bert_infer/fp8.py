@@ -1,40 +1,23 @@
-"""8-bit floating point on Gaudi: Intel's neural_compressor measures a model, then converts it.
-
-Two runs: the first notes the largest values in every layer on the user's own texts, the second
-multiplies in 8 bits with scales made from them. What was measured holds for one generation of
-cards and one model, and is kept by these.
-"""
+"""The fp8 option of ``dtype``: linear layers in 8-bit floating point, as the device does that."""
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-
-from platformdirs import user_cache_path
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from bert_infer.dtypes import Bf16
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
     from bert_infer.devices import Device
-
-_MEASURED: list[torch.nn.Module] = []
-"""The models that this process measures now; what was seen of them is written when a run ends."""
-
-_SAMPLED = 16
+    from bert_infer.linears import MakeLinear
 
 
 class Step(Enum):
-    """Which of the two runs this is; the values are neural_compressor's."""
+    """Which of Gaudi's two runs this is; the values are neural_compressor's."""
 
     measure = "MEASURE"
     convert = "QUANTIZE"
@@ -44,6 +27,8 @@ class Step(Enum):
 class Fp8(Bf16):
     """Linear layers multiply in E4M3, everything else is bfloat16.
 
+    The fields are Gaudi's (``devices.hpu.fp8``).
+
     Attributes:
         step: measure first, then convert.
         measurements: the directory of what was measured; None: the user's cache directory.
@@ -51,89 +36,63 @@ class Fp8(Bf16):
         blocklist: layers that stay bfloat16, by parts of their names.
     """
 
-    step: Step
-    measurements: str | None
-    scale_method: str
-    blocklist: list[str]
+    step: Step = Step.convert
+    measurements: str | None = None
+    scale_method: str = "maxabs_hw"
+    blocklist: list[str] = field(default_factory=list)
 
-    has_ceiling: ClassVar[bool] = False  # PyTorch has no such matmul of its own on Gaudi
-    has_scales: ClassVar[bool] = True
+    name = "fp8"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocklist", tuple(self.blocklist))
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Its name, which tells a run that only measures."""
-        return "fp8" if self.step is Step.convert else "fp8_measuring"
+    @classmethod
+    def of(cls, asked: Fp8) -> Self:
+        """Return this way to multiply with the fields that were asked for."""
+        return cls(**{part.name: getattr(asked, part.name) for part in fields(Fp8)})
+
+    def resolve(self, device: Device) -> Fp8:
+        """Return the device's way."""
+        return device.fp8(self)
 
     def check(self, device: Device) -> None:
-        """Refuse a device without the format, and a machine without neural_compressor."""
+        """Refuse a device without the format."""
         if not device.has_fp8:
             raise RefusedError(
-                f"dtype=fp8 is refused on this {device.name}: Gaudi 2 and 3 have it.",
+                f"dtype=fp8 is refused on this {device.name}: Gaudi 2 and 3 have it, and NVIDIA "
+                "GPUs of compute capability 8.9 (Ada, Hopper) and later.",
                 "Use dtype=bf16.",
             )
-        if find_spec("neural_compressor") is None:
-            raise RefusedError(
-                "dtype=fp8 is refused: neural_compressor, which converts models, is not installed.",
-                "pip install neural_compressor_pt (docs/gaudi.md has both steps), or dtype=bf16.",
-            )
-
-    def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
-        """Return ``module`` with what the step puts in the place of its linear layers.
-
-        Raises:
-            RefusedError: it is to be converted, and has not been measured on such a card.
-        """
-        from neural_compressor.torch.quantization import FP8Config, convert, prepare
-
-        place = self._place(module, device)
-        if self.step is Step.convert and not any(place.glob("measure_hooks_*")):
-            raise RefusedError(
-                f"dtype=fp8 has no measurements of this model on this card: none are in {place}.",
-                "Run once with dtype=fp8 dtype.step=measure, on texts such as yours.",
-            )
-        place.mkdir(parents=True, exist_ok=True)
-        config = FP8Config(
-            dump_stats_path=str(place / "measure"),
-            fp8_config="E4M3",
-            hp_dtype="bf16",
-            mode=self.step.value,
-            observer="maxabs",
-            scale_method=self.scale_method,
-            blocklist={"names": list(self.blocklist), "types": ()},
-        )
-        changed: torch.nn.Module
-        if self.step is Step.convert:
-            changed = convert(module, config)
-        else:
-            changed = prepare(module, config)
-            _MEASURED.append(changed)
-        return changed
-
-    @contextmanager
-    def active(self, device: Device) -> Iterator[None]:
-        """Write what was measured when the forwards are over."""
-        _MEASURED.clear()
-        with super().active(device):
-            yield
-        if _MEASURED:
-            from neural_compressor.torch.quantization import finalize_calibration
-
-            finalize_calibration(_MEASURED.pop())
-
-    def _place(self, module: torch.nn.Module, device: Device) -> Path:
-        if self.measurements is not None:
-            return Path(self.measurements)
-        card = str(device.describe()["name"]).lower()
-        return user_cache_path("bert_infer") / "fp8" / card / _fingerprint(module)
 
 
-def _fingerprint(module: torch.nn.Module) -> str:
-    """Return a name for a model: its parameters' names, shapes and first values."""
-    content = hashlib.sha256()
-    for name, parameter in module.state_dict().items():
-        first = parameter.flatten()[:_SAMPLED].float().cpu().tolist()
-        content.update(f"{name}{tuple(parameter.shape)}{first}".encode())
-    return content.hexdigest()[:16]
+@dataclass(frozen=True)
+class ByRow(Fp8):
+    """A scale for each token, found as it comes, and one for each output channel."""
+
+    is_quantised: ClassVar[bool] = True
+    multiple: ClassVar[int] = 16
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without the format, and what is asked of another one's way."""
+        super().check(device)
+        without = Fp8()
+        for key in (part.name for part in fields(Fp8)):
+            if getattr(self, key) != getattr(without, key):
+                raise RefusedError(
+                    f"dtype.{key} is refused on device={device.name}: nothing is measured there, "
+                    "scales are found as tokens come.",
+                    f"Leave dtype.{key} out.",
+                )
+
+    def matmuls(self) -> torch.dtype:
+        """Return E4M3."""
+        import torch
+
+        return torch.float8_e4m3fn
+
+    def linear(self, device: Device) -> MakeLinear:
+        """Return the Linear that turns activations into codes and back."""
+        from bert_infer.scaled import Scaled
+
+        del device
+        return Scaled

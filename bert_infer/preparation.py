@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
     from bert_infer.graphs import Graph
     from bert_infer.layouts import Batch, Group, Shape
     from bert_infer.records import ModelFiles, Tokens
@@ -34,13 +35,14 @@ class Prepared:
     """A run that nothing is known to stand against.
 
     Attributes:
-        device: the one that will really be used, as is ``graph``.
+        device: the one that will really be used, as are ``dtype`` and ``graph``.
         buckets: what its groups are filled up to.
         groups: the distinct shapes of a pass' batches, each with a group that makes it.
         max_length: tokens at which texts were truncated.
     """
 
     device: Device
+    dtype: Dtype
     graph: Graph
     architecture: Architecture
     tokens: Tokens
@@ -63,7 +65,8 @@ def prepare(runner: Runner) -> Prepared:
     graph = runner.graph.resolve(device)
     graph.check(device)
     device.check_graph(graph)
-    runner.dtype.check(device)
+    dtype = runner.dtype.resolve(device)
+    dtype.check(device)
     runner.input.check()
     runner.model.check()
     if runner.batching.layout not in runner.engine.takes:
@@ -73,7 +76,7 @@ def prepare(runner: Runner) -> Prepared:
             "Choose another batching, or engine=fused, which takes every one.",
         )
     architecture = runner.model.architecture()
-    runner.engine.check(architecture, runner.dtype)
+    runner.engine.check(architecture, dtype)
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)
     runner.batching.check(max_length)
     files = runner.model.tokenizer_files()
@@ -105,6 +108,7 @@ def prepare(runner: Runner) -> Prepared:
     shapes = layouts.shapes(layout, groups, lengths)
     return Prepared(
         device=device,
+        dtype=dtype,
         graph=graph,
         architecture=architecture,
         tokens=one_pass,

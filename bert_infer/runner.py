@@ -225,7 +225,10 @@ class Runner:
 
         total = self._total(prepared) if passes is None else None
         compared = drift.sample(self, prepared.tokens, device)
-        record.in_flight, record.emulated = device.in_flight, device.emulates(self.dtype.matmuls())
+        record.in_flight, record.emulated = (
+            device.in_flight,
+            device.emulates(prepared.dtype.matmuls()),
+        )
         with torch.inference_mode(), device.active():
             record.environment = environment.describe(device)
             memory, begun = PeakMemory(device), device.counters()
@@ -236,14 +239,14 @@ class Runner:
                 with record.phases("drift"), memory.uncounted():
                     reference = compared.reference(prepared.architecture, loaded)
                 sinks = (*sinks, *compared.sinks)
-            with self.dtype.active(device):
+            with prepared.dtype.active(device):
                 encode, plain = self._load(record, prepared, loaded)
                 with self._memory_explained(record, prepared, plain):
                     self._warm_up(
                         record, prepared, encode, single_pass=total == prepared.workload.forwards
                     )
                 with record.phases("ceiling"), memory.uncounted():
-                    record.ceiling = ceiling.before(device, self.dtype, prepared.architecture)
+                    record.ceiling = ceiling.before(device, prepared.dtype, prepared.architecture)
                 earlier = conditions.snapshot(device)
                 asked = (passes or self._passes(record))(record.forwards)
                 with (
@@ -266,7 +269,7 @@ class Runner:
                 record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
                 if passes is None:
                     with record.phases("ceiling"):
-                        record.ceiling = ceiling.after(record.ceiling, device, self.dtype)
+                        record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
                 for trace in (sink for sink in sinks if isinstance(sink, Trace)):
                     trace.watch(self._batches(record, prepared), encode, device)
             if compared:
@@ -291,7 +294,7 @@ class Runner:
         """Return the encoder as the graph mode makes it, and as it is without."""
         device = prepared.device
         with record.phases("load"):
-            encode = self.engine.load(prepared.architecture, loaded, self.dtype, device)
+            encode = self.engine.load(prepared.architecture, loaded, prepared.dtype, device)
             plain = device.fed(encode)
             wrapped = prepared.graph.wrap(plain, prepared.groups, device)
         return record.attempts.watching(wrapped), plain
@@ -393,7 +396,7 @@ class Runner:
         """Return the resolved values."""
         return {
             "device": prepared.device.name,
-            "dtype": self.dtype.name,
+            "dtype": prepared.dtype.name,
             "graph": prepared.graph.name,
             "batching": self.batching.name,
             "engine": self.engine.name,

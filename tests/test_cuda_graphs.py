@@ -100,8 +100,8 @@ class Card(Cpu):
         del dtype
         return (linears.Plain,)
 
-    def attention(self, dtype):
-        del dtype
+    def attention(self, dtype, architecture):
+        del dtype, architecture
         return attention.ByMask(
             lambda q, k, v, mask: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bert_infer import attention, linears
 from bert_infer.graphs import Eager, Graph
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.counters import Counters
     from bert_infer.engines import Encode
+    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode
     from bert_infer.linears import MakeLinear
+
+Function = TypeVar("Function", bound="Callable[..., torch.Tensor]")
 
 
 class Device(ABC):
@@ -48,6 +52,7 @@ class Device(ABC):
     profiles: ClassVar[tuple[str, ...]] = ("CPU",)
     in_flight: int = 1
     has_tf32: bool = False
+    has_bf16: bool = True
     has_fp16: bool = True
     has_fp8: bool = False
 
@@ -202,10 +207,21 @@ class Device(ABC):
         """Tell whether it multiplies matrices of 8-bit integers."""
         return False
 
-    def attention(self, dtype: torch.dtype) -> Attention:
+    def fp8(self, asked: Fp8) -> Fp8:
+        """Return how 8-bit floating point is multiplied here; refused by its check if it is not."""
+        return asked
+
+    def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return how packed sequences of ``dtype`` attend each to itself here."""
-        del dtype
+        del dtype, architecture
         return attention.BySdpa()
+
+    def region(self, function: Function) -> Function:
+        """Return ``function``, of tensors, with its steps made into few kernels, where that pays.
+
+        It runs in every graph mode, and once for each layer.
+        """
+        return function
 
     def attention_of_rows(self) -> str:
         """Return the name by which transformers knows how padded rows attend here."""

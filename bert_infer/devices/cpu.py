@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.linears import MakeLinear
 
@@ -85,7 +86,7 @@ class Cpu(Device):
         """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
         return "avx2" in cpu_flags()
 
-    def attention(self, dtype: torch.dtype) -> Attention:
+    def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
 
         But for an emulated format: batched matmuls convert one number at a time. Those of float32
@@ -93,6 +94,7 @@ class Cpu(Device):
         """
         import torch
 
+        del architecture
         if self.emulates(dtype):
             return attention.BySdpa()
         return attention.ByMatmul() if dtype is torch.float32 else attention.ByCopyAndMatmul()

@@ -14,6 +14,8 @@ from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
 from bert_infer.memory import give_back
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -48,6 +50,21 @@ class Fused(Engine):
                 f"engine=fused does not take dtype={dtype.name}: it converts weights once.",
                 f"Use dtype={dtype.name.removesuffix('_autocast')}, or engine=transformers.",
             )
+        uneven = [
+            f"{key}={size}"
+            for key, size in (
+                ("hidden_size", architecture.hidden),
+                ("intermediate_size", architecture.intermediate),
+            )
+            if size % dtype.multiple
+        ]
+        if uneven:
+            raise RefusedError(
+                f"engine=fused does not take dtype={dtype.name} for this model: it multiplies "
+                f"matrices of multiples of {dtype.multiple}, and config.json says "
+                f"{' and '.join(uneven)}.",
+                "Use dtype=bf16.",
+            )
         if dtype.has_scales:
             raise RefusedError(
                 f"engine=fused does not take dtype={dtype.name}: PyTorch's modules are converted.",
@@ -74,7 +91,8 @@ class Fused(Engine):
             ),
             _linear(read(pooler), "pooler.dense", linear),
             architecture.heads,
-            dtype.attention(device),
+            dtype.attention(device, architecture),
+            device.region(Layer.__call__),
         )
         give_back()
         return encoder.forward
@@ -174,6 +192,8 @@ class Encoder(NamedTuple):
     pooler: Linear
     heads: int
     attend: Attention
+    apply: Callable[..., torch.Tensor]
+    """A layer to a tensor; ``Layer.__call__``, as the device runs it."""
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
@@ -182,7 +202,7 @@ class Encoder(NamedTuple):
         x = self.embeddings(token_ids, positions)
         bounds = self.attend.bounds(x, cu_seqlens)
         for layer in self.layers:
-            x = layer(x, bounds, self.heads, self.attend)
+            x = self.apply(layer, x, bounds, self.heads, self.attend)
         firsts = cu_seqlens[:-1].clamp(max=len(x) - 1)  # an empty sequence may begin at the end
         return x, self.pooler(x[firsts]).tanh()
 

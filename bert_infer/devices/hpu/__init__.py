@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.engines import Encode
+    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
     from bert_infer.linears import MakeLinear
     from bert_infer.records import Computed
@@ -279,9 +281,15 @@ class Hpu(Device):
         del dtype
         return (linears.OutOfPlace,)
 
-    def attention(self, dtype: torch.dtype) -> Attention:
+    def fp8(self, asked: Fp8) -> Fp8:
+        """Return neural_compressor's two steps."""
+        from bert_infer.devices.hpu.fp8 import Converted
+
+        return Converted.of(asked)
+
+    def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return attention by a mask: nothing there depends on a value, so graphs can hold it."""
-        del dtype
+        del dtype, architecture
         return attention.ByMask(plugin.fused_sdpa if self.fused_attention else plugin.sdpa)
 
     def attention_of_rows(self) -> str:
