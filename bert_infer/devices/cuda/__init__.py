@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bert_infer import linears, scaled
+from bert_infer.attention import ByMask
 from bert_infer.counters import Counters
 from bert_infer.devices import Device, precision_of
-from bert_infer.devices.cuda import nvml
+from bert_infer.devices.cuda import fusing, nvml
+from bert_infer.devices.cuda.attention import Efficient, Flash, has_flash, takes
+from bert_infer.devices.cuda.linears import GeluInside
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
@@ -26,8 +30,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
+    from bert_infer.attention import Attention
+    from bert_infer.devices import Function
     from bert_infer.engines import Encode
+    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
+    from bert_infer.linears import MakeLinear
     from bert_infer.records import Computed
 
 
@@ -39,15 +48,17 @@ class Cuda(Device):
         index: which one, as CUDA counts them.
         in_flight: forwards asked for before the first is waited for; with 2 and more, copies go on
             while another forward is computed.
+        fuses: inductor makes what lies between a layer's matmuls into few kernels, in every graph
+            mode; None: where this machine has Triton and the C compiler that it calls.
     """
 
     index: int = 0
     in_flight: int = 2
+    fuses: bool | None = None
 
     name = "cuda"
     graphs: ClassVar[frozenset[str]] = frozenset({CudaGraphs.name})
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
-    has_tf32 = True
 
     def __post_init__(self) -> None:
         if self.index < 0:
@@ -79,6 +90,33 @@ class Cuda(Device):
         if self.index >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
             raise OptionError("device.index", self.index, f"0 to {last} on this machine")
+        if self.fuses and not fusing.is_possible():
+            raise OptionError(
+                "device.fuses",
+                "true",
+                "null or false: this machine lacks Triton or a C compiler (cc, gcc, clang)",
+            )
+
+    def capability(self) -> tuple[int, int]:
+        """Return the card's compute capability, as (8, 9)."""
+        import torch
+
+        return torch.cuda.get_device_capability(self.index)
+
+    @property
+    def has_tf32(self) -> bool:  # type: ignore[override]
+        """Whether the card is Ampere's or later."""
+        return self.capability() >= (8, 0)
+
+    @property
+    def has_bf16(self) -> bool:  # type: ignore[override]
+        """Likewise."""
+        return self.capability() >= (8, 0)
+
+    @property
+    def has_fp8(self) -> bool:  # type: ignore[override]
+        """Whether the card is Ada's, Hopper's or later."""
+        return self.capability() >= (8, 9)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -140,6 +178,38 @@ class Cuda(Device):
 
         return precision_of(torch.backends.cuda.matmul, precision)
 
+    def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
+        """Return cuBLAS: in half precision with GELU inside, in 8 bits that of codes."""
+        import torch
+
+        if dtype is torch.float8_e4m3fn:
+            return (scaled.ScaledMatmul,)
+        is_half = dtype in {torch.float16, torch.bfloat16}
+        return (GeluInside if is_half else linears.OutOfPlace,)
+
+    def fp8(self, asked: Fp8) -> Fp8:
+        """Return scales for each token and output channel."""
+        from bert_infer.fp8 import ByRow
+
+        return ByRow.of(asked)
+
+    def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
+        """Return flash attention where there is one, else the kernel that has no needs.
+
+        For heads of odd sizes a mask; all of them can be recorded in a graph.
+        """
+        from torch.nn import functional
+
+        head_dim = architecture.hidden // architecture.heads
+        if not takes(head_dim):
+            return ByMask(functional.scaled_dot_product_attention)
+        kernel = Flash if has_flash(self.capability(), dtype, head_dim) else Efficient
+        return kernel(architecture.max_length)
+
+    def region(self, function: Function) -> Function:
+        """Return ``function`` compiled by inductor, unless ``fuses`` says otherwise."""
+        return fusing.compiled(function) if self._fuses() else function
+
     def reset_peak_memory(self) -> None:
         """Start counting ``peak_memory`` anew."""
         import torch
@@ -153,7 +223,7 @@ class Cuda(Device):
         return torch.cuda.max_memory_allocated(self.index)
 
     def describe(self) -> dict[str, Any]:
-        """Return the card's name, its capability, and CUDA's version."""
+        """Return the card's name and capability, CUDA's version, whether layers are compiled."""
         import torch
 
         properties = torch.cuda.get_device_properties(self.index)
@@ -162,6 +232,7 @@ class Cuda(Device):
             "compute_capability": f"{properties.major}.{properties.minor}",
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
+            "fuses": self._fuses(),
             "driver": _driver_version(),
         }
 
@@ -189,6 +260,9 @@ class Cuda(Device):
     def throttled_s(self) -> dict[str, float]:
         """Return what NVML has counted of that."""
         return nvml.of(self._uuid(), nvml.throttled_s, {})
+
+    def _fuses(self) -> bool:
+        return fusing.is_possible() if self.fuses is None else self.fuses
 
     def _uuid(self) -> str:
         import torch

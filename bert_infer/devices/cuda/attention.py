@@ -1,0 +1,89 @@
+"""Attention among packed sequences on a GPU: one kernel for all of them, whatever their lengths.
+
+Nothing reads a tensor's values on the host, so that CUDA graphs can hold it and inductor can
+compile what lies around it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from bert_infer.attention import Attention
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_PER_HEAD = 256  # more numbers a head, and there is no flash attention
+
+
+class ByLength(Attention):
+    """A kernel that is told where sequences begin and how long the longest may be.
+
+    That is what the model allows, not what a batch holds: kernels build or choose anew for another
+    number, and the blocks of a sequence that are not there end at once. A sequence that is longer
+    is not attended to beyond it.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+
+    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Return the attended values."""
+        q, k, v = qkv.unbind(1)
+        return self.kernel(q, k, v, bounds).flatten(1)
+
+    @abstractmethod
+    def kernel(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> torch.Tensor:
+        """Return attended values; all are ``[tokens, heads, head_dim]``, parts of one tensor."""
+
+
+class Flash(ByLength):
+    """PyTorch's flash attention, or cuDNN's where PyTorch prefers it: half precision alone."""
+
+    def kernel(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> torch.Tensor:
+        """Call ``varlen_attn`` with the arguments that mean the same in torch 2.10 to 2.14.
+
+        Others came and went (``is_causal``, ``window_size``, ``scale``, ``num_splits``); what they
+        are by default is full attention over one's own sequence, in every version.
+        """
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = self._longest
+        return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)  # type: ignore[return-value]  # a tuple where more is asked for
+
+
+class Efficient(ByLength):
+    """Memory-efficient attention, which takes single precision and older cards.
+
+    Private to PyTorch, whose nested tensors are its only public way in, and cost more than it.
+    """
+
+    def kernel(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> torch.Tensor:
+        """Call it with sequences one after the other in one row."""
+        import torch
+
+        of_all = (part.unsqueeze(0) for part in (q, k, v))  # [1, tokens, heads, head_dim] each
+        lengths = (cu_seqlens, cu_seqlens, self._longest, self._longest)
+        dropout, mask_type = 0.0, 0
+        apply = torch.ops.aten._efficient_attention_forward  # noqa: SLF001
+        return apply(*of_all, None, *lengths, dropout, mask_type)[0].squeeze(0)  # type: ignore[no-any-return]
+
+
+def has_flash(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) -> bool:
+    """Tell whether ``Flash`` computes this on a card of this compute capability."""
+    import torch
+
+    is_half = dtype in {torch.float16, torch.bfloat16}
+    return is_half and capability >= (8, 0) and takes(head_dim) and head_dim <= _MOST_PER_HEAD
+
+
+def takes(head_dim: int) -> bool:
+    """Tell whether heads of this size lie in memory as kernels load them."""
+    return head_dim % 8 == 0

@@ -1,0 +1,33 @@
+"""Layers compiled by inductor: what lies between two matmuls becomes one Triton kernel.
+
+A residual, its sum and LayerNorm are one, GELU and the codes of 8-bit formats another. One
+compilation serves all layers: dynamo asks of a layer that it be of the same kind, not the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bert_infer.devices import Function
+
+
+def is_possible() -> bool:
+    """Tell whether this machine has Triton, and the C compiler that it calls."""
+    compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
+    return find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+def compiled(function: Function) -> Function:
+    """Return ``function``, which is compiled when called: for the first shape, then for any.
+
+    In one piece: what it cannot compile so is an error, not slower.
+    """
+    import torch
+
+    # What earlier runs of this process compiled would count towards the most that dynamo keeps.
+    torch.compiler.reset()
+    return torch.compile(function, fullgraph=True)  # type: ignore[return-value]  # of the same type

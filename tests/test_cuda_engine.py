@@ -1,0 +1,468 @@
+"""What engine=fused and the number formats are on a GPU, as far as a machine without one can tell.
+
+A ``Cuda`` computes on the processor here: flash and memory-efficient attention, which have no
+kernel there, get one by the formula; 8-bit matrix multiplication has PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._dynamo.utils import counters
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional
+
+from bert_infer import ceiling, compose, linears, scaled, weights
+from bert_infer.architecture import Architecture
+from bert_infer.attention import ByMask, BySdpa
+from bert_infer.devices import Device
+from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.cuda import Cuda, fusing
+from bert_infer.devices.cuda.attention import Efficient, Flash
+from bert_infer.devices.cuda.linears import GeluInside
+from bert_infer.dtypes import Bf16, Fp32, Tf32
+from bert_infer.engines.fused import Fused, Layer
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.fp8 import ByRow, Fp8
+from bert_infer.records import Weights
+from bert_infer.scaled import Scaled
+
+HOPPER, ADA, AMPERE, TURING = (9, 0), (8, 9), (8, 0), (7, 5)
+
+
+def attended(q, k, v, cu_seqlens):
+    """Attend by the formula, a sequence at a time, ``[tokens, heads, head_dim]`` all of them."""
+    out = torch.full_like(q, torch.nan)  # of no sequence: as a kernel leaves it
+    for start, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
+        of_one = (part[start:end].transpose(0, 1).float() for part in (q, k, v))
+        one = functional.scaled_dot_product_attention(*of_one)
+        out[start:end] = one.transpose(0, 1).to(q.dtype)
+    return out
+
+
+def flash(q, k, v, cu_q, cu_k, max_q, max_k, dropout, is_causal, debug, **options):  # noqa: PLR0917  PyTorch's
+    assert (max_q, max_k, dropout, is_causal, debug) == (max_k, max_q, 0.0, False, False)
+    assert not {k: v for k, v in options.items() if v not in {None, -1}}
+    assert torch.equal(cu_q, cu_k)
+    nothing = q.new_empty(0)
+    return attended(q, k, v, cu_q), nothing, nothing, nothing, nothing
+
+
+def efficient(q, k, v, bias, cu_q, cu_k, max_q, max_k, dropout, mask_type, *_, **options):  # noqa: PLR0917  PyTorch's
+    assert (bias, max_q, dropout, mask_type) == (None, max_k, 0.0, 0)
+    assert not {k: v for k, v in options.items() if v is not None}
+    assert torch.equal(cu_q, cu_k)
+    nothing = q.new_empty(0)
+    return attended(q[0], k[0], v[0], cu_q)[None], nothing, nothing, nothing, max_q, max_k
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_flash_attention_forward", flash, "CPU")
+    library.impl("_efficient_attention_forward", efficient, "CPU")
+    yield
+    library._destroy()  # noqa: SLF001  or the kernels stay
+
+
+class OnCpu(Cuda):
+    """A card of some compute capability, whose work the processor does."""
+
+    of = HOPPER
+
+    def capability(self):
+        return self.of
+
+    def torch_device(self):
+        return torch.device("cpu")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Make ``device=cuda`` such a card, and return what sets its compute capability."""
+    for name in ("torch_device", "check", "synchronize", "fp32_precision"):
+        monkeypatch.setattr(Cuda, name, getattr(Cpu, name))
+    for name in (
+        *("active", "copy_in", "copy_out", "ask", "memory_bytes"),
+        *("peak_memory", "reset_peak_memory", "describe"),
+    ):
+        monkeypatch.setattr(Cuda, name, getattr(Device, name))
+    monkeypatch.setattr(Cuda, "_uuid", lambda _self: "")
+    monkeypatch.setattr(ceiling, "ROWS", (2, 4))
+
+    def of(capability):
+        monkeypatch.setattr(Cuda, "capability", lambda _self: capability)
+
+    of(HOPPER)
+    return of
+
+
+def run(*choices, texts):
+    chosen = [
+        "model=minilm",
+        "engine=fused",
+        "device=cuda",
+        "graph=eager",
+        "output.pooling=mean",
+        *choices,
+    ]
+    return compose(chosen).run(texts)
+
+
+def cosines(ours, theirs):
+    return functional.cosine_similarity(ours.double(), theirs.double(), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def exact(prose):
+    chosen = ["model=minilm", "engine=fused", "output.pooling=mean", "drift.texts=0"]
+    return compose(chosen).run(prose).pooled
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [("fp32", 0.999999), ("tf32", 0.999999), ("fp16", 0.99999), ("bf16", 0.9998), ("fp8", 0.99)],
+)
+@pytest.mark.usefixtures("card")
+def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
+    done = run(f"dtype={dtype}", "batching=packed", texts=prose)
+    assert cosines(done.pooled, exact).min() >= least
+    drift = done.record["drift"]
+    assert drift["texts"] == 8
+    assert drift["pooled_min_cosine"] >= least
+    assert done.record["choice"]["dtype"] == dtype
+    assert done.record["compute"]["ceiling_flop_per_s"] > 0
+    assert "emulated_dtype" not in str(done.record["warnings"])
+
+
+LENGTHS = st.lists(st.sampled_from([1, 2, 3, 17, 64, 130, 512]), min_size=2, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    prepared = compose(["model=tiny"]).prepare()
+    read = weights.load(prepared.source, prepared.architecture)
+    return {
+        dtype: Fused().load(prepared.architecture, read, dtype, OnCpu())
+        for dtype in (Fp32(), Bf16(), ByRow())
+    }
+
+
+def packed(lengths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1000, 30000, (sum(lengths),), generator=generator, dtype=torch.int32)
+    positions = torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths])
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return ids, positions, ends
+
+
+@settings(max_examples=15, deadline=None)
+@given(LENGTHS, st.integers(0, 99), st.data())
+def test_no_sequence_sees_anothers_tokens(encoders, lengths, seed, data):
+    changed = data.draw(st.integers(0, len(lengths) - 1))
+    ids, positions, ends = packed(lengths, seed)
+    others = ids.clone()
+    start, end = ends[changed : changed + 2].tolist()
+    others[start:end] = others[start:end].flip(0) + 7
+    for encode in encoders.values():
+        with torch.inference_mode():
+            before, pooled = encode(ids, positions, ends)
+            after, pooled_after = encode(others, positions, ends)
+        is_other = torch.arange(len(ids)).clamp(start, end - 1) != torch.arange(len(ids))
+        assert torch.equal(before[is_other], after[is_other])
+        assert not torch.equal(before[~is_other], after[~is_other])
+        kept = [index for index in range(len(lengths)) if index != changed]
+        assert torch.equal(pooled[kept], pooled_after[kept])
+
+
+@pytest.mark.parametrize("filling", [[], [5], [5, 0, 0], [0, 0]])
+def test_sequences_that_fill_up_change_nothing(encoders, filling):
+    lengths = [7, 1, 30]
+    ids, positions, ends = packed([*lengths, *filling], 0)
+    for encode in encoders.values():
+        alone, pooled = encode(ids[:38], positions[:38], ends[:4])
+        filled, pooled_filled = encode(ids, positions, ends)
+        torch.testing.assert_close(filled[:38], alone)
+        torch.testing.assert_close(pooled_filled[:3], pooled)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize(("make", "dtype"), [(Flash, torch.bfloat16), (Efficient, torch.float32)])
+def test_kernels_attend_as_a_sequence_at_a_time_does(make, dtype, head_dim):
+    qkv = torch.randn(40, 3, 4, head_dim).to(dtype)
+    ends = torch.tensor([0, 3, 4, 29, 40], dtype=torch.int32)
+    torch.testing.assert_close(make(512)(qkv, ends), BySdpa()(qkv, ends), rtol=1e-2, atol=1e-2)
+
+
+def of_2_10(  # noqa: PLR0917
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k,
+    is_causal=False, return_aux=None,  # noqa: FBT002
+):  # fmt: skip
+    return query, locals()
+
+
+def of_2_11(  # noqa: PLR0917
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k,
+    *, return_aux=None, scale=None, window_size=(-1, -1),
+):  # fmt: skip
+    return query, locals()
+
+
+def of_2_12(  # noqa: PLR0917
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k,
+    *, return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None,
+    block_table=None, num_splits=None,
+):  # fmt: skip
+    return query, locals()
+
+
+def test_the_installed_varlen_attn_is_one_of_those_that_were_read():
+    from torch.nn.attention.varlen import varlen_attn
+
+    def form(function):
+        return [
+            (p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()
+        ]
+
+    assert form(varlen_attn) in [form(known) for known in (of_2_10, of_2_11, of_2_12)]
+
+
+@pytest.mark.parametrize("known", [of_2_10, of_2_11, of_2_12])
+def test_every_form_of_varlen_attn_is_called_for_full_attention(monkeypatch, known):
+    from torch.nn.attention import varlen
+
+    asked = {}
+
+    def called(*args, **options):
+        out, given = known(*args, **options)
+        asked.update(given)
+        return out
+
+    monkeypatch.setattr(varlen, "varlen_attn", called)
+    qkv, ends = torch.randn(5, 3, 2, 8), torch.tensor([0, 2, 5], dtype=torch.int32)
+    assert torch.equal(Flash(512)(qkv, ends), qkv[:, 0].flatten(1))
+    assert (asked["max_q"], asked["max_k"]) == (512, 512)
+    assert asked["cu_seq_q"] is asked["cu_seq_k"] is ends
+    assert torch.equal(asked["value"], qkv[:, 2])
+    assert asked.get("is_causal", False) is False
+    assert asked.get("window_size", (-1, -1)) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel"),
+    [(Fp32(), Efficient), (Tf32(), Efficient), (Bf16(), Flash), (ByRow(), Flash)],
+)
+def test_a_forward_reads_no_value_on_the_host(dtype, kernel):
+    """A tensor without values raises where one is asked for; so would a CUDA graph."""
+    architecture = compose(["model=minilm"]).model.architecture()
+    assert type(dtype.attention(OnCpu(), architecture)) is kernel
+
+    def read(names):
+        return {name: torch.empty(architecture.parameters[name]) for name in names}
+
+    with FakeTensorMode(), torch.inference_mode():
+        encode = Fused().load(architecture, Weights("random", read, {}), dtype, OnCpu())
+        ids, positions, ends = (torch.empty(size, dtype=torch.int32) for size in (300, 300, 8))
+        states, pooled = encode(ids, positions, ends)
+    assert (states.shape, pooled.shape) == ((300, 384), (7, 384))
+    assert states.dtype is pooled.dtype is dtype.weights()
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [(linears.OutOfPlace, torch.float32), (GeluInside, torch.bfloat16), (Scaled, torch.bfloat16)],
+)
+def test_cuda_takes_what_its_operators_are_given(make, dtype):
+    """What PyTorch checks of devices, formats, strides and sizes before it calls a kernel."""
+    with FakeTensorMode(), torch.inference_mode():
+        weight, bias, x, residual, qkv = (
+            torch.empty(size, dtype=dtype, device="cuda")
+            for size in ((4096, 1024), (4096,), (7, 1024), (7, 4096), (7, 3, 16, 64))
+        )
+        ends = torch.empty(3, dtype=torch.int32, device="cuda")
+        linear = make(weight, bias)
+        attend = (Efficient if dtype is torch.float32 else Flash)(512)
+        for found in (linear(x), linear.gelu(x), linear.plus(x, residual)):
+            assert (found.shape, found.dtype) == ((7, 4096), dtype)
+        assert (attend(qkv, ends).shape, qkv.device.type) == ((7, 1024), "cuda")
+
+
+def test_8_bit_kernels_want_sizes_of_16():
+    with FakeTensorMode():
+        linear = Scaled(torch.empty(64, 40, device="cuda"), None)
+        x = torch.empty(3, 40, device="cuda")
+        with pytest.raises(RuntimeError, match="16"):
+            linear(x)
+
+
+def test_gelu_inside_is_that_of_the_product():
+    x, weight, bias = torch.randn(64, 32), torch.randn(48, 32) / 4, torch.randn(48)
+    found = GeluInside(weight, bias).gelu(x)
+    torch.testing.assert_close(found, functional.gelu(functional.linear(x, weight, bias)))
+    without = GeluInside(weight, None).gelu(x)
+    torch.testing.assert_close(without, functional.gelu(x @ weight.T))
+
+
+def test_gelu_by_tanh_costs_little_beside_bfloat16():
+    """As a GPU computes it; the processor's kernel is by erf."""
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    exact = functional.gelu(x)
+    of_tanh = functional.gelu(x, approximate="tanh") - exact
+    assert of_tanh.abs().max() < 5e-4
+    of_format = functional.gelu(x.bfloat16()).float() - exact
+    assert of_tanh.norm() < of_format.norm() / 5
+
+
+def test_fp8_error_of_a_product_is_that_of_three_bits_of_mantissa():
+    x, weight, bias = (
+        torch.randn(9, 64) * torch.rand(9, 1) * 50,
+        torch.randn(48, 64),
+        torch.randn(48),
+    )
+    x, weight = x.bfloat16(), weight.bfloat16()
+    linear = Scaled(weight, bias)
+    expected = functional.linear(x.float(), weight.float(), bias)
+    error = (linear(x).float() - expected).norm(dim=1) / (expected - bias).norm(dim=1)
+    assert error.max() < 0.06
+    assert torch.equal(linear(x[3:4]), linear(x)[3:4])
+
+
+def test_codes_fill_their_range_and_round_by_half_a_step():
+    x = torch.randn(33, 80).bfloat16() * torch.logspace(-6, 6, 33)[:, None].bfloat16()
+    codes, scale = scaled.codes(x)
+    assert (codes.float().abs().amax(1) == 448).all()
+    assert scale.shape == (33, 1)
+    error = (codes.float() * scale - x.float()).abs()
+    assert (error <= x.float().abs() * 2**-4 + scale * 2**-10).all()
+
+
+def test_rows_without_numbers():
+    linear = Scaled(torch.randn(16, 32).bfloat16(), torch.ones(16))
+    zeros, broken = torch.zeros(2, 32).bfloat16(), torch.ones(3, 32).bfloat16()
+    assert torch.equal(linear(zeros), torch.ones(2, 16).bfloat16())
+    broken[1, 5], broken[2, 5] = torch.inf, torch.nan
+    assert linear(broken).isfinite().all(1).tolist() == [True, False, False]
+
+
+def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
+    """By inductor's processor backend; on a GPU it writes Triton."""
+
+    class Fusing(OnCpu):
+        def region(self, function):
+            return fusing.compiled(function)
+
+    prepared = compose(["model=tiny"]).prepare()
+    read = weights.load(prepared.source, prepared.architecture)
+    encode = Fused().load(prepared.architecture, read, ByRow(), Fusing())
+    counted = counters["stats"]
+    before = counted["unique_graphs"]
+    for lengths, graphs in (([3, 4], 1), ([7, 1, 30], 2), ([2, 2], 2), ([1, 1, 1, 90], 2)):
+        inputs = packed(lengths, 0)
+        with torch.inference_mode():
+            states, pooled = encode(*inputs)
+            expected, pooled_expected = encoders[ByRow()](*inputs)
+        assert counted["unique_graphs"] - before == graphs
+        assert cosines(states, expected).min() > 0.999
+        assert cosines(pooled, pooled_expected).min() > 0.99
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("has_triton", [True, False])
+@pytest.mark.parametrize("has_compiler", [True, False])
+def test_layers_are_compiled_where_that_is_possible(monkeypatch, has_triton, has_compiler):
+    monkeypatch.setattr(fusing, "find_spec", lambda _name: has_triton or None)
+    monkeypatch.setattr(
+        fusing.shutil, "which", lambda name: (has_compiler and name == "gcc") or None
+    )
+    is_possible = has_triton and has_compiler
+    assert (OnCpu().region(Layer.__call__) is not Layer.__call__) == is_possible
+    assert OnCpu(fuses=False).region(Layer.__call__) is Layer.__call__
+    monkeypatch.setattr("bert_infer.devices.cuda.has_driver", lambda: True)
+    monkeypatch.setattr("bert_infer.devices.cuda.unusable", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    OnCpu().check()
+    if is_possible:
+        OnCpu(fuses=True).check()
+    else:
+        with pytest.raises(OptionError, match=r"device\.fuses=true"):
+            OnCpu(fuses=True).check()
+
+
+@pytest.mark.usefixtures("card")
+def test_the_ceiling_of_fp8_is_that_of_codes_alone():
+    found = ceiling.search(Cuda(), ByRow(), 64, 256)
+    assert found.make is scaled.ScaledMatmul
+    assert ceiling.rate(found, Cuda(), ByRow(), 0.0) > 0
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "capability", "dtype", "kind"),
+    [
+        (64, HOPPER, torch.bfloat16, Flash),
+        (32, AMPERE, torch.float16, Flash),
+        (64, HOPPER, torch.float32, Efficient),
+        (64, TURING, torch.float16, Efficient),
+        (264, HOPPER, torch.bfloat16, Efficient),
+        (20, HOPPER, torch.bfloat16, ByMask),
+    ],
+)
+def test_attention_is_by_what_the_card_has(monkeypatch, head_dim, capability, dtype, kind):
+    config = compose(["model=tiny"]).model.architecture().config
+    sizes = {"hidden_size": 2 * head_dim, "num_attention_heads": 2}
+    monkeypatch.setattr(OnCpu, "of", capability)
+    assert type(OnCpu().attention(dtype, Architecture({**config, **sizes}))) is kind
+
+
+@pytest.mark.parametrize(
+    ("capability", "refused"),
+    [
+        (HOPPER, {"int8"}),
+        (ADA, {"int8"}),
+        (AMPERE, {"int8", "fp8"}),
+        (TURING, {"int8", "fp8", "tf32", "bf16"}),
+    ],
+)
+def test_what_a_card_lacks_is_refused_before_weights_load(card, capability, refused):
+    card(capability)
+    for dtype in ("fp32", "fp16", "bf16", "tf32", "fp8", "int8"):
+        runner = compose(["model=tiny", "engine=fused", "device=cuda", f"dtype={dtype}"])
+        if dtype in refused:
+            with pytest.raises(RefusedError, match=f"dtype={dtype} is refused") as error:
+                runner.prepare()
+            assert "dtype=" in error.value.remedy
+        else:
+            assert runner.prepare().dtype.name == dtype
+    autocast = ["model=tiny", "device=cuda", "dtype=bf16_autocast"]
+    if "bf16" in refused:
+        with pytest.raises(RefusedError, match="dtype=bf16_autocast is refused"):
+            compose(autocast).prepare()
+    else:
+        compose(autocast).prepare()
+
+
+@pytest.mark.parametrize(
+    ("choices", "says", "way_out"),
+    [
+        (["engine=transformers"], "dtype=fp8", "engine=fused"),
+        (["dtype.step=measure"], r"dtype\.step", "dtype.step"),
+        (["dtype.blocklist=[pooler]"], r"dtype\.blocklist", "dtype.blocklist"),
+        (["device=cpu"], "dtype=fp8", "dtype=bf16"),
+    ],
+)
+@pytest.mark.usefixtures("card")
+def test_what_fp8_is_not_on_a_gpu_is_refused(choices, says, way_out):
+    with pytest.raises(RefusedError, match=says) as error:
+        compose(["model=tiny", "engine=fused", "device=cuda", "dtype=fp8", *choices]).prepare()
+    assert way_out in error.value.remedy
+
+
+def test_a_model_of_odd_sizes_is_refused_for_fp8():
+    config = compose(["model=tiny"]).model.architecture().config
+    odd = Architecture({**config, "intermediate_size": 100})
+    Fused().check(odd, Bf16())
+    with pytest.raises(RefusedError, match="intermediate_size=100"):
+        Fused().check(odd, ByRow.of(Fp8()))
