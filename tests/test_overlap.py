@@ -129,7 +129,7 @@ class Overlapping(Cpu):
     def encode(self, ids):
         self.static.copy_(ids)
         self.static.mul_(2)
-        return self.static, self.static[:, 0]
+        return self.static.clone(), self.static[:, 0].clone()
 
     def ask(self, encode, inputs, _clock):
         def copy_in():
@@ -154,7 +154,7 @@ def streams():
 
 
 def test_no_stream_reads_or_writes_too_early(streams):
-    """Seen to fail: either ``wait_event`` left out; the results not cloned."""
+    """Seen to fail: either ``wait_event`` left out; ``encode`` returning ``static`` itself."""
     device = Overlapping(streams)
     for number, (_, _, outputs) in enumerate(measured_pass(0, batches(6), device.encode, device)):
         streams.reads_on_the_host(outputs.hidden_states)

@@ -38,8 +38,8 @@ class Overlap:
         """Ask for a forward; what is returned copies its outputs out, and waits for all of it.
 
         They are copied that late because some devices' copies block: the next forward has been
-        asked for by then. Durations are the device's own, between events on the stream that did
-        the work.
+        asked for by then. So ``encode`` must not write over what it returned before. Durations are
+        the device's own, between events on the stream that did the work.
         """
         compute = self._streams.current_stream()
         with self._streams.stream(self._in):
@@ -48,8 +48,7 @@ class Overlap:
             copied_in = self._moment()
         compute.wait_event(copied_in)
         computing = self._moment()
-        # A recorded graph's next replay writes over what this one returns.
-        results = Outputs(*(tensor.clone() for tensor in encode(*on_device)))
+        results = Outputs(*encode(*on_device))
         computed = self._moment()
         held: list[Any] = [on_device, results]
 
