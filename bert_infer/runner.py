@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Iterable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import (
-    attempts,
-    ceiling,
-    conditions,
-    drift,
-    environment,
-    preparation,
-    variables,
-    weights,
-)
-from bert_infer.attempts import Attempt
+from bert_infer import ceiling, conditions, drift, environment, preparation, variables, weights
 from bert_infer.counters import Counted
 from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
-from bert_infer.measure import (
-    as_long_as_asked,
-    forward,
-    measured_pass,
-    run_once,
-    run_once_in_time,
-    warm_up_passes,
-    warm_up_until_steady,
-    without_garbage_collection,
-)
+from bert_infer.measure import as_long_as_asked, without_garbage_collection
 from bert_infer.memory import PeakMemory
 from bert_infer.metrics import Record
 from bert_infer.outputs import HiddenStates, Pooled
+from bert_infer.passes import Passes
 from bert_infer.profile import Trace
 
 if TYPE_CHECKING:
@@ -48,14 +29,14 @@ if TYPE_CHECKING:
     from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.engines import Encode, Engine
+    from bert_infer.engines import Engine
     from bert_infer.graphs import Graph
     from bert_infer.inputs import Input
-    from bert_infer.layouts import Batch, Group
+    from bert_infer.layouts import Batch
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
     from bert_infer.preparation import Prepared
-    from bert_infer.records import Forward, Outputs, Tokens, Weights
+    from bert_infer.records import Forward, Outputs, Tokens
     from bert_infer.settings import DriftSettings, Settings, Until
 
 ShowProgress = Callable[[int, "int | None"], None]
@@ -240,21 +221,18 @@ class Runner:
                     reference = compared.reference(prepared.architecture, loaded)
                 sinks = (*sinks, *compared.sinks)
             with prepared.dtype.active(device):
-                encode, plain = self._load(record, prepared, loaded)
-                with self._memory_explained(record, prepared, plain):
-                    self._warm_up(
-                        record, prepared, encode, single_pass=total == prepared.workload.forwards
-                    )
+                with record.phases("load"):
+                    encode = self.engine.load(prepared.architecture, loaded, prepared.dtype, device)
+                    work = Passes.of(self, prepared, encode, record)
+                record.warm_up = work.warm_up(
+                    self.settings.warmup, is_single=total == prepared.workload.forwards
+                )
                 with record.phases("ceiling"), memory.uncounted():
                     record.ceiling = ceiling.before(device, prepared.dtype, prepared.architecture)
                 earlier = conditions.snapshot(device)
                 asked = (passes or self._passes(record))(record.forwards)
-                with (
-                    self._memory_explained(record, prepared, plain),
-                    record.phases("measure"),
-                    without_garbage_collection(),
-                ):
-                    for measured, batch, outputs in self._measured(record, prepared, encode, asked):
+                with record.phases("measure"), without_garbage_collection():
+                    for measured, batch, outputs in work.measured(asked):
                         record.forwards.append(measured)
                         if measured.pass_index == 0:  # the others compute the same
                             record.is_finite &= bool(outputs.hidden_states.isfinite().all())
@@ -271,7 +249,7 @@ class Runner:
                     with record.phases("ceiling"):
                         record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
                 for trace in (sink for sink in sinks if isinstance(sink, Trace)):
-                    trace.watch(self._batches(record, prepared), encode, device)
+                    trace.watch(work.one(), work.encode, device)
             if compared:
                 with record.phases("drift"):
                     record.drift = drift.compare(compared.outputs(), reference)
@@ -290,107 +268,10 @@ class Runner:
         for name in (*device.imports, *self.imports):
             importlib.import_module(name)
 
-    def _load(self, record: Record, prepared: Prepared, loaded: Weights) -> tuple[Encode, Encode]:
-        """Return the encoder as the graph mode makes it, and as it is without."""
-        device = prepared.device
-        with record.phases("load"):
-            encode = self.engine.load(prepared.architecture, loaded, prepared.dtype, device)
-            plain = device.fed(encode)
-            wrapped = prepared.graph.wrap(plain, prepared.groups, device)
-        return record.attempts.watching(wrapped), plain
-
-    def _warm_up(
-        self, record: Record, prepared: Prepared, encode: Encode, *, single_pass: bool
-    ) -> None:
-        """Run every shape once, and then the passes that ``warmup`` asks for."""
-        device, warmup = prepared.device, self.settings.warmup
-
-        def every_shape() -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
-            return self._followed(prepared.groups.values(), record, prepared)
-
-        for _ in range(prepared.graph.first_forwards):
-            with record.phases("compile"):
-                run_once(every_shape(), encode, device)
-        if warmup == 0:
-            return
-        with record.phases("warmup"):
-            if warmup != "auto":
-                record.warm_up = warm_up_passes(
-                    int(warmup), lambda: self._batches(record, prepared), encode, device
-                )
-                return
-            is_complete = run_once_in_time(every_shape(), encode, device)
-            if is_complete and not single_pass:
-                record.warm_up = warm_up_until_steady(
-                    lambda: self._batches(record, prepared), encode, device
-                )
-
     def _passes(self, record: Record) -> Callable[[list[Forward]], Iterator[int]]:
         return lambda forwards: as_long_as_asked(
             self.settings.iterations, self.until, forwards, record.relative_ci
         )
-
-    def _measured(
-        self, record: Record, prepared: Prepared, encode: Encode, passes: Iterator[int]
-    ) -> Iterator[tuple[Forward, Batch, Outputs]]:
-        for index in passes:
-            batches = self._batches(record, prepared)
-            yield from measured_pass(index, batches, encode, prepared.device)
-
-    def _batches(
-        self, record: Record, prepared: Prepared
-    ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
-        """Yield one pass' batches, planned anew: sorting is part of what is measured."""
-        lengths, limit = prepared.tokens.lengths, prepared.architecture.max_length
-        groups = self.batching.plan(lengths, self.settings.batch, limit)
-        filled = (prepared.buckets.fill(group, lengths) for group in groups)
-        return self._followed(filled, record, prepared)
-
-    def _followed(
-        self, groups: Iterable[Group], record: Record, prepared: Prepared
-    ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
-        return record.attempts.following(groups, lambda group: self._lay_out(group, prepared))
-
-    @contextmanager
-    def _memory_explained(
-        self, record: Record, prepared: Prepared, encode: Encode
-    ) -> Iterator[None]:
-        """Say of a batch that does not fit which one it is, and which one would.
-
-        Args:
-            record: knows the forwards inside.
-            prepared: what is run.
-            encode: operator by operator, by which smaller batches are tried where none was before.
-
-        Raises:
-            OutOfMemoryError: instead of what was raised.
-        """
-
-        def compute(group: Group) -> Attempt:
-            batch, inputs = self._lay_out(group, prepared)
-            forward(encode, inputs, prepared.device)
-            return Attempt.of(group, batch)
-
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            failed = record.attempts.broken_off()
-            if failed is None or not attempts.ran_out(error):
-                raise
-            attempts.forget(error)
-            largest = record.attempts.largest or attempts.first_half_that_fits(
-                failed.group, compute
-            )
-            uses_batch = self.batching.uses_batch
-            raise attempts.out_of_memory(error, failed, largest, uses_batch=uses_batch) from error
-
-    def _lay_out(
-        self, group: Group, prepared: Prepared
-    ) -> tuple[Batch, tuple[NDArray[np.generic], ...]]:
-        pad_token_id = prepared.architecture.pad_token_id
-        batch = self.engine.layout.of(group, prepared.tokens, pad_token_id)
-        keep_mask = prepared.graph.keeps_mask or prepared.device.keeps_mask
-        return batch, self.engine.inputs(batch, keep_mask=keep_mask)
 
     def choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""

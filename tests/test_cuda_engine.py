@@ -381,8 +381,7 @@ def test_layers_are_compiled_where_that_is_possible(monkeypatch, has_triton, has
     is_possible = has_triton and has_compiler
     assert (OnCpu().region(Layer.__call__) is not Layer.__call__) == is_possible
     assert OnCpu(fuses=False).region(Layer.__call__) is Layer.__call__
-    monkeypatch.setattr("bert_infer.devices.cuda.has_driver", lambda: True)
-    monkeypatch.setattr("bert_infer.devices.cuda.unusable", lambda: None)
+    monkeypatch.setattr("bert_infer.devices.cuda.driver.check", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     OnCpu().check()
     if is_possible:

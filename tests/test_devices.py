@@ -128,12 +128,11 @@ def test_a_cards_memory_and_its_drivers_cuda_are_known_without_using_it(nvml):
 @pytest.fixture
 def driver(monkeypatch):
     """A machine that seems to have a GPU, and a build of torch for CUDA 13.0."""
-    monkeypatch.setattr(cuda, "has_driver", lambda: True)
-    monkeypatch.setattr(auto, "has_driver", lambda: True)
+    monkeypatch.setattr(cuda.driver, "is_here", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    cuda.unusable.cache_clear()
+    cuda.driver.unusable.cache_clear()
     yield
-    cuda.unusable.cache_clear()
+    cuda.driver.unusable.cache_clear()
 
 
 TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020)."
@@ -170,11 +169,11 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     nvml.nvmlSystemGetCudaDriverVersion_v2.return_value = 13000
     with pytest.raises(RefusedError, match="the driver has none"):
         Cuda().check()
-    cuda.unusable.cache_clear()
+    cuda.driver.unusable.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(RefusedError, match="is built without CUDA"):
         Cuda().check()
-    cuda.unusable.cache_clear()
+    cuda.driver.unusable.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

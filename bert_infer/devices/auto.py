@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
-from bert_infer.devices.cuda import Cuda, has_driver, unusable
+from bert_infer.devices.cuda import Cuda, driver
 from bert_infer.devices.hpu import Hpu, host
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Auto(Device):
         """Return a Gaudi card with its plugin, else the first GPU PyTorch can use, else the CPU."""
         if host.is_here():
             return Hpu()
-        if not has_driver():
+        if not driver.is_here():
             return Cpu()
-        complaint = unusable()
+        complaint = driver.unusable()
         if complaint:
             _tell(complaint)
         return Cpu() if complaint else Cuda()

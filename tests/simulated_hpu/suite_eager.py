@@ -86,7 +86,8 @@ def test_dynamo_traces_the_forwards_whole(engine, fused_attention, monkeypatch):
     prepared = one.prepare()
     loaded = weights.load(prepared.source, prepared.architecture)
     (group,) = prepared.groups.values()
-    _, inputs = one._lay_out(group, prepared)
+    batch = one.engine.layout.of(group, prepared.tokens, prepared.architecture.pad_token_id)
+    inputs = one.engine.inputs(batch, keep_mask=True)
     with torch.inference_mode():
         encode = device.fed(one.engine.load(prepared.architecture, loaded, one.dtype, device))
         whole = torch.compile(encode, backend="eager", dynamic=False, fullgraph=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +11,11 @@ from bert_infer import linears, scaled
 from bert_infer.attention import ByMask
 from bert_infer.counters import Counters
 from bert_infer.devices import Device, precision_of
-from bert_infer.devices.cuda import fusing, nvml
+from bert_infer.devices.cuda import driver, fusing, nvml
 from bert_infer.devices.cuda.attention import Efficient, Flash, has_flash, takes
 from bert_infer.devices.cuda.linears import GeluInside
 from bert_infer.devices.overlap import Overlap
-from bert_infer.errors import OptionError, RefusedError
+from bert_infer.errors import OptionError
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.records import Outputs
 
@@ -74,19 +71,9 @@ class Cuda(Device):
 
     def check(self) -> None:
         """Refuse a machine without a driver, a build without CUDA, and an index without a card."""
-        if not has_driver():
-            raise RefusedError(
-                "device=cuda is refused: this machine has no NVIDIA driver.",
-                "Use device=cpu or device=auto.",
-            )
+        driver.check()
         import torch
 
-        if complaint := unusable():
-            raise RefusedError(
-                f"device=cuda is refused: torch {torch.__version__} {complaint}",
-                "Update the driver, install a build of torch that fits it "
-                "(https://pytorch.org/get-started/locally), or use device=cpu.",
-            )
         if self.index >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
             raise OptionError("device.index", self.index, f"0 to {last} on this machine")
@@ -179,13 +166,13 @@ class Cuda(Device):
         return precision_of(torch.backends.cuda.matmul, precision)
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return cuBLAS: in half precision with GELU inside, in 8 bits that of codes."""
+        """Return cuBLAS: in bfloat16 with GELU inside, in 8 bits that of codes."""
         import torch
 
         if dtype is torch.float8_e4m3fn:
             return (scaled.ScaledMatmul,)
-        is_half = dtype in {torch.float16, torch.bfloat16}
-        return (GeluInside if is_half else linears.OutOfPlace,)
+        # By tanh: nothing beside the rounding of bfloat16, more than that of float16.
+        return (GeluInside if dtype is torch.bfloat16 else linears.OutOfPlace,)
 
     def fp8(self, asked: Fp8) -> Fp8:
         """Return scales for each token and output channel."""
@@ -233,7 +220,7 @@ class Cuda(Device):
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
             "fuses": self._fuses(),
-            "driver": _driver_version(),
+            "driver": driver.version(),
         }
 
     def readings(self) -> dict[str, float]:
@@ -284,43 +271,3 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
-
-
-@cache
-def unusable() -> str | None:
-    """Return why torch can use no GPU, a sentence's end; None where it can.
-
-    Kept, as torch itself complains only once.
-    """
-    import torch
-
-    if torch.version.cuda is None:
-        return "is built without CUDA."
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            return None
-    reason = str(said[0].message).partition("\n")[0] if said else "the driver has none."
-    return (
-        f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
-        f"({_driver_version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}."
-    )
-
-
-def has_driver() -> bool:
-    """Tell without importing torch whether CUDA is out of the question."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _driver_version() -> str | None:
-    """Read the kernel module's version, as in "NVRM version: ... Kernel Module  550.54  ..."."""
-    try:
-        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:  # noqa: PTH123
-            words = file.readline().split()
-    except OSError:
-        return None
-    return next((w for w in words if w[0].isdigit() and "." in w), None)

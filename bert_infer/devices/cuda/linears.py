@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class GeluInside(OutOfPlace):
     """cuBLAS computes GELU while it writes the product, which saves reading and writing it again.
 
-    By tanh, not by erf (Hendrycks and Gimpel, 2016, have both), and for half precision alone: what
-    that costs is little beside the rounding of bfloat16 (benchmarks/notes.md).
+    By tanh, not by erf (Hendrycks and Gimpel, 2016, have both): what that costs is little beside
+    the rounding of bfloat16 (benchmarks/notes.md).
     """
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,72 @@
+"""NVIDIA's driver: whether it is there, and serves the CUDA that torch was built for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from functools import cache
+
+from bert_infer.devices.cuda import nvml
+from bert_infer.errors import RefusedError
+
+
+def check() -> None:
+    """Refuse a machine without a driver, and a build of torch that it does not serve.
+
+    Raises:
+        RefusedError: naming ``device``.
+    """
+    if not is_here():
+        raise RefusedError(
+            "device=cuda is refused: this machine has no NVIDIA driver.",
+            "Use device=cpu or device=auto.",
+        )
+    import torch
+
+    if complaint := unusable():
+        raise RefusedError(
+            f"device=cuda is refused: torch {torch.__version__} {complaint}",
+            "Update the driver, install a build of torch that fits it "
+            "(https://pytorch.org/get-started/locally), or use device=cpu.",
+        )
+
+
+@cache
+def unusable() -> str | None:
+    """Return why torch can use no GPU, a sentence's end; None where it can.
+
+    Kept, as torch itself complains only once.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        return "is built without CUDA."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    reason = str(said[0].message).partition("\n")[0] if said else "the driver has none."
+    return (
+        f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
+        f"({version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}."
+    )
+
+
+def is_here() -> bool:
+    """Tell without importing torch whether there is one: else CUDA is out of the question."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def version() -> str | None:
+    """Read the kernel module's version, as in "NVRM version: ... Kernel Module  550.54  ..."."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:  # noqa: PTH123
+            words = file.readline().split()
+    except OSError:
+        return None
+    return next((w for w in words if w[0].isdigit() and "." in w), None)

@@ -1,0 +1,134 @@
+"""A run's passes over its input: batches laid out, warmed up with, and measured."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from bert_infer import attempts
+from bert_infer.attempts import Attempt
+from bert_infer.measure import (
+    WarmUp,
+    forward,
+    measured_pass,
+    run_once,
+    run_once_in_time,
+    warm_up_passes,
+    warm_up_until_steady,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bert_infer.engines import Encode
+    from bert_infer.layouts import Batch, Group
+    from bert_infer.metrics import Record
+    from bert_infer.preparation import Prepared
+    from bert_infer.records import Forward, Outputs
+    from bert_infer.runner import Runner
+
+    LaidOut = tuple[Batch, tuple[NDArray[np.generic], ...]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What passes are made of.
+
+    Attributes:
+        runner: whose batching and engine are used.
+        prepared: what is run.
+        encode: the encoder as the graph mode makes it.
+        plain: operator by operator.
+        record: is told of phases, and of each forward that is tried.
+    """
+
+    runner: Runner
+    prepared: Prepared
+    encode: Encode
+    plain: Encode
+    record: Record
+
+    @classmethod
+    def of(cls, runner: Runner, prepared: Prepared, encode: Encode, record: Record) -> Self:
+        """Return the passes of ``encode``, an encoder of tensors of the device."""
+        plain = prepared.device.fed(encode)
+        wrapped = prepared.graph.wrap(plain, prepared.groups, prepared.device)
+        return cls(runner, prepared, record.attempts.watching(wrapped), plain, record)
+
+    def warm_up(self, warmup: int | str, *, is_single: bool) -> WarmUp | None:
+        """Run every shape as the graph mode needs it, and then the passes that ``warmup`` asks for.
+
+        Args:
+            warmup: a number of passes, or "auto": every shape once, and passes until they are
+                steady.
+            is_single: a single pass is measured, before which no other is worth while.
+        """
+        device = self.prepared.device
+        with self._memory_explained():
+            for _ in range(self.prepared.graph.first_forwards):
+                with self.record.phases("compile"):
+                    run_once(self.every_shape(), self.encode, device)
+            if warmup == 0:
+                return None
+            with self.record.phases("warmup"):
+                if warmup != "auto":
+                    return warm_up_passes(int(warmup), self.one, self.encode, device)
+                is_complete = run_once_in_time(self.every_shape(), self.encode, device)
+                if is_complete and not is_single:
+                    return warm_up_until_steady(self.one, self.encode, device)
+                return None
+
+    def measured(self, indices: Iterable[int]) -> Iterator[tuple[Forward, Batch, Outputs]]:
+        """Yield every forward of the passes of these ``indices``, as it is measured."""
+        with self._memory_explained():
+            for index in indices:
+                yield from measured_pass(index, self.one(), self.encode, self.prepared.device)
+
+    def one(self) -> Iterator[LaidOut]:
+        """Yield one pass' batches, planned anew: sorting is part of what is measured."""
+        lengths, limit = self.prepared.tokens.lengths, self.prepared.architecture.max_length
+        groups = self.runner.batching.plan(lengths, self.runner.settings.batch, limit)
+        filled = (self.prepared.buckets.fill(group, lengths) for group in groups)
+        return self.record.attempts.following(filled, self.lay_out)
+
+    def every_shape(self) -> Iterator[LaidOut]:
+        """Yield a batch of each shape."""
+        return self.record.attempts.following(self.prepared.groups.values(), self.lay_out)
+
+    def lay_out(self, group: Group) -> LaidOut:
+        """Return the batch of ``group``, and what the encoder takes for it."""
+        engine, prepared = self.runner.engine, self.prepared
+        batch = engine.layout.of(group, prepared.tokens, prepared.architecture.pad_token_id)
+        keep_mask = prepared.graph.keeps_mask or prepared.device.keeps_mask
+        return batch, engine.inputs(batch, keep_mask=keep_mask)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        """Say of a batch that does not fit which one it is, and which one would.
+
+        Where none was computed before, smaller ones are tried operator by operator.
+
+        Raises:
+            OutOfMemoryError: instead of what was raised.
+        """
+
+        def compute(group: Group) -> Attempt:
+            batch, inputs = self.lay_out(group)
+            forward(self.plain, inputs, self.prepared.device)
+            return Attempt.of(group, batch)
+
+        tried = self.record.attempts
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            failed = tried.broken_off()
+            if failed is None or not attempts.ran_out(error):
+                raise
+            attempts.forget(error)
+            largest = tried.largest or attempts.first_half_that_fits(failed.group, compute)
+            uses_batch = self.runner.batching.uses_batch
+            raise attempts.out_of_memory(error, failed, largest, uses_batch=uses_batch) from error
