@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch
 
+_SAID_OF_MEMORY = ("out of memory", "allocate", "_ALLOC_FAILED")  # the last: cuBLAS and cuDNN
 LESS = "Lower batch or max_length, or choose a smaller dtype or model."
 
 
@@ -92,7 +93,7 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     said = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in said or "allocate" in said)
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_OF_MEMORY)
 
 
 def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> Attempt | None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bert_infer import compose, worker
-from bert_infer.attempts import first_half_that_fits
+from bert_infer.attempts import first_half_that_fits, ran_out
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
 
@@ -181,3 +181,16 @@ def test_it_happens_in_a_process_of_its_own_too(command):
     )
     assert "Lower batch to 4 or less" in metrics["error"]["remedy"]
     assert "Lower batch to 4 or less" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "is_of_memory"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_libraries_say_in_their_own_ways_that_memory_ran_out(said, is_of_memory):
+    assert ran_out(RuntimeError(said)) is is_of_memory
