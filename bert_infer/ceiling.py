@@ -108,7 +108,9 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
 def _sought(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
     """Return the fastest matmul that about ``_SEARCH_S`` suffice to find."""
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
-    device.linears(dtype.matmuls())
+    for make in device.linears(dtype.matmuls()):
+        # Whatever is loaded when a device multiplies first would use up the search's time.
+        rate(Matmul(ROWS[0], hidden, hidden, make), device, dtype, 0.0)
     tried: dict[Matmul, float] = {}
     left = _SEARCH_S
     for rows in ROWS:

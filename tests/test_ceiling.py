@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -49,6 +50,27 @@ def test_the_search_tries_the_layers_matrices_and_is_made_once(monkeypatch):
     assert ceiling.search(device, Fp32(), 8, 32)[:3] == found[:3]
     assert len(device.made) == made
     assert found.flop == 2 * found.rows * found.inputs * found.outputs
+
+
+def test_what_loads_at_the_first_matmul_takes_nothing_of_the_searchs_time(monkeypatch):
+    """Seen to fail: a search that begins with it ends with it."""
+    monkeypatch.setattr(ceiling, "ROWS", (2, 4))
+    monkeypatch.setattr(ceiling, "_SEARCH_S", 0.5)
+
+    class Cold(Paced):
+        def linears(self, dtype):
+            (counted,) = super().linears(dtype)
+
+            def loading(weight, bias):
+                if not self.made:
+                    time.sleep(0.6)
+                return counted(weight, bias)
+
+            return (loading,)
+
+    device = Cold()
+    ceiling.search(device, Fp32(), 16, 64)
+    assert {rows for rows, *_ in device.tried} == {2, 4}
 
 
 def test_before_and_after_are_the_same_matmul():
