@@ -373,12 +373,18 @@ def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
 
 @pytest.mark.parametrize("has_triton", [True, False])
 @pytest.mark.parametrize("has_compiler", [True, False])
-def test_layers_are_compiled_where_that_is_possible(monkeypatch, has_triton, has_compiler):
+@pytest.mark.parametrize("has_headers", [True, False])
+def test_layers_are_compiled_where_that_is_possible(
+    monkeypatch, tmp_path, has_triton, has_compiler, has_headers
+):
     monkeypatch.setattr(fusing, "find_spec", lambda _name: has_triton or None)
     monkeypatch.setattr(
         fusing.shutil, "which", lambda name: (has_compiler and name == "gcc") or None
     )
-    is_possible = has_triton and has_compiler
+    if has_headers:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(fusing.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    is_possible = has_triton and has_compiler and has_headers
     assert (OnCpu().region(Layer.__call__) is not Layer.__call__) == is_possible
     assert OnCpu(fuses=False).region(Layer.__call__) is Layer.__call__
     monkeypatch.setattr("bert_infer.devices.cuda.driver.check", lambda: None)

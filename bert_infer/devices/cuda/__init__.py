@@ -46,7 +46,7 @@ class Cuda(Device):
         in_flight: forwards asked for before the first is waited for; with 2 and more, copies go on
             while another forward is computed.
         fuses: inductor makes what lies between a layer's matmuls into few kernels, in every graph
-            mode; None: where this machine has Triton and the C compiler that it calls.
+            mode; None: where this machine has Triton, and the C compiler and headers that it needs.
     """
 
     index: int = 0
@@ -81,7 +81,8 @@ class Cuda(Device):
             raise OptionError(
                 "device.fuses",
                 "true",
-                "null or false: this machine lacks Triton or a C compiler (cc, gcc, clang)",
+                "null or false: this machine lacks Triton, a C compiler (cc, gcc, clang) or "
+                "Python's headers",
             )
 
     def capability(self) -> tuple[int, int]:

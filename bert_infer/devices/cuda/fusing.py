@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
 
 def is_possible() -> bool:
-    """Tell whether this machine has Triton, and the C compiler that it calls."""
+    """Tell whether this machine has Triton, and what it compiles C with."""
     compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
-    return find_spec("triton") is not None and any(map(shutil.which, compilers))
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    has_triton = find_spec("triton") is not None
+    return has_triton and any(map(shutil.which, compilers)) and headers.is_file()
 
 
 def compiled(function: Function) -> Function:
