@@ -125,15 +125,16 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
     runner = compose([f"model.name={files.model}", f"device={files.device}", f"dtype={dtype}"])
     device, architecture = runner.device.resolve(), runner.model.architecture()
     device.check()
-    runner.dtype.check(device)
-    with torch.inference_mode(), device.active(), runner.dtype.active(device):
-        found = rates.before(device, runner.dtype, architecture)
+    resolved = runner.dtype.resolve(device)  # which number format fp8 is, the device settles
+    resolved.check(device)
+    with torch.inference_mode(), device.active(), resolved.active(device):
+        found = rates.before(device, resolved, architecture)
         if found is None:
             raise FailedError(f"dtype={dtype} has no matmul that can be timed by itself")
         pipe.send(None)
         while True:
             pipe.recv()
-            reached = rates.after(found, device, runner.dtype).after_flop_per_s
+            reached = rates.after(found, device, resolved).after_flop_per_s
             pipe.send(Rate(reached, device.readings(), device.throttle_reasons()))
 
 
