@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bert_infer.linears import MakeLinear
 
 ROWS = (64, 256, 1024, 4096, 16384)
-"""Rows tried, in this order: more are faster each, and large devices need many."""
+"""Rows tried, in this order, and then the device's own: more are faster each."""
 _SEARCH_S = 1.0
 _REPEAT_S = 0.3
 _LOG = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _sought(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Mat
         rate(Matmul(ROWS[0], hidden, hidden, make), device, dtype, 0.0)
     tried: dict[Matmul, float] = {}
     left = _SEARCH_S
-    for rows in ROWS:
+    for rows in (*ROWS, *device.ceiling_rows):
         here = [
             Matmul(rows, *shape, make)
             for make in device.linears(dtype.matmuls())

@@ -6,6 +6,7 @@ kernel there, get one by the formula; 8-bit matrix multiplication has PyTorch's 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from types import SimpleNamespace
 
@@ -48,6 +49,7 @@ def attended(q, k, v, cu_seqlens):
 
 def flash(q, k, v, cu_q, cu_k, max_q, max_k, dropout, is_causal, debug, **options):  # noqa: PLR0917  PyTorch's
     assert (max_q, max_k, dropout, is_causal, debug) == (max_k, max_q, 0.0, False, False)
+    assert options.pop("num_splits", 1) == 1
     assert not {k: v for k, v in options.items() if v not in {None, -1}}
     assert torch.equal(cu_q, cu_k)
     nothing = q.new_empty(0)
@@ -95,6 +97,7 @@ def card(monkeypatch):
         monkeypatch.setattr(Cuda, name, getattr(Device, name))
     monkeypatch.setattr(Cuda, "_uuid", lambda _self: "")
     monkeypatch.setattr(ceiling, "ROWS", (2, 4))
+    monkeypatch.setattr(Cuda, "ceiling_rows", ())
 
     def of(capability):
         monkeypatch.setattr(Cuda, "capability", lambda _self: capability)
@@ -239,6 +242,7 @@ def test_every_form_of_varlen_attn_is_called_for_full_attention(monkeypatch, kno
 
     asked = {}
 
+    @functools.wraps(known)
     def called(*args, **options):
         out, given = known(*args, **options)
         asked.update(given)
@@ -248,6 +252,7 @@ def test_every_form_of_varlen_attn_is_called_for_full_attention(monkeypatch, kno
     qkv, ends = torch.randn(5, 3, 2, 8), torch.tensor([0, 2, 5], dtype=torch.int32)
     assert torch.equal(Flash(512)(qkv, ends), qkv[:, 0].flatten(1))
     assert (asked["max_q"], asked["max_k"]) == (512, 512)
+    assert asked.get("num_splits", 1) == 1, "not cuDNN's"
     assert asked["cu_seq_q"] is asked["cu_seq_k"] is ends
     assert torch.equal(asked["value"], qkv[:, 2])
     assert asked.get("is_causal", False) is False

@@ -41,6 +41,8 @@ class Device(ABC):
         has_inductor: torch.compile's backend here is inductor, which builds C++.
         keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
         profiles: what PyTorch's profiler is to watch, by the names of its activities.
+        ceiling_rows: rows of a matmul, past those tried on any device, that keep it busy so long
+            that asking for it takes no time beside it.
         in_flight: forwards that are asked for before the first of them is waited for.
     """
 
@@ -50,6 +52,7 @@ class Device(ABC):
     has_inductor: ClassVar[bool] = True
     keeps_mask: ClassVar[bool] = False
     profiles: ClassVar[tuple[str, ...]] = ("CPU",)
+    ceiling_rows: ClassVar[tuple[int, ...]] = ()
     in_flight: int = 1
     has_tf32: bool = False
     has_bf16: bool = True

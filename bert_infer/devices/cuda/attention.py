@@ -6,12 +6,16 @@ compile what lies around it.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from bert_infer.attention import Attention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 _MOST_PER_HEAD = 256  # more numbers a head, and there is no flash attention
@@ -41,20 +45,29 @@ class ByLength(Attention):
 
 
 class Flash(ByLength):
-    """PyTorch's flash attention, or cuDNN's where PyTorch prefers it: half precision alone."""
+    """PyTorch's flash attention: half precision alone.
+
+    Of its arguments those given mean the same in torch 2.10 to 2.14. Others came and went
+    (``is_causal``, ``window_size``, ``scale``); what they are by default is full attention over
+    one's own sequence, in every version. ``num_splits=1``, where there is one, is that, with the
+    same bits whatever the neighbours; and it says that cuDNN's kernel is not to be chosen, which
+    on newer cards makes a plan for each number of tokens, in more time than a forward takes.
+    """
+
+    def __init__(self, longest: int) -> None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        super().__init__(longest)
+        self._attend: Callable[..., Any] = varlen_attn
+        if "num_splits" in inspect.signature(varlen_attn).parameters:
+            self._attend = partial(varlen_attn, num_splits=1)
 
     def kernel(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> torch.Tensor:
-        """Call ``varlen_attn`` with the arguments that mean the same in torch 2.10 to 2.14.
-
-        Others came and went (``is_causal``, ``window_size``, ``scale``, ``num_splits``); what they
-        are by default is full attention over one's own sequence, in every version.
-        """
-        from torch.nn.attention.varlen import varlen_attn
-
+        """Call ``varlen_attn``."""
         longest = self._longest
-        return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)  # type: ignore[return-value]  # a tuple where more is asked for
+        return self._attend(q, k, v, cu_seqlens, cu_seqlens, longest, longest)  # type: ignore[no-any-return]
 
 
 class Efficient(ByLength):
