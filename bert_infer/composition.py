@@ -267,6 +267,8 @@ _TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
     "str": "a string",
+    "bool": "true or false",
+    "bool | None": "true, false or null",
     "int | None": "a whole number or null",
     "str | None": "a string or null",
     "float | None": "a number or null",

@@ -150,9 +150,14 @@ class Cuda(Device):
 
     def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
         """Return ``encode`` compiled, its results safe from the next forward in every mode."""
+        import torch
+
         from bert_infer.devices.cuda import recording
 
-        compiled = super().compile(encode, shapes, mode)
+        # Asked for, all sizes become symbols, the model's too, and reductions over them slower;
+        # left to dynamo, those do that differ from the first shape to the second.
+        dynamic = None if shapes > 1 else False
+        compiled: Encode = torch.compile(encode, dynamic=dynamic, mode=mode.value)
         return recording.kept(compiled) if mode.records else compiled
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
