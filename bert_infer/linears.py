@@ -149,7 +149,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 def multiplies_int8_exactly() -> bool:
     """Tell whether ``OneDnnInt8`` is there and adds up the largest products without overflow.
 
-    The weights are such as ``quantised.codes`` makes them for this processor.
+    The weights are such as ``quantised.codes`` makes them for this processor, the rows such as
+    ``quantised.codes_of_rows`` does.
     """
     import torch
 
@@ -158,10 +159,12 @@ def multiplies_int8_exactly() -> bool:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(33, 65, generator=generator).sign()
     weight[::2, ::3] *= 0.1
-    x = torch.randint(0, 2, (17, 65), generator=generator).mul(255).to(torch.uint8)
+    either = torch.randint(0, 2, (17, 65), generator=generator)
     codes, _ = quantised.codes(weight)
     try:
+        x, _, _ = quantised.codes_of_rows(either.float())
         found = OneDnnInt8(codes, None)(x)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
-    return torch.equal(found.double(), x.double() @ codes.double().T)
+    are_exact = torch.equal(found.double(), x.double() @ codes.double().T)
+    return are_exact and torch.equal(x, either.mul(255).to(torch.uint8))

@@ -47,11 +47,24 @@ class Quantised(Opaque, Linear):
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
-        rows = torch.ops.quantized.embedding_bag_byte_prepack(x)  # written for embeddings
-        codes_of_x = rows[:, :-_SCALE_AND_LEAST].contiguous()
-        scale, least = rows[:, -_SCALE_AND_LEAST:].contiguous().view(torch.float32).unbind(1)
+        codes_of_x, scale, least = codes_of_rows(x)
         y = self._matmul(codes_of_x)
         return torch.addcmul(self._bias, y, scale[:, None], out=y).addr_(least, self._sums)
+
+
+def codes_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ``x [rows, inputs]`` as ``uint8`` codes, and what makes numbers of them.
+
+    That is each row's scale ``[rows]`` and its least value ``[rows]``, which code 0 stands for.
+
+    Raises:
+        AttributeError: PyTorch lacks the operator, which was written for embeddings.
+    """
+    import torch
+
+    rows = torch.ops.quantized.embedding_bag_byte_prepack(x)
+    scale, least = rows[:, -_SCALE_AND_LEAST:].contiguous().view(torch.float32).unbind(1)
+    return rows[:, :-_SCALE_AND_LEAST].contiguous(), scale, least
 
 
 def codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

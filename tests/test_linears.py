@@ -104,6 +104,18 @@ def test_int8_is_refused_where_sums_are_wrong(monkeypatch):
     linears.multiplies_int8_exactly.cache_clear()
 
 
+def test_int8_is_refused_where_pytorch_cannot_code_rows(monkeypatch):
+    def lacking(_x):
+        raise AttributeError
+
+    monkeypatch.setattr(quantised, "codes_of_rows", lacking)
+    linears.multiplies_int8_exactly.cache_clear()
+    with pytest.raises(RefusedError) as refused:
+        Int8().linear(Cpu())
+    linears.multiplies_int8_exactly.cache_clear()
+    assert "another version of torch" in refused.value.remedy
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("make", [attention.ByMatmul, attention.BySdpa])
 def test_every_way_of_attending_attends_to_ones_own_sequence(make, dtype):
