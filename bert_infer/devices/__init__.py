@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.counters import Counters
+    from bert_infer.devices.overlap import Overlap
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode
@@ -109,10 +110,12 @@ class Device(ABC):
     ) -> Callable[[], Computed]:
         """Ask for a forward from and to host memory; what is returned waits for it.
 
-        Here all is waited for at once, and timed by ``clock``: a time stamp that follows work of
-        the device follows a synchronisation, as an asynchronous device has only been asked for it
-        when a call returns.
+        With one in flight all is waited for at once, and timed by ``clock``: a time stamp that
+        follows work of the device follows a synchronisation, as an asynchronous device has only
+        been asked for it when a call returns.
         """
+        if self.in_flight > 1:
+            return self.overlap().ask(encode, lambda: self.copy_in(inputs), self.copy_out)
         start = clock()
         on_device = self.copy_in(inputs)
         self.synchronize()
@@ -125,6 +128,10 @@ class Device(ABC):
         copied_out = clock()
         done = Computed(outputs, copied_in - start, computed - copied_in, copied_out - computed)
         return lambda: done
+
+    def overlap(self) -> Overlap:
+        """Return the streams of a device that takes more than one forward, the same each time."""
+        raise NotImplementedError
 
     def fed(self, encode: Encode) -> Encode:
         """Return ``encode`` as it takes what ``copy_in`` returns."""

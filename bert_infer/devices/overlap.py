@@ -9,6 +9,8 @@ from bert_infer.records import Computed, Outputs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
     from bert_infer.engines import Encode
 
 
@@ -38,8 +40,8 @@ class Overlap:
         """Ask for a forward; what is returned copies its outputs out, and waits for all of it.
 
         They are copied that late because some devices' copies block: the next forward has been
-        asked for by then. So ``encode`` must not write over what it returned before. Durations are
-        the device's own, between events on the stream that did the work.
+        asked for by then. So ``encode`` must not write over what it returned before (``kept``).
+        Durations are the device's own, between events on the stream that did the work.
         """
         compute = self._streams.current_stream()
         with self._streams.stream(self._in):
@@ -74,3 +76,13 @@ class Overlap:
         event = self._streams.Event(enable_timing=True)
         event.record()
         return event
+
+
+def kept(encode: Encode) -> Encode:
+    """Return ``encode``, whose results a recorded graph's next replay overwrites, with copies."""
+
+    def copied(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
+        hidden_states, pooled = encode(*given)
+        return hidden_states.clone(), pooled.clone()
+
+    return copied

@@ -190,13 +190,13 @@ def test_trap_transformers_drops_a_mask_of_two_dimensions(card):
         assert torch.equal(pooled(added[1]), masked)
 
 
-def encoder(shapes=2, **fields):
+def encoder(shapes=2, in_flight=1, **fields):
     """A forward of our own on the card: token ids times two, and their sum by row."""
 
     def encode(ids, mask):
         return ids * 2, (ids * mask).sum(1)
 
-    device = Hpu()
+    device = Hpu(in_flight=in_flight)
     graph = HpuGraphs(**fields)
     wrapped = device.capture(
         device.fed(encode), asynchronous=graph.asynchronous, most=graph.max_graphs or shapes
@@ -315,10 +315,9 @@ def test_trap_timers_stop_after_the_card_has_finished(card):
 
 def test_trap_events_do_not_cover_what_lazy_mode_has_gathered(card):
     """Seen to fail: ``plugin.overlap`` without ``mark_step``; the results' clones are not timed."""
-    _, encode = encoder()
-    ask = Hpu(in_flight=2).ask
-    ask(encode, arrays(2, 3), card.clock)()
-    computed = ask(encode, arrays(2, 3), card.clock)()
+    device, encode = encoder(in_flight=2)
+    device.ask(encode, arrays(2, 3), card.clock)()
+    computed = device.ask(encode, arrays(2, 3), card.clock)()
     # The input's copy into the graph's, the replay, a clone of each of two results.
     assert computed.duration_s == pytest.approx(4e-4)
 

@@ -20,7 +20,7 @@ from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
     from bert_infer.linears import MakeLinear
-    from bert_infer.records import Computed
 
 
 @dataclass(frozen=True)
@@ -127,16 +126,9 @@ class Cuda(Device):
         """Return ``outputs`` on their way to such pages."""
         return Outputs(_to_host(outputs.hidden_states), _to_host(outputs.pooled))
 
-    def ask(
-        self,
-        encode: Encode,
-        inputs: tuple[NDArray[np.generic], ...],
-        clock: Callable[[], float],
-    ) -> Callable[[], Computed]:
-        """Ask for a forward, and return before the card has finished if ``in_flight`` allows."""
-        if self.in_flight == 1:
-            return super().ask(encode, inputs, clock)
-        return _overlap(self.index).ask(encode, lambda: self.copy_in(inputs), self.copy_out)
+    def overlap(self) -> Overlap:
+        """Return the card's streams: memory is kept for each stream that was ever used."""
+        return _overlap(self.index)
 
     def synchronize(self) -> None:
         """Wait for every stream of the card."""
@@ -158,7 +150,7 @@ class Cuda(Device):
         # left to dynamo, those do that differ from the first shape to the second.
         dynamic = None if shapes > 1 else False
         compiled: Encode = torch.compile(encode, dynamic=dynamic, mode=mode.value)
-        return recording.kept(compiled) if mode.records else compiled
+        return recording.stepped(compiled) if mode.records else compiled
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
         """Return ``encode`` recorded as CUDA graphs, its results safe from the next forward."""
@@ -267,7 +259,6 @@ class Cuda(Device):
 
 @cache
 def _overlap(index: int) -> Overlap:
-    """Return the streams of a card: memory is kept for each stream that was ever used."""
     import torch
 
     with torch.cuda.device(index):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bert_infer.devices.overlap import kept
 from bert_infer.errors import UnrecordableError
 
 if TYPE_CHECKING:
@@ -132,18 +133,14 @@ def _without_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-def kept(encode: Encode) -> Encode:
-    """Return ``encode``, which torch compiled into graphs of its own, with results that stay.
+def stepped(encode: Encode) -> Encode:
+    """Return ``encode``, which torch compiled into graphs of its own, with results that stay."""
 
-    They would be overwritten by the next forward.
-    """
-
-    def copied(*given: Any) -> Tensors:  # noqa: ANN401  as encode
+    def step(*given: Any) -> Tensors:  # noqa: ANN401  as encode
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        hidden_states, pooled = encode(*given)
-        return hidden_states.clone(), pooled.clone()
+        return encode(*given)
 
-    return copied
+    return kept(step)
 
 
 def _is_tensor(part: object) -> bool:

@@ -17,12 +17,13 @@ from bert_infer import attention, linears, variables
 from bert_infer.counters import Counters
 from bert_infer.devices import Device
 from bert_infer.devices.hpu import hlml, host, modes, plugin
+from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
     from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
+    from bert_infer.devices.overlap import Overlap
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
     from bert_infer.linears import MakeLinear
-    from bert_infer.records import Computed
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 
@@ -201,21 +202,9 @@ class Hpu(Device):
         """Return ``outputs`` in host memory: copies to pages that are not pinned block anyway."""
         return Outputs(outputs.hidden_states.to("cpu"), outputs.pooled.to("cpu"))
 
-    def ask(
-        self,
-        encode: Encode,
-        inputs: tuple[NDArray[np.generic], ...],
-        clock: Callable[[], float],
-    ) -> Callable[[], Computed]:
-        """Ask for a forward, and return before the card has finished if ``in_flight`` allows."""
-        if self.in_flight == 1:
-            return super().ask(encode, inputs, clock)
-
-        def keeping(*on_device: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
-            hidden_states, pooled = encode(*on_device)
-            return hidden_states.clone(), pooled.clone()  # the next replay writes over them
-
-        return plugin.overlap().ask(keeping, lambda: self.copy_in(inputs), self.copy_out)
+    def overlap(self) -> Overlap:
+        """Return the card's streams."""
+        return plugin.overlap()
 
     def synchronize(self) -> None:
         """Send off what lazy mode has gathered, and wait for the card."""
@@ -231,8 +220,9 @@ class Hpu(Device):
         return plugin.compiled(encode, shapes)
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
-        """Return ``encode`` wrapped in HPU graphs."""
-        return plugin.recorded(encode, asynchronous=asynchronous, most=most)
+        """Return ``encode`` wrapped in HPU graphs, its results safe where two are in flight."""
+        recorded = plugin.recorded(encode, asynchronous=asynchronous, most=most)
+        return kept(recorded) if self.in_flight > 1 else recorded
 
     def finish(self, module: torch.nn.Module, *, scales_only: bool) -> None:
         """Mark weights as constants, which lazy mode's compiler makes use of."""
