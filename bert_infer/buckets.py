@@ -13,18 +13,15 @@ from collections.abc import Mapping  # noqa: TC003  a dataclass's field
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bert_infer.layouts import Group, PackedBatch
+from bert_infer.layouts import Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from bert_infer.layouts import Batch, Size
-
-_EDGE_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -78,25 +75,3 @@ def rounded_up(extent: int, edges: Sequence[int]) -> int:
     """Return the first of ``edges`` that holds ``extent``; one beyond all of them stays."""
     place = bisect_left(edges, extent)
     return edges[place] if place < len(edges) else extent
-
-
-def fitting_edges(
-    groups: Iterable[Group],
-    lengths: NDArray[np.int64],
-    layout: type[Batch],
-    most: int,
-    limit: int,
-) -> list[int]:
-    """Return ``most`` edges at most that hold ``groups``; for the arguments see ``of``.
-
-    Those of widths are quantiles of the sequences' lengths, none above ``limit``, the widest that
-    the model takes. Those of token counts, which are close to each other or of the last forward,
-    lie as far from each other as the first from 0.
-    """
-    if issubclass(layout, PackedBatch):
-        largest = max(layout.extent(group, lengths) for group in groups)
-        step = -(-largest // most)
-        return [*range(step, largest, step), largest]
-    quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
-    multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
-    return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]

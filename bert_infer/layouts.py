@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     import torch
     from numpy.typing import NDArray
 
     from bert_infer.records import Tokens
+
+
+_EDGE_MULTIPLE = 32
 
 
 class Group(NamedTuple):
@@ -84,6 +87,25 @@ class Batch(ABC):
     def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
         """Return what ``groups``, whose extents are rounded up to ``extent``, are filled up to."""
 
+    @staticmethod
+    @abstractmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return ``most`` edges at most, ascending, to which extents of ``groups`` are rounded up.
+
+        Args:
+            groups: those of one pass.
+            lengths: ``int64 [sequences]``, real tokens of each.
+            most: as many edges.
+            limit: the widest that the model takes.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return the edges to use where ``asked`` were asked for, perhaps none."""
+
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of the ``index``-th sequence's states, ``[length, hidden]``."""
@@ -133,6 +155,22 @@ class PaddedBatch(Batch):
         del lengths
         return Size(extent, max(len(group.sequences) for group in groups))
 
+    @staticmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return quantiles of the lengths, in multiples that suit devices."""
+        del groups
+        quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
+        multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
+        return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]
+
+    @staticmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return those asked for alone: wider is padding, and that is batching's to decide."""
+        del fitting
+        return sorted({min(edge, limit) for edge in asked})
+
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
         return hidden_states[index, : int(self.lengths[index])]
@@ -161,7 +199,7 @@ class PackedBatch(Batch):
 
     Attributes:
         rows: how many sequences ``cu_seqlens`` has room for; 0 for those there are.
-        width: no sequence is longer.
+        width: how long sequences that fill up are.
     """
 
     extents: ClassVar[str] = "token counts"
@@ -193,8 +231,8 @@ class PackedBatch(Batch):
     def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
         """Return as many tokens as the fullest has, and rows for all that fills the others up.
 
-        Those are several sequences, none of them longer than the longest real one: attention is
-        told how long sequences are at most, and takes as long as the longest.
+        Those are several sequences, none of them longer than the longest real one: attention to
+        one of all filling tokens would take longest of all.
         """
         del extent
         all_of_one = [lengths[group.sequences] for group in groups]
@@ -205,18 +243,29 @@ class PackedBatch(Batch):
         )
         return Size(longest, rows, slots)
 
+    @staticmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return token counts as far from each other as the first from 0.
+
+        Those of groups are close to each other, but for the last forward's.
+        """
+        del limit
+        largest = max(int(lengths[group.sequences].sum()) for group in groups)
+        step = -(-largest // most)
+        return [*range(step, largest, step), largest]
+
+    @staticmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return ``fitting`` where none are asked for: nearly each forward has its own count."""
+        del limit
+        return sorted(asked) or fitting
+
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""
         start, end = self.cu_seqlens[index : index + 2].tolist()
         return hidden_states[start:end]
-
-    @property
-    def longest(self) -> int:
-        """How long sequences are at most, those that fill up included.
-
-        One number for all batches of a bucket, so that what is recorded of one holds for the next.
-        """
-        return self.width if self.rows else int(self.lengths.max())
 
     @property
     def cu_seqlens(self) -> NDArray[np.int32]:

@@ -81,13 +81,13 @@ def test_what_fills_a_packed_batch_up_touches_no_real_token(lengths, policy, bat
     for group in groups:
         laid_out = PackedBatch.of(found.fill(group, lengths), tokens, pad_token_id=0)
         ends, count = laid_out.cu_seqlens, len(group.sequences)
-        shapes.add((len(ends), laid_out.token_ids.size, laid_out.longest))
+        shapes.add((len(ends), laid_out.token_ids.size, laid_out.width))
         assert len(ends) == laid_out.rows + 1
         assert ends[0] == 0
         assert ends[-1] == laid_out.token_ids.size, "each token belongs to a sequence"
         steps = np.diff(ends)
         assert steps.min() >= 0
-        assert steps.max() <= laid_out.longest <= lengths.max()
+        assert steps.max() <= laid_out.width <= lengths.max()
         # Real sequences first, each by itself; then nothing but what fills up.
         assert steps[:count].tolist() == lengths[group.sequences].tolist()
         assert (laid_out.token_ids[: ends[count]] > 0).all()
@@ -106,7 +106,7 @@ def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
 
 @given(LENGTHS, st.integers(1, 6))
 def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
-    edges = buckets.fitting_edges([], lengths, PaddedBatch, most, limit=64)
+    edges = PaddedBatch.fitting_edges([], lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert lengths.max() <= edges[-1] <= 64
@@ -115,7 +115,7 @@ def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
 @given(LENGTHS, POLICIES, st.integers(1, 8), st.integers(1, 6))
 def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, batch, most):
     groups = list(policy.plan(lengths, batch, 64))
-    edges = buckets.fitting_edges(groups, lengths, PackedBatch, most, limit=64)
+    edges = PackedBatch.fitting_edges(groups, lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert edges[-1] == max(lengths[group.sequences].sum() for group in groups)

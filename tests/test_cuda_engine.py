@@ -91,7 +91,7 @@ def card(monkeypatch):
     for name in ("torch_device", "check", "synchronize", "fp32_precision"):
         monkeypatch.setattr(Cuda, name, getattr(Cpu, name))
     for name in (
-        *("active", "copy_in", "copy_out", "ask", "memory_bytes"),
+        *("active", "copy_in", "copy_out", "memory_bytes"),
         *("peak_memory", "reset_peak_memory", "describe"),
     ):
         monkeypatch.setattr(Cuda, name, getattr(Device, name))
@@ -111,6 +111,7 @@ def run(*choices, texts):
         "model=minilm",
         "engine=fused",
         "device=cuda",
+        "device.in_flight=1",
         "graph=eager",
         "output.pooling=mean",
         *choices,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from bert_infer import buckets
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Graph, distinct
-from bert_infer.layouts import PackedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -72,11 +71,8 @@ class Recorded(Graph):
         limit: int,
     ) -> Buckets:
         """Return a bucket for each extent, if these are not too many to be recorded."""
-        fitting = buckets.fitting_edges(groups, lengths, layout, self.max_buckets, limit)
-        if issubclass(layout, PackedBatch):  # nearly each forward has its own number of tokens
-            edges = list(self.edges) or fitting
-        else:  # wider is padding, and that is batching's to decide
-            edges = sorted({min(edge, limit) for edge in self.edges})
+        fitting = layout.fitting_edges(groups, lengths, self.max_buckets, limit)
+        edges = layout.edges(self.edges, fitting, limit)
         found = buckets.of(groups, lengths, layout, edges)
         if len(found) > self.max_buckets:
             raise RefusedError(

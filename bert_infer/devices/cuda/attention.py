@@ -24,9 +24,9 @@ _MOST_PER_HEAD = 256  # more numbers a head, and there is no flash attention
 class ByLength(Attention):
     """A kernel that is told where sequences begin and how long the longest may be.
 
-    That is what the model allows, not what a batch holds: kernels build or choose anew for another
-    number, and the blocks of a sequence that are not there end at once. A sequence that is longer
-    is not attended to beyond it.
+    That is what the model allows, not what a batch holds, so that one recording or compilation
+    serves all batches; the blocks of a sequence that are not there end at once. A sequence that is
+    longer is not attended to beyond it.
     """
 
     def __init__(self, longest: int) -> None:
