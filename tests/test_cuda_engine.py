@@ -65,6 +65,14 @@ def efficient(q, k, v, bias, cu_q, cu_k, max_q, max_k, dropout, mask_type, *_, *
 
 
 @pytest.fixture(scope="module", autouse=True)
+def no_triton():
+    """Let no layer be compiled but where a test asks: builds of torch with CUDA bring Triton."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fusing, "find_spec", lambda _name: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def kernels():
     library = torch.library.Library("aten", "IMPL")
     library.impl("_flash_attention_forward", flash, "CPU")
