@@ -79,7 +79,6 @@ class Isolated:
         Raises:
             KeyboardInterrupt: passed on, after the run's record is written. A second one ends the
                 process at once.
-            OSError: not even the record of its failure can be written.
         """
         stdin = spooled()
         assignment = Assignment(directory, self.timeout_s, stdin.name if stdin else os.devnull)
@@ -100,7 +99,9 @@ class Isolated:
             _kill_group(process)  # with what it may have started
             if finished is None:
                 cause = cause or _cause(process.exitcode or 0, directory / "run.log")
-                finished = Finished(_record_if_missing(directory, "failed", cause), ())
+                return Finished(_record_if_missing(directory, "failed", cause), ())
+            if not (directory / "metrics.json").is_file():  # it could not, and perhaps now it can
+                status.end(directory, finished.metrics)
             return finished
 
     def _wait(self, process: Process, pipe: Connection, watch: Watch) -> Finished | None:

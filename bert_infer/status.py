@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EVERY_S = 5.0
 """How much of what was measured is lost at most when the process dies."""
 BEFORE_PHASES = "prepare"
+MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
 _LOG = logging.getLogger(__name__)
 
 
@@ -66,9 +67,29 @@ class Status:
 
 
 def close(directory: Path, record: Record) -> dict[str, Any]:
-    """Write what is known of a run, whatever became of it; return metrics.json's content."""
-    _write_measured(directory, record)
-    return _write_metrics(directory, record.metrics())
+    """Write what is known of a run, whatever became of it; return metrics.json's content.
+
+    What cannot be written is an error of the run, if there was none before.
+    """
+    metrics = record.metrics()
+    try:
+        _write_measured(directory, record)
+    except OSError as error:
+        metrics = _unwritten(metrics, error)
+    return end(directory, metrics)
+
+
+def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write metrics.json last, as a directory that has it is complete; return its content.
+
+    Likewise: then it is known to the caller alone.
+    """
+    try:
+        files.write_json(directory / "metrics.json", metrics)
+    except OSError as error:
+        return _unwritten(metrics, error)
+    (directory / "status.json").unlink(missing_ok=True)
+    return metrics
 
 
 def bury(directory: Path, status: str, kind: str, message: str, remedy: str) -> dict[str, Any]:
@@ -86,7 +107,7 @@ def bury(directory: Path, status: str, kind: str, message: str, remedy: str) -> 
     where = f" (phase: {known['phase']})" if "phase" in known else ""
     metrics["status"] = status
     metrics["error"] = {"type": kind, "message": message + where, "remedy": remedy}
-    return _write_metrics(directory, metrics)
+    return end(directory, metrics)
 
 
 def _known(directory: Path) -> dict[str, Any]:
@@ -105,8 +126,10 @@ def _write_measured(directory: Path, record: Record) -> None:
     files.write_forwards(directory / "forwards.csv", record.forwards)
 
 
-def _write_metrics(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write metrics.json last: a directory that has it is complete."""
-    files.write_json(directory / "metrics.json", metrics)
-    (directory / "status.json").unlink(missing_ok=True)
-    return metrics
+def _unwritten(metrics: dict[str, Any], error: OSError) -> dict[str, Any]:
+    """Return ``metrics`` of a run that failed by ``error``, if by nothing else."""
+    if metrics["error"]:
+        return metrics
+    message = f"The run's files cannot be written: {error}."
+    what = {"type": type(error).__name__, "message": message, "remedy": MAKE_ROOM}
+    return metrics | {"status": "failed", "error": what}

@@ -146,5 +146,5 @@ def _remedy(error: Exception) -> str:
     if ran_out(error):
         return LESS
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
+        return status.MAKE_ROOM
     return "The traceback is in run.log, in the run's directory."
