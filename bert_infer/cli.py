@@ -36,27 +36,45 @@ def main(arguments: Sequence[str], program: str) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-    command = COMMANDS.get(arguments[0]) if arguments else None
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        if command:
-            return command(program, arguments[1:])
-        if set(arguments) & {"--help", "-h"}:
-            from bert_infer import console
+        return _do(arguments, program)
+    except (BertInferError, ModuleNotFoundError, KeyboardInterrupt) as error:
+        if wants_traceback:
+            raise
+        message, code = _end(error)
+        sys.stderr.write(f"{message}\n")
+        return code
 
-            console.show_text(help_text(program))
-            return 0
-        return _run(arguments)
-    except BertInferError as error:
-        if wants_traceback:
-            raise
-        sys.stderr.write(f"{error}\n")
-        return _REFUSED if isinstance(error, RefusedError) else _FAILED
-    except KeyboardInterrupt:
-        if wants_traceback:
-            raise
-        sys.stderr.write("Interrupted.\n")
-        return _INTERRUPTED
+
+def _do(arguments: Sequence[str], program: str) -> int:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command:
+        return command(program, arguments[1:])
+    if set(arguments) & {"--help", "-h"}:
+        from bert_infer import console
+
+        console.show_text(help_text(program))
+        return 0
+    return _run(arguments)
+
+
+def _end(error: BaseException) -> tuple[str, int]:
+    """Return what to say of ``error``, and the exit code."""
+    match error:
+        case KeyboardInterrupt():
+            return "Interrupted.", _INTERRUPTED
+        case ModuleNotFoundError():
+            message = (
+                f"This Python ({sys.executable}) has no package {error.name}.\n  Use that of the "
+                "environment where bert_infer is installed, as .venv/bin/python, or install it "
+                "here: pip install -e ."
+            )
+            return message, _REFUSED
+        case RefusedError():
+            return str(error), _REFUSED
+        case _:
+            return str(error), _FAILED
 
 
 def _run(arguments: Sequence[str]) -> int:

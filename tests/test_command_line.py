@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -256,6 +257,21 @@ def test_options_of_your_own_lie_in_any_directory(command):
     done = command("--config-dir", str(group.parent), "model=tiny", "batching=narrow")
     assert done.returncode == 0, done.stderr
     assert command.metrics()[0]["choice"]["batching"] == "token_budget"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--multirun", "batch=1,2"], ["ls"]])
+def test_a_python_without_the_packages_is_named(arguments):
+    """As when nobody activated the environment: site-packages are left out."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(ROOT / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(rf"{re.escape(sys.executable)}\) has no package (hydra|rich)", done.stderr)
+    assert "pip install -e ." in done.stderr
 
 
 def test_full_error_shows_the_traceback(command):
