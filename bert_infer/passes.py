@@ -60,7 +60,7 @@ class Passes:
         return cls(runner, prepared, record.attempts.watching(wrapped), plain, record)
 
     def warm_up(self, warmup: int | str, *, is_single: bool) -> WarmUp | None:
-        """Run every shape as the graph mode needs it, and then the passes that ``warmup`` asks for.
+        """Run every shape until nothing is compiled, and then the passes that ``warmup`` asks for.
 
         Args:
             warmup: a number of passes, or "auto": every shape once, and passes until they are
@@ -68,8 +68,12 @@ class Passes:
             is_single: a single pass is measured, before which no other is worth while.
         """
         device = self.prepared.device
+        of_graph, of_engine = (
+            self.prepared.graph.first_forwards,
+            self.runner.engine.first_forwards(device),
+        )
         with self._memory_explained():
-            for _ in range(self.prepared.graph.first_forwards):
+            for _ in range(max(of_graph, of_engine)):
                 with self.record.phases("compile"):
                     run_once(self.every_shape(), self.encode, device)
             if warmup == 0:

@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
-from bert_infer import ceiling, compose, linears, scaled, weights
+from bert_infer import ceiling, compose, linears, measure, scaled, weights
 from bert_infer.architecture import Architecture
 from bert_infer.attention import ByMask, BySdpa
 from bert_infer.devices import Device
@@ -384,6 +384,28 @@ def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
         assert counted["unique_graphs"] - before == graphs
         assert cosines(states, expected).min() > 0.999
         assert cosines(pooled, pooled_expected).min() > 0.99
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("card")
+def test_layers_are_compiled_in_a_phase_of_their_own(monkeypatch):
+    """However little time the warm-up has: nothing is compiled while a clock runs."""
+    monkeypatch.setattr(Cuda, "compiles_regions", True)
+    monkeypatch.setattr(measure, "WARMUP_LIMIT_S", 0.0)
+    texts = ["one", "two words", "now there are four", "and here there are even six"]
+    runner = compose(["model=tiny", "engine=fused", "device=cuda", "device.in_flight=1",
+                      "graph=eager", "drift.texts=0", "iterations=2", f"text={texts}"])  # fmt: skip
+    record, compiled = runner.new_record(), {}
+
+    def entered(phase):
+        compiled[phase] = counters["stats"]["unique_graphs"]
+
+    record.phases.entered = entered
+    runner.execute(record, runner.prepare())
+    assert record.metrics()["workload"]["forwards_per_pass"] == 4
+    assert compiled["compile"] < compiled["warmup"] == compiled["measure"]
+    assert counters["stats"]["unique_graphs"] == compiled["measure"]
+    assert record.phases.seconds["compile"] > 0
     torch.compiler.reset()
 
 

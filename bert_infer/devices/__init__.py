@@ -45,6 +45,7 @@ class Device(ABC):
         ceiling_rows: rows of a matmul, past those tried on any device, that keep it busy so long
             that asking for it takes no time beside it.
         in_flight: forwards that are asked for before the first of them is waited for.
+        compiles_regions: what ``region`` returns is compiled when it is called.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Device(ABC):
     profiles: ClassVar[tuple[str, ...]] = ("CPU",)
     ceiling_rows: ClassVar[tuple[int, ...]] = ()
     in_flight: int = 1
+    compiles_regions: bool = False
     has_tf32: bool = False
     has_bf16: bool = True
     has_fp16: bool = True

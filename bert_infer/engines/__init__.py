@@ -49,6 +49,11 @@ class Engine(ABC):
     ) -> Encode:
         """Return the encoder with its weights on ``device``."""
 
+    def first_forwards(self, device: Device) -> int:
+        """Return how many forwards of a shape do more than compute, whatever the graph mode."""
+        del device
+        return 0
+
     @abstractmethod
     def inputs(
         self,

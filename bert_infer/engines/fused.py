@@ -97,6 +97,10 @@ class Fused(Engine):
         give_back()
         return encoder.forward
 
+    def first_forwards(self, device: Device) -> int:
+        """Return one where the device compiles layers: nobody knows for which shapes."""
+        return int(device.compiles_regions)
+
     def inputs(self, batch: PackedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
         """Return ``token_ids [tokens]``, ``positions [tokens]`` and ``cu_seqlens``."""
         del keep_mask

@@ -86,6 +86,11 @@ class Cuda(Device):
                 "Python's headers",
             )
 
+    @property
+    def compiles_regions(self) -> bool:  # type: ignore[override]
+        """Whether ``fuses`` says so, or else whether this machine can."""
+        return fusing.is_possible() if self.fuses is None else self.fuses
+
     def capability(self) -> tuple[int, int]:
         """Return the card's compute capability, as (8, 9)."""
         import torch
@@ -195,7 +200,7 @@ class Cuda(Device):
 
     def region(self, function: Function) -> Function:
         """Return ``function`` compiled by inductor, unless ``fuses`` says otherwise."""
-        return fusing.compiled(function) if self._fuses() else function
+        return fusing.compiled(function) if self.compiles_regions else function
 
     def reset_peak_memory(self) -> None:
         """Start counting ``peak_memory`` anew."""
@@ -219,7 +224,7 @@ class Cuda(Device):
             "compute_capability": f"{properties.major}.{properties.minor}",
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
-            "fuses": self._fuses(),
+            "fuses": self.compiles_regions,
             "driver": driver.version(),
         }
 
@@ -247,9 +252,6 @@ class Cuda(Device):
     def throttled_s(self) -> dict[str, float]:
         """Return what NVML has counted of that."""
         return nvml.of(self._uuid(), nvml.throttled_s, {})
-
-    def _fuses(self) -> bool:
-        return fusing.is_possible() if self.fuses is None else self.fuses
 
     def _uuid(self) -> str:
         import torch
