@@ -173,8 +173,8 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
     if samples < _P99_SAMPLES:
         yield Caveat(
             "few_samples",
-            f"{samples} forwards are too few for a 99th percentile, which is null.",
-            f"Measure at least {_P99_SAMPLES} forwards: raise iterations.",
+            f"A 99th percentile takes {_P99_SAMPLES} forwards or more; of {samples} it is null.",
+            "Raise iterations.",
         )
     if phases["warmup"] is None and phases["compile"] is None:
         yield Caveat(

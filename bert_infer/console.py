@@ -87,8 +87,8 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     rows = {
         "model": f"{choice['model']}, {choice['weights']} weights",
         "choice": how,
-        "workload": f"{workload['texts']} texts as {workload['sequences']} sequences in "
-        f"{workload['forwards_per_pass']} forwards, {choice['iterations']} iterations",
+        "workload": f"texts {workload['texts']}, sequences {workload['sequences']}, "
+        f"forwards {workload['forwards_per_pass']}, iterations {choice['iterations']}",
         "tokens": f"{workload['real_tokens']} real, {workload['padded_tokens']} padded "
         f"({workload['padding_waste']:.1%} waste), length {length['min']} to {length['max']}",
         "latency": f"{number(latency['p50'])} ms a forward{between(latency['p50_ci95'])} "
@@ -228,7 +228,7 @@ def _drift(drift: dict[str, Any]) -> str:
     return (
         f"cosine to fp32 {_fraction(drift['min_cosine'])} at least, "
         f"{_fraction(drift['mean_cosine'])} on average; pooled "
-        f"{_fraction(drift['pooled_min_cosine'])} at least ({drift['texts']} texts)"
+        f"{_fraction(drift['pooled_min_cosine'])} at least (texts: {drift['texts']})"
     )
 
 
