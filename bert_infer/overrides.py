@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bert_infer.commands import COMMANDS
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.options import PLANNED, groups, options, values
+from bert_infer.settings import OF_SWEEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,12 @@ def _expanded(override: str) -> str:
     is_text = key == "input.text"
     verbatim = quoted(key, literal(value) if is_text else value)
     return verbatim if _can_parse(verbatim) else override
+
+
+def of_run(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Return ``overrides`` without those of a sweep, Hydra's own among them."""
+    keys = "|".join(OF_SWEEPS)
+    return tuple(o for o in overrides if not re.match(rf"[+~]*(hydra[./]|({keys})(=|$))", o))
 
 
 def quoted(key: str, value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -18,7 +17,13 @@ from bert_infer.composition import (
 )
 from bert_infer.directories import check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
-from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
+from bert_infer.overrides import (
+    check_agreement,
+    check_overrides,
+    expand_short_forms,
+    of_run,
+    sweep,
+)
 from bert_infer.plan import Place, Plan, Planned
 from bert_infer.report import Baseline
 from bert_infer.report.entries import alternatives
@@ -226,11 +231,9 @@ class Checked(NamedTuple):
         config = config_from(overrides, searchpath, job=number)
         runner = runner_from(config)
         prepared = runner.prepare()
-        # Hydra's own are those of the sweep.
-        of_task = tuple(o for o in overrides if not re.match(r"[+~]*hydra[./]", o))
         return cls(
             config,
-            Planned(of_task, runner.content_hash(prepared)),
+            Planned(of_run(overrides), runner.content_hash(prepared)),
             runner.preload | {"bert_infer.composition"},
             Place(prepared.device, frozenset(runner.variables().items())),
             alternatives(runner.choice(prepared), overrides),

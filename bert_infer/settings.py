@@ -122,6 +122,10 @@ class IfChanged(Enum):
     keep = "keep"
 
 
+OF_SWEEPS = ("fail_fast", "order", "repeats", "resume", "if_changed", "baseline")
+"""What only a sweep can have: no run of it is asked for with these."""
+
+
 @dataclass(frozen=True)
 class SweepSettings:
     """How runs are carried out; nothing of it changes what one computes.

@@ -199,12 +199,13 @@ def test_on_a_terminal_it_says_what_goes_on_now(command):
     assert re.search(r"2/2  ok", text)
 
 
-def test_the_hub_is_asked_once_for_all_runs(command):
-    asked = []
+def test_the_hub_is_asked_once_for_all_runs_by_whoever_has_logged_in(command):
+    asked, token = [], command.directory / "token"
+    token.write_text("hf_mine\n")
 
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self):
-            asked.append(self.path)
+            asked.append(self.headers["Authorization"])
             self.send_error(404)
 
         def log_message(self, *_):
@@ -217,12 +218,16 @@ def test_the_hub_is_asked_once_for_all_runs(command):
             *TINY[1:],
             "model=bert-base-uncased",
             "batch=1,2",
-            env={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://localhost:{hub.server_port}"},
+            env={
+                "HF_HUB_OFFLINE": "0",
+                "HF_ENDPOINT": f"http://localhost:{hub.server_port}",
+                "HF_TOKEN_PATH": str(token),
+            },
         )
         hub.shutdown()
     assert done.returncode == 0, done.stderr
     assert len(records(command)) == 2
-    assert len(asked) == 1
+    assert asked == ["Bearer hf_mine"]
 
 
 def test_fail_fast_starts_nothing_more(command):
@@ -319,6 +324,25 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     assert rerun.returncode == 0, rerun.stderr
     assert "1 of 2 runs are there already" in rerun.stdout
     assert {n: records(command)[n] for n in made} == made, "What was there is written over."
+
+
+def test_a_resumed_sweep_is_summed_up_as_if_it_had_never_been_broken_off(command):
+    """Seen to fail: ``resume=`` counted as an option of the runs that it made."""
+    sweep = ("--multirun", *TINY[:-1], "batch=1,2", "iterations=2")
+    with command.running(*sweep, "hydra.sweep.dir=sweep") as process:
+        wait_for(lambda: phases(command))
+        process.kill()
+    done = command("--multirun", "resume=sweep", *sweep[1:-2], "batch=1,2,3", "iterations=2")
+    assert done.returncode == 0, done.stderr
+    assert "Runs: 3 ok." in done.stdout
+    reported = command("report", "sweep", "--baseline", "batch=1")
+    rows = list(csv.DictReader((command.directory / "sweep/summary.csv").read_text().splitlines()))
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(float(row["speedup"]) > 0 for row in rows)
+    assert "resume" not in rows[0]
+    assert "resume=" not in reported.stdout + rows[0]["command"]
+    again = command(*shlex.split(rows[0]["command"])[2:])
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_changed_input_is_another_run(command):

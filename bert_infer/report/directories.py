@@ -10,6 +10,7 @@ from bert_infer import runs
 from bert_infer.errors import RefusedError
 from bert_infer.files import read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
+from bert_infer.overrides import of_run
 from bert_infer.report.entries import Entry, Problem, moment
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _is_alive(pid: object, started_at: object) -> bool:
 
 def _overrides(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     found = runs.at(metrics, "run.overrides")
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    return of_run(map(str, found)) if isinstance(found, list) else ()
 
 
 def _hydras_overrides(directory: Path) -> tuple[str, ...]:
@@ -143,6 +144,6 @@ def _hydras_overrides(directory: Path) -> tuple[str, ...]:
     path = directory / _HYDRA / "overrides.yaml"
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(path))
-        return tuple(map(str, found)) if isinstance(found, list) else ()
+        return of_run(map(str, found)) if isinstance(found, list) else ()
     except Exception:  # noqa: BLE001  omegaconf and yaml have no common error, and none matters
         return ()

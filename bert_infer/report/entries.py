@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_REFERENCE = {"engine": "transformers", "dtype": "fp32", "graph": "eager", "device": "cpu"}
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why a run gave no figures to rely on."""
@@ -45,7 +48,7 @@ class Entry:
         directory: where it lies.
         status: what its record says, or one of those in ``directories``.
         metrics: the content of metrics.json, or what is known so far; nothing of it is certain.
-        overrides: as the run was asked for.
+        overrides: as the run was asked for, without what its sweep was.
         problem: what is wrong with it, if anything is.
     """
 
@@ -59,6 +62,11 @@ class Entry:
     def name(self) -> str:
         """The directory's name."""
         return self.directory.name
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether its process ended before anybody knew what it would compute."""
+        return self.text("run.content_hash") is None
 
     @property
     def is_measured(self) -> bool:
@@ -94,7 +102,7 @@ class Entry:
     @property
     def is_reference(self) -> bool:
         """Whether it is what the others' drift is measured from."""
-        return (self.options.get("engine"), self.options.get("dtype")) == ("transformers", "fp32")
+        return _REFERENCE.items() <= self.options.items()
 
     @property
     def started_at(self) -> datetime:

@@ -116,7 +116,7 @@ def superseded(entries: Iterable[Entry]) -> list[Entry]:
         for entry in entries
         if entry.problem
         and not entry.is_measured
-        and (entry.content in fine or (not entry.metrics and entry.overrides in asked))
+        and (entry.content in fine or (entry.is_buried and entry.overrides in asked))
     ]
 
 
