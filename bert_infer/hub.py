@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -68,20 +67,22 @@ def _offers(endpoint: str, name: str, revision: str) -> bool:
 
     In a thread: looking a host's name up has no time limit of its own.
     """
-    answers: list[bool] = []
-    thread = threading.Thread(
-        target=lambda: answers.append(_head(f"{endpoint}/{name}/resolve/{revision}/config.json")),
-        daemon=True,
+    from huggingface_hub import get_token
+
+    token = get_token()  # of the environment, or of whoever has logged in
+    request = urllib.request.Request(  # noqa: S310  the hub's endpoint
+        f"{endpoint}/{name}/resolve/{revision}/config.json",
+        method="HEAD",
+        headers={"Authorization": f"Bearer {token}"} if token else {},
     )
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(_answers(request)), daemon=True)
     thread.start()
     thread.join(PATIENCE_S)
     return answers == [True]
 
 
-def _head(url: str) -> bool:
-    token = os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310  the hub's endpoint
+def _answers(request: urllib.request.Request) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310  likewise
             return True
