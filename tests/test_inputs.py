@@ -108,6 +108,21 @@ def test_an_empty_table_has_no_text(tmp_path, tokenizer, ending):
         Table(str(path)).tokens(tokenizer)
 
 
+def test_empty_lines_of_a_csv_are_no_rows(tmp_path):
+    path = tmp_path / "spaced.csv"
+    path.write_text("\n\ntext\n\none\n\n")
+    assert strings(Table(str(path))) == ["one"]
+
+
+@pytest.mark.parametrize("row", ['"never closed\ntwo\nthree\n', '"closed" too soon\n'])
+def test_quotes_that_swallow_other_rows_are_refused(tmp_path, row):
+    path = tmp_path / "quotes.csv"
+    path.write_text(f"text\nfine\n{row}")
+    with pytest.raises(InputError, match=r"quotes\.csv, line \d.*") as error:
+        strings(Table(str(path)))
+    assert error.value.remedy == "Correct the quoting."
+
+
 def test_a_cell_may_be_a_book(tmp_path):
     path = tmp_path / "book.csv"
     path.write_text('text,id\n"' + "word, " * 500_000 + '",1\nshort\n')

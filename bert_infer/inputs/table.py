@@ -7,7 +7,6 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +31,7 @@ class Table(FileInput):
         super().check()
         if Path(self.path).suffix.lower() not in _FORMATS:
             raise OptionError("input.path", self.path, f"a file ending in {', '.join(_FORMATS)}")
-        for _ in islice(self.texts(), 1):
-            return
+        next(self.texts(), None)
 
     def texts(self) -> Iterator[Text]:
         """Yield the column's cells."""
@@ -125,15 +123,19 @@ class _Csv(_File):
         rows = self._rows()
         place = next(rows).index(column)
         for row in rows:
-            if row:  # an empty line holds no cells
-                yield row[place] if place < len(row) else None
+            yield row[place] if place < len(row) else None
 
     def _rows(self) -> Iterator[list[str]]:
+        """Yield the lines that hold cells.
+
+        Strictly: else a quote that is not closed makes one cell of the rest of the file.
+        """
         csv.field_size_limit(sys.maxsize)  # a cell may be a book
         with Path(self.path).open("rb") as file:
-            rows = csv.reader(text.string for text in decoded(file, self.path, keep_ends=True))
+            lines = (text.string for text in decoded(file, self.path, keep_ends=True))
+            rows = csv.reader(lines, strict=True)
             try:
-                yield from rows
+                yield from filter(None, rows)
             except csv.Error as error:
                 raise InputError(
                     f"{self.path}, line {rows.line_num}: {error}.", "Correct the quoting."
