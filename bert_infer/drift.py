@@ -20,6 +20,7 @@ from bert_infer.dtypes import Fp32
 from bert_infer.engines.transformers import Transformers
 from bert_infer.environment import digest
 from bert_infer.files import whole
+from bert_infer.graphs import Eager
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import forward
 from bert_infer.outputs import HiddenStates, Pooled
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
+    from bert_infer.graphs import Graph
     from bert_infer.outputs import Pooling, Sink
+    from bert_infer.preparation import Prepared
     from bert_infer.records import Tokens, Weights
     from bert_infer.runner import Runner
 
@@ -71,9 +74,10 @@ class Drift:
         return self.min_cosine is None or self.min_cosine < min_cosine
 
 
-def is_reference(engine: Engine, dtype: Dtype, device: Device) -> bool:
-    """Tell whether a run computes what it would be compared with."""
-    return (engine, dtype) == (Transformers(), Fp32()) and isinstance(device, Cpu)
+def is_reference(engine: Engine, dtype: Dtype, device: Device, graph: Graph) -> bool:
+    """Tell whether a run computes what it would be compared with, but for padding."""
+    parts = (engine, dtype, graph)
+    return parts == (Transformers(), Fp32(), Eager()) and isinstance(device, Cpu)
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> list[int]:
@@ -147,12 +151,16 @@ class Sample:
         return user_cache_path("bert_infer") / "references" / name
 
 
-def sample(runner: Runner, tokens: Tokens, device: Device) -> Sample | None:
-    """Return the texts to compare, or None where a run is the reference or asks for none."""
-    count = runner.drift.texts
-    if not count or is_reference(runner.engine, runner.dtype, device):
+def sample(runner: Runner, prepared: Prepared) -> Sample | None:
+    """Return the texts to compare; None where nobody asks, or the run is the reference itself.
+
+    It is compared all the same where ``drift.min_cosine`` asks how far it may be: it is padded.
+    """
+    asked, tokens = runner.drift, prepared.tokens
+    parts = (runner.engine, prepared.dtype, prepared.device, prepared.graph)
+    if not asked.texts or (asked.min_cosine is None and is_reference(*parts)):
         return None
-    chosen = spread(tokens.lengths[: tokens.texts], count)
+    chosen = spread(tokens.lengths[: tokens.texts], asked.texts)
     return Sample(tokens, chosen, runner.output.pooling)
 
 

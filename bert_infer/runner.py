@@ -205,7 +205,7 @@ class Runner:
         import torch
 
         total = self._total(prepared) if passes is None else None
-        compared = drift.sample(self, prepared.tokens, device)
+        compared = drift.sample(self, prepared)
         record.in_flight, record.emulated = (
             device.in_flight,
             device.emulates(prepared.dtype.matmuls()),
