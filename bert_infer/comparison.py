@@ -80,7 +80,7 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     for directory in map(Path, directories):
         paths = runs.below(directory)
         if paths != [directory]:
-            status = {path: runs.status(path) for path in paths}
+            status = {path: _status(path) for path in paths}
             paths = [path for path in paths if status[path] in runs.COMPLETE]
             left_out += [f"{path} ({status[path]})" for path in status if path not in paths]
         found.append([runs.read(path) for path in paths])
@@ -98,6 +98,13 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
         for baseline, run in pairs:
             _check_same_work(baseline, run)
     return Report([compared(baseline, run) for baseline, run in pairs], left_out)
+
+
+def _status(path: Path) -> str:
+    try:
+        return runs.status(path)
+    except RefusedError:
+        return "unreadable"
 
 
 def compared(baseline: Run, run: Run) -> Comparison:
