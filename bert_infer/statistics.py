@@ -24,6 +24,7 @@ _BLOCKS = 100  # enough to see where timings changed
 _RESAMPLES = 2000
 _FEWEST_RESAMPLES = 200
 _RESAMPLED_VALUES = 20_000_000  # a bound on the bootstrap's work: about a second
+_AT_ONCE = 100_000  # of them in memory: it is the run's, whose peak is measured
 _MANY = 10_000  # samples from which on their order, or means of neighbours, tell as much
 
 
@@ -113,7 +114,7 @@ def _bootstrap(
         (np.arange(count),),
         of_rows,
         n_resamples=_resamples(rows.size),
-        batch=max(1, 2_000_000 // rows.size),
+        batch=max(1, _AT_ONCE // rows.size),
         confidence_level=_widened(count, confidence),
         method="percentile",
         vectorized=True,
@@ -144,7 +145,7 @@ def ratio(
         (over, under),
         lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
         n_resamples=_resamples(len(over) + len(under)),
-        batch=max(1, 2_000_000 // (len(over) + len(under))),
+        batch=max(1, _AT_ONCE // (len(over) + len(under))),
         confidence_level=_widened(fewest, confidence),
         method="percentile",
         vectorized=True,

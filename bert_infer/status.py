@@ -59,7 +59,7 @@ class Status:
                     "pid": os.getpid(),
                     "phase": phase,
                     "started_at": self._record.run.get("started_at"),
-                    "metrics": self._record.metrics(),
+                    "metrics": self._record.so_far(),
                 },
             )
         except OSError as error:  # a full disk; what matters is whether the record can be written
