@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bert_infer.workload import Workload
 
 _MUCH_PADDING = 0.3
-_P99_SAMPLES = 100
 _MANY_OUTLIERS = 0.05
 _POOR_COSINE = 0.99
 _CEILING_MOVED = 0.1
@@ -92,7 +91,7 @@ def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]
     if not is_finite or (drift and None in (drift["min_cosine"], drift["max_abs"])):
         yield Caveat(
             "not_finite",
-            "Some outputs are infinite or no numbers.",
+            "Some outputs are infinite or NaN.",
             "Use a dtype of greater range (bf16, fp32); if it stays, look into the weights.",
         )
     elif drift and drift["min_cosine"] < _POOR_COSINE:
@@ -170,10 +169,10 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
             f"{measurement['samples']} passes are too few for confidence intervals.",
             "Set iterations=10 or more before comparing.",
         )
-    if samples < _P99_SAMPLES:
+    if figures["latency_ms"]["p99"] is None:
         yield Caveat(
             "few_samples",
-            f"A 99th percentile takes {_P99_SAMPLES} forwards or more; of {samples} it is null.",
+            f"p99 is null: it takes 100 forwards or more, and this run has {samples}.",
             "Raise iterations.",
         )
     if phases["warmup"] is None and phases["compile"] is None:

@@ -188,7 +188,7 @@ class Int8(Fp32):
         if not device.has_int8():
             raise RefusedError(
                 f"dtype=int8 is refused: this {device.name} has no fast 8-bit integer matrix "
-                "multiplication here (of processors, those with AVX2 and more have).",
+                "multiplication here (processors need AVX2).",
                 "Use dtype=bf16 or dtype=fp32.",
             )
 

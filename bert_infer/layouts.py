@@ -179,7 +179,7 @@ class PaddedBatch(Batch):
     def mask(self) -> NDArray[np.bool_]:
         """``bool [rows, width]``, true at real tokens, and at the first of a row that fills up.
 
-        A row that attends to nothing would be no numbers, whose sums some devices compute slowly.
+        A row that attends to nothing would be NaN, which some devices compute slowly.
         """
         rows, width = self.token_ids.shape
         lengths = np.ones(rows, np.int64)

@@ -27,7 +27,7 @@ class Linear(ABC):
         """Return the product."""
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Return GELU (by erf) of the product, over which it is written."""
+        """Return GELU (by erf) of the product, in place."""
         import torch
 
         return torch.ops.aten.gelu_(self(x))  # type: ignore[no-any-return]

@@ -75,9 +75,9 @@ def give_back() -> None:
 def freed_is_kept() -> Iterator[None]:
     """Have glibc's malloc keep what is freed inside, for what is asked for next; others may anyway.
 
-    By default it gives large blocks back at once, or all at the top of its heap, whichever a
-    process comes to first, and each page that is asked for again costs a fault: activations of a
-    forward, most of all. ``give_back`` works all the same.
+    By default it returns large blocks to the system at once, or trims the top of its heap,
+    depending on what the process did before, and each page that is asked for again costs a fault:
+    activations of a forward, most of all. ``give_back`` works all the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -157,8 +157,8 @@ def _check_fits(
             raise OptionError(
                 "batch",
                 sequences,
-                f"at most {memory * sequences // outputs} here: the hidden states of so many "
-                f"sequences of {slots // sequences} tokens would fill {whose} memory",
+                f"at most {memory * sequences // outputs} here: that many sequences of "
+                f"{slots // sequences} tokens have hidden states that fill {whose} memory",
                 "Lower batch, or batching.max_tokens where that decides.",
             )
 

@@ -29,7 +29,7 @@ class Quantised(Opaque, Linear):
         super().__init__()
         integers, scale = codes(weight.float())
         self._matmul = OneDnnInt8(integers, scale)
-        # By as much a product grows where all of a row is one larger.
+        # By how much each output grows if every input of a row grows by 1.
         self._sums = scale * integers.sum(1, dtype=torch.int64)
         self._bias = torch.zeros(len(weight)) if bias is None else bias.float()
 

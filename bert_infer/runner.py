@@ -162,7 +162,7 @@ class Runner:
             raise OptionError(
                 "input.path",
                 "-",
-                "a file where several processes read it",
+                "a file here: several processes read the input",
                 "Write the texts to a file first.",
             )
 

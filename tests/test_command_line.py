@@ -159,7 +159,7 @@ REFUSED = [
     (["duel", "batch=1", "batch=2", "model=tiny", "until.max_s=3"], "no meaning in a duel"),
     (
         ["duel", "", "", "model=tiny", "input=lines", "input.path=-"],
-        "a file where several processes read it",
+        "several processes read the input",
     ),
 ]
 

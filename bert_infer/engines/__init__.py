@@ -50,7 +50,7 @@ class Engine(ABC):
         """Return the encoder with its weights on ``device``."""
 
     def first_forwards(self, device: Device) -> int:
-        """Return how many forwards of a shape do more than compute, whatever the graph mode."""
+        """Return how many forwards of a shape also compile, whatever the graph mode."""
         del device
         return 0
 

@@ -42,7 +42,7 @@ class Graph(ABC):
 
     @property
     def first_forwards(self) -> int:
-        """How many forwards of a shape do more than compute."""
+        """How many forwards of a shape also compile or record."""
         return 0
 
     def resolve(self, device: Device) -> Graph:
@@ -130,7 +130,7 @@ class CompileMode(Enum):
 
 @dataclass(frozen=True)
 class Compile(Graph):
-    """torch.compile with the device's backend, which is inductor but on Gaudi."""
+    """torch.compile with the device's backend, inductor except on Gaudi."""
 
     mode: CompileMode = CompileMode.default
 
@@ -139,7 +139,7 @@ class Compile(Graph):
 
     @property
     def first_forwards(self) -> int:
-        """One compiles; inductor's graphs take one to record, and one to replay at last."""
+        """One compiles; inductor's CUDA graphs take a second to record, a third to replay."""
         return 3 if self.mode.records else 1
 
     def check(self, device: Device) -> None:

@@ -53,7 +53,7 @@ class Item:
 
     @property
     def status(self) -> str:
-        """The run's, or how many runs have which."""
+        """The run's status; of several runs, how many have which."""
         count: dict[str, int] = {}
         for entry in self.found:
             count[entry.status] = count.get(entry.status, 0) + 1
@@ -173,6 +173,6 @@ def _check_keys(wanted: Mapping[str, str], found: Iterable[Entry]) -> None:
     for key in wanted:
         if key not in known:
             raise RefusedError(
-                f"{key} is nothing a run could be found by. There are: {', '.join(sorted(known))}.",
+                f"Runs cannot be found by {key}. There are: {', '.join(sorted(known))}.",
                 nearest(key, known),
             )

@@ -212,8 +212,8 @@ def drift_sentence(row: Row) -> str:
     lowest = row.lowest("drift.min_cosine")
     if lowest is not None:
         return (
-            f"Drift: some token's cosine to the fp32 reference is {figures.cosine(lowest)}, no "
-            "token's is less."
+            f"Drift: the smallest cosine of any token to the fp32 reference is "
+            f"{figures.cosine(lowest)}."
         )
     if row.entry.is_reference:
         return "Drift: none, it computes as the fp32 reference does."

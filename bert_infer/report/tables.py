@@ -167,8 +167,8 @@ def superseded_sentence(summary: Summary) -> str:
     """Return how many runs failed, and went well when they were made again."""
     count = summary.superseded
     return (
-        f"{count} earlier {'run' if count == 1 else 'runs'} came to nothing and went well when "
-        "made again; not listed."
+        f"{count} earlier {'run' if count == 1 else 'runs'} failed and went well when made again; "
+        "not listed."
     )
 
 
