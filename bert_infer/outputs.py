@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.devices import Device
+    from bert_infer.engines import Encode
     from bert_infer.layouts import Batch
+    from bert_infer.measure import Batches
     from bert_infer.records import Outputs, Tokens
 
 
@@ -58,10 +61,22 @@ class Output:
 
 
 class Sink(ABC):
-    """Takes the outputs of passes, batch by batch, and writes those of the last.
+    """Takes the outputs of measured passes, batch by batch, and leaves a file about the last."""
 
-    A repeated text is kept once.
-    """
+    @abstractmethod
+    def collect(self, batch: Batch, outputs: Outputs) -> None:
+        """Take a batch's outputs, which lie in host memory."""
+
+    def watch(self, batches: Batches, encode: Encode, device: Device) -> None:
+        """Run another pass, of ``batches``, if outputs do not tell what is asked."""
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Write a file into ``directory``."""
+
+
+class Texts(Sink):
+    """Keeps something of each text. A repeated one is kept once."""
 
     def __init__(self, tokens: Tokens, wanted: Collection[int] | None = None) -> None:
         """Keep the ``wanted`` texts, by their place among the tokens; None wants all."""
@@ -84,12 +99,8 @@ class Sink(ABC):
         """What was kept, in input order."""
         return [self._texts[text] for text in sorted(self._texts)]
 
-    @abstractmethod
-    def write(self, directory: Path) -> None:
-        """Write a file into ``directory``."""
 
-
-class HiddenStates(Sink):
+class HiddenStates(Texts):
     """``hidden_states.safetensors``: ``[tokens, hidden]`` a text, named by its position."""
 
     def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
@@ -103,7 +114,7 @@ class HiddenStates(Sink):
         )
 
 
-class Pooled(Sink):
+class Pooled(Texts):
     """``pooled.safetensors``: ``pooled [texts, hidden]`` and the texts' ``positions [texts]``."""
 
     def __init__(

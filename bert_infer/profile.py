@@ -11,21 +11,21 @@ from bert_infer.outputs import Sink
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch
     from bert_infer.measure import Batches
-    from bert_infer.records import Outputs, Tokens
+    from bert_infer.records import Outputs
 
 
 class Trace(Sink):
     """``trace.json``, for chrome://tracing or Perfetto."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        super().__init__(tokens, wanted=())
+    def __init__(self) -> None:
         self._profile: Any = None  # a class that a plugin may replace
+
+    def collect(self, batch: Batch, outputs: Outputs) -> None:
+        """Take nothing: it is about how they are computed."""
 
     def watch(self, batches: Batches, encode: Encode, device: Device) -> None:
         """Run ``batches`` under the profiler."""
@@ -35,9 +35,6 @@ class Trace(Sink):
         activities = [getattr(profiler.ProfilerActivity, name) for name in device.profiles]
         with profiler.profile(activities=activities) as self._profile:
             run_once(batches, encode, device)
-
-    def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
-        raise NotImplementedError  # it wants no text
 
     def write(self, directory: Path) -> None:
         """Write the file."""

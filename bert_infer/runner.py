@@ -168,7 +168,7 @@ class Runner:
 
     def sinks(self, tokens: Tokens) -> tuple[Sink, ...]:
         """Return what is to be written of a run."""
-        trace = (Trace(tokens),) if self.settings.profile else ()
+        trace = (Trace(),) if self.settings.profile else ()
         return *self.output.sinks(tokens), *trace
 
     def execute(
@@ -192,6 +192,60 @@ class Runner:
         Returns:
             The last batch and its outputs, in host memory.
         """
+        self._note_request(record, prepared)
+        device, architecture = prepared.device, prepared.architecture
+        with record.phases("import"):
+            self._import(prepared)
+        import torch
+
+        total = self._total(prepared) if passes is None else None
+        compared = drift.sample(self, prepared)
+        record.emulated = device.emulates(prepared.dtype.matmuls())
+        with torch.inference_mode(), device.active():
+            record.environment = environment.describe(device)
+            memory, begun = PeakMemory(device), device.counters()
+            with record.phases("load"):
+                loaded = weights.load(prepared.source, architecture)
+                record.provenance["weights"] = dict(loaded.provenance)
+            if compared:
+                with record.phases("drift"), memory.uncounted():
+                    reference = compared.reference(architecture, loaded)
+                sinks = (*sinks, *compared.sinks)
+            with prepared.dtype.active(device):
+                with record.phases("load"):
+                    encode = self.engine.load(architecture, loaded, prepared.dtype, device)
+                    work = Passes.of(self, prepared, encode, record)
+                record.warm_up = work.warm_up(
+                    self.settings.warmup, is_single=total == prepared.workload.forwards
+                )
+                with record.phases("ceiling"), memory.uncounted():
+                    record.ceiling = ceiling.before(device, prepared.dtype, architecture)
+                earlier = conditions.snapshot(device)
+                asked = (passes or self._passes(record))(record.forwards)
+                last = _measure(
+                    record,
+                    work.measured(asked),
+                    sinks,
+                    lambda: progress(len(record.forwards), total),
+                )
+                later = conditions.snapshot(device)
+                record.counted = Counted(begun, earlier.counters, later.counters)
+                # Who grants the passes lets others work between them.
+                record.conditions = None if passes else conditions.between(earlier, later)
+                record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
+                if passes is None:
+                    with record.phases("ceiling"):
+                        record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
+                for sink in sinks:
+                    sink.watch(work.one(), work.encode, device)
+            if compared:
+                with record.phases("drift"):
+                    record.drift = drift.compare(compared.outputs(), reference)
+        record.finish(self.drift.min_cosine)
+        return last
+
+    def _note_request(self, record: Record, prepared: Prepared) -> None:
+        """Note what is known before anything is loaded."""
         record.architecture, record.workload = prepared.architecture, prepared.workload
         record.until, record.choice = self.until, self.choice(prepared)
         record.shapes_without_graph = prepared.graph.without_graph(prepared.groups)
@@ -199,62 +253,7 @@ class Runner:
             "tokenizer": prepared.tokenizer_provenance,
             "input": {"sha256": prepared.tokens.sha256},
         }
-        device = prepared.device
-        with record.phases("import"):
-            self._import(prepared)
-        import torch
-
-        total = self._total(prepared) if passes is None else None
-        compared = drift.sample(self, prepared)
-        record.in_flight, record.emulated = (
-            device.in_flight,
-            device.emulates(prepared.dtype.matmuls()),
-        )
-        with torch.inference_mode(), device.active():
-            record.environment = environment.describe(device)
-            memory, begun = PeakMemory(device), device.counters()
-            with record.phases("load"):
-                loaded = weights.load(prepared.source, prepared.architecture)
-                record.provenance["weights"] = dict(loaded.provenance)
-            if compared:
-                with record.phases("drift"), memory.uncounted():
-                    reference = compared.reference(prepared.architecture, loaded)
-                sinks = (*sinks, *compared.sinks)
-            with prepared.dtype.active(device):
-                with record.phases("load"):
-                    encode = self.engine.load(prepared.architecture, loaded, prepared.dtype, device)
-                    work = Passes.of(self, prepared, encode, record)
-                record.warm_up = work.warm_up(
-                    self.settings.warmup, is_single=total == prepared.workload.forwards
-                )
-                with record.phases("ceiling"), memory.uncounted():
-                    record.ceiling = ceiling.before(device, prepared.dtype, prepared.architecture)
-                earlier = conditions.snapshot(device)
-                asked = (passes or self._passes(record))(record.forwards)
-                with record.phases("measure"), without_garbage_collection():
-                    for measured, batch, outputs in work.measured(asked):
-                        record.forwards.append(measured)
-                        if measured.pass_index == 0:  # the others compute the same
-                            record.is_finite &= bool(outputs.hidden_states.isfinite().all())
-                        for sink in sinks:
-                            sink.collect(batch, outputs)
-                        progress(len(record.forwards), total)
-                later = conditions.snapshot(device)
-                record.counted = Counted(begun, earlier.counters, later.counters)
-                # Who grants the passes lets others work between them.
-                record.conditions = None if passes else conditions.between(earlier, later)
-                record.choice["iterations"] = measured.pass_index + 1
-                record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
-                if passes is None:
-                    with record.phases("ceiling"):
-                        record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
-                for trace in (sink for sink in sinks if isinstance(sink, Trace)):
-                    trace.watch(work.one(), work.encode, device)
-            if compared:
-                with record.phases("drift"):
-                    record.drift = drift.compare(compared.outputs(), reference)
-        record.finish(self.drift.min_cosine)
-        return batch, outputs
+        record.in_flight = prepared.device.in_flight
 
     def _total(self, prepared: Prepared) -> int | None:
         """Return how many forwards will be measured, where that is known before."""
@@ -287,3 +286,22 @@ class Runner:
             "iterations": self.settings.iterations,
             "max_length": prepared.max_length,
         }
+
+
+def _measure(
+    record: Record,
+    forwards: Iterable[tuple[Forward, Batch, Outputs]],
+    sinks: Sequence[Sink],
+    progress: Callable[[], None],
+) -> tuple[Batch, Outputs]:
+    """Fill ``record`` and ``sinks`` with ``forwards`` as they are measured; return the last."""
+    with record.phases("measure"), without_garbage_collection():
+        for measured, batch, outputs in forwards:
+            record.forwards.append(measured)
+            if measured.pass_index == 0:  # the others compute the same
+                record.is_finite &= bool(outputs.hidden_states.isfinite().all())
+            for sink in sinks:
+                sink.collect(batch, outputs)
+            progress()
+    record.choice["iterations"] = measured.pass_index + 1
+    return batch, outputs

@@ -21,6 +21,7 @@ from reference import BATCHINGS, EAGER, PACKED, largest_difference, smallest_cos
 
 from bert_infer import compose
 from bert_infer.errors import BertInferError, RefusedError
+from bert_infer.outputs import Sink
 from bert_infer.worker import carry_out
 
 DEVICE = os.environ.get("BERT_INFER_TEST_DEVICE", "cuda")
@@ -149,8 +150,8 @@ def test_a_mask_counts_though_the_first_batch_needs_none(dtype, graph, minilm_re
         assert smallest_cosine(result, reference) >= SMALLEST_COSINE[dtype]
 
 
-class Held:
-    """A sink that keeps no outputs, but what memory is held after each forward."""
+class Held(Sink):
+    """Keeps no outputs, but what memory is held after each forward."""
 
     def __init__(self):
         self.bytes = []
@@ -158,6 +159,9 @@ class Held:
     def collect(self, _batch, _outputs):
         in_use = torch.cuda.memory_reserved() if IS_CUDA else psutil.Process().memory_info().rss
         self.bytes.append(in_use)
+
+    def write(self, directory):
+        pass
 
 
 MEBIBYTE = 1 << 20
