@@ -66,7 +66,6 @@ from peer_workers import FailedError
 
 from bert_infer.architecture import Architecture
 from bert_infer.files import write_json
-from bert_infer.metrics import useful_flop
 from bert_infer.outputs import Pooled, Pooling
 from bert_infer.runs import at
 
@@ -194,7 +193,7 @@ def squad_sequence_flop(mean_tokens: float, tokens: Tokens, architecture: Archit
     be spread about their mean as ``tokens`` are about theirs. It is 3 % of the work.
     """
     lengths = tokens.lengths * (mean_tokens / tokens.lengths.mean())
-    return useful_flop(lengths, architecture) // len(lengths)
+    return architecture.useful_flop(lengths) // len(lengths)
 
 
 def scaling(mean_tokens: float, table: Table, squad_flop: int) -> str:
@@ -241,7 +240,7 @@ def sitting(arguments: argparse.Namespace, scratch: Path) -> None:
                     asked.load(files, stack)
             goal = expected[workload.name]
             rows, around = measure(entries, roofs, workload, arguments.rounds, goal)
-            flop = useful_flop(workload.tokens.lengths, architecture)
+            flop = architecture.useful_flop(workload.tokens.lengths)
             table = Table(workload, flop, rows, around)
             squad = squad_sequence_flop(arguments.squad_mean_tokens, workload.tokens, architecture)
             print(caption(f"{arguments.model}, {workload.name}", table, likeness(goal)))

@@ -50,7 +50,6 @@ from peer_runtimes import CTranslate2, OnnxRuntime, OpenVino
 from peer_tables import Table, caption, heading, machine, peer_columns
 
 from bert_infer.architecture import Architecture
-from bert_infer.metrics import useful_flop
 
 DTYPES = ("fp32", "bf16", "int8")
 
@@ -103,7 +102,7 @@ def sitting(arguments: argparse.Namespace, scratch: Path) -> None:
             for workload in workloads:
                 goal = expected[workload.name]
                 rows, around = measure(entries, [roof], workload, arguments.rounds, goal)
-                flop = useful_flop(workload.tokens.lengths, Architecture(config))
+                flop = Architecture(config).useful_flop(workload.tokens.lengths)
                 table = Table(workload, flop, rows, around)
                 print(caption(f"{dtype}, {workload.name}", table, likeness(goal)))
                 print(table.markdown(peer_columns(table)), flush=True)

@@ -12,6 +12,9 @@ from bert_infer.errors import WeightsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
@@ -121,6 +124,20 @@ class Architecture:
     def parts(self) -> list[list[str]]:
         """The parameters' names by what is read at once: embeddings, each layer, the pooler."""
         return [list(names) for _, names in groupby(self.parameters, _part)]
+
+    def useful_flop(self, lengths: NDArray[np.int64]) -> int:
+        """Return the matrix-multiply work on real tokens, in FLOP.
+
+        For each sequence of n tokens and each layer: ``2n(4H^2 + 2HI)`` in the projections and the
+        feed-forward network, ``4n^2 H`` in attention. A multiplication and an addition are two.
+
+        Args:
+            lengths: ``int64 [sequences]``, real tokens of each.
+        """
+        hidden, intermediate = self.hidden, self.intermediate
+        tokens, squares = int(lengths.sum()), int((lengths**2).sum())
+        per_layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * squares * hidden
+        return self.layers * per_layer
 
 
 def _part(name: str) -> str:

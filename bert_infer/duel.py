@@ -19,7 +19,6 @@ from bert_infer import files, statistics
 from bert_infer.comparison import verdict
 from bert_infer.directories import check_writable
 from bert_infer.errors import BertInferError, OptionError, RefusedError
-from bert_infer.metrics import useful_flop
 from bert_infer.side import Side
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def _prepared(overrides: Sequence[str]) -> Prepared:
 
 
 def _check_same_work(a: Prepared, b: Prepared) -> None:
-    flop = [useful_flop(p.tokens.lengths, p.architecture) / len(p.tokens) for p in (a, b)]
+    flop = [p.architecture.useful_flop(p.tokens.lengths) / len(p.tokens) for p in (a, b)]
     if a.tokens.sha256 != b.tokens.sha256 or flop[0] != flop[1]:
         raise RefusedError(
             f"The two would do different work: {flop[0] / 1e9:.4g} and {flop[1] / 1e9:.4g} useful "

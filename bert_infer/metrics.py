@@ -154,22 +154,6 @@ _CHOICE = (
 )
 
 
-def useful_flop(lengths: NDArray[np.int64], architecture: Architecture) -> int:
-    """Return the matrix-multiply work on real tokens, in FLOP.
-
-    For each sequence of n tokens and each layer: ``2n(4H^2 + 2HI)`` in the projections and the
-    feed-forward network, ``4n^2 H`` in attention. A multiplication and an addition are two.
-
-    Args:
-        lengths: ``int64 [sequences]``, real tokens of each.
-        architecture: gives the layers, H (hidden) and I (intermediate).
-    """
-    hidden, intermediate = architecture.hidden, architecture.intermediate
-    tokens, squares = int(lengths.sum()), int((lengths**2).sum())
-    per_layer = 2 * tokens * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * squares * hidden
-    return architecture.layers * per_layer
-
-
 def percentile(samples: NDArray[np.float64], q: int) -> float | None:
     """Return the q-th percentile, or None where fewer than one sample would lie above it."""
     return float(np.percentile(samples, q)) if len(samples) * (100 - q) >= 100 else None  # noqa: PLR2004
@@ -264,7 +248,7 @@ def _compute(
     architecture: Architecture | None,
     ceiling: Ceiling | None,
 ) -> dict[str, Any]:
-    flop = useful_flop(workload.lengths, architecture) if workload and architecture else None
+    flop = architecture.useful_flop(workload.lengths) if workload and architecture else None
     complete = workload is not None and len(forwards) % workload.forwards == 0
     passes = len(forwards) // workload.forwards if workload else 0
     wall_s = sum(forward.wall_s for forward in forwards)

@@ -10,7 +10,7 @@ from bert_infer import files, linears
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.layouts import Shape
-from bert_infer.metrics import Record, latency_ms, length_histogram, percentile, useful_flop
+from bert_infer.metrics import Record, latency_ms, length_histogram, percentile
 from bert_infer.records import Forward
 from bert_infer.workload import Workload
 
@@ -77,11 +77,11 @@ def finished(**fields):
 
 def test_useful_flop_by_hand():
     # One layer, n=2: 2*2*(4*16 + 2*4*5) + 4*4*4 = 480; n=4: 2*4*104 + 4*16*4 = 1088.
-    assert useful_flop(np.array([2, 4]), ARCHITECTURE) == 3 * (480 + 1088)
+    assert ARCHITECTURE.useful_flop(np.array([2, 4])) == 3 * (480 + 1088)
 
 
 def test_useful_flop_counts_real_tokens_only_and_each_sequence_apart():
-    two, one = useful_flop(np.array([4, 4]), ARCHITECTURE), useful_flop(np.array([8]), ARCHITECTURE)
+    two, one = (ARCHITECTURE.useful_flop(np.array(lengths)) for lengths in ([4, 4], [8]))
     assert one - two == 3 * 4 * 4 * (64 - 32)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 from bert_infer.errors import RefusedError
 from bert_infer.graphs import Eager, Graph
 from bert_infer.graphs.recorded import Recorded
-from bert_infer.metrics import useful_flop
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -66,7 +65,7 @@ class ByShape(Graph):
     ) -> Graph:
         """Compare the two for these groups; eager too where they are too many shapes to record."""
         launches = len(groups) * architecture.layers * LAUNCHES_PER_LAYER
-        if launches * LAUNCH_S < useful_flop(lengths, architecture) / FLOP_PER_S:
+        if launches * LAUNCH_S < architecture.useful_flop(lengths) / FLOP_PER_S:
             return Eager()
         graphs = CudaGraphs()
         try:
