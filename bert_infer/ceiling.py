@@ -30,6 +30,7 @@ ROWS = (64, 256, 1024, 4096, 16384)
 """Rows tried, in this order, and then the device's own: more are faster each."""
 _SEARCH_S = 1.0
 _REPEAT_S = 0.3
+_DRAWN = 32_749  # a prime, so that as many rows differ; fewer than what threads would share
 _LOG = logging.getLogger(__name__)
 
 
@@ -130,16 +131,24 @@ def _sought(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Mat
 
 def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float:
     """Return FLOP/s of the fastest of as many calls as ``budget_s`` holds, one at the least."""
+
+    def operand(drawn: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        numbers = dtype.operand(drawn).to(device.torch_device())
+        return numbers.repeat(-(-rows * columns // _DRAWN))[: rows * columns].view(rows, columns)
+
+    of_x, of_weight = _drawn()
+    x = operand(of_x, matmul.rows, matmul.inputs)
+    linear = matmul.make(operand(of_weight, matmul.outputs, matmul.inputs), None)
+    return matmul.flop / fastest_s(lambda: linear(x), device, budget_s)
+
+
+@cache
+def _drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random numbers, which a device's power and so its clock can depend on, for each side.
+
+    They are repeated, since drawing millions would take longer than multiplying them.
+    """
     import torch
 
-    # Random values, as a device's power and so its clock can depend on them; a few, repeated,
-    # since drawing millions would take longer than multiplying them.
-    some = torch.randn(1 << 12, generator=torch.Generator().manual_seed(0))
-
-    def values(rows: int, columns: int) -> torch.Tensor:
-        drawn = dtype.operand(some).to(device.torch_device())
-        return drawn.repeat(-(-rows * columns // len(drawn)))[: rows * columns].view(rows, columns)
-
-    x = values(matmul.rows, matmul.inputs)
-    linear = matmul.make(values(matmul.outputs, matmul.inputs), None)
-    return matmul.flop / fastest_s(lambda: linear(x), device, budget_s)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_DRAWN, generator=generator), torch.randn(_DRAWN, generator=generator)

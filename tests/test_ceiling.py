@@ -6,11 +6,12 @@ import dataclasses
 import time
 
 import pytest
+import torch
 
 from bert_infer import ceiling, compose, linears
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.devices.cpu import Cpu
-from bert_infer.dtypes import Fp32, Int8
+from bert_infer.dtypes import Bf16, Fp32, Int8
 
 
 class Paced(Cpu):
@@ -71,6 +72,35 @@ def test_what_loads_at_the_first_matmul_takes_nothing_of_the_searchs_time(monkey
     device = Cold()
     ceiling.search(device, Fp32(), 16, 64)
     assert {rows for rows, *_ in device.tried} == {2, 4}
+
+
+LARGE, MINILM = (1024, 4096), (384, 1536)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [
+        *((4096, *shape) for h, i in (LARGE, MINILM) for shape in ((h, i), (i, h), (h, 3 * h))),
+        (16_384, 1024, 1024),
+    ],
+)
+def test_what_is_multiplied_is_as_random_as_a_models_numbers(rows, inputs, outputs):
+    """Seen to fail: 4,096 numbers repeated on both sides, of which 1,024 rows have four alike."""
+    held = []
+
+    def kept(weight, bias):
+        assert bias is None
+        held.append(weight)
+        return held.append
+
+    ceiling.rate(Matmul(rows, inputs, outputs, kept), Cpu(), Bf16(), 0.0)
+    weight, x = held[:2]
+    assert (x.shape, weight.shape) == ((rows, inputs), (outputs, inputs))
+    both = torch.cat([x[:, :16], weight[:, :16]])
+    assert len(both.unique(dim=0)) == rows + outputs
+    products = x[:64].float() @ weight[:64].float().T
+    assert 0.4 < (products > 0).float().mean() < 0.6
+    assert (products / inputs**0.5).std() == pytest.approx(1, abs=0.1)
 
 
 def test_before_and_after_are_the_same_matmul():
