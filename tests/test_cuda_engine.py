@@ -15,7 +15,9 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
+from torch._guards import TracingContext
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
@@ -31,6 +33,7 @@ from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.engines.fused import Fused, Layer
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.fp8 import ByRow, Fp8
+from bert_infer.graphs import Compile, CompileMode
 from bert_infer.records import Weights
 from bert_infer.scaled import Scaled
 
@@ -384,6 +387,38 @@ def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
         assert counted["unique_graphs"] - before == graphs
         assert cosines(states, expected).min() > 0.999
         assert cosines(pooled, pooled_expected).min() > 0.99
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+@pytest.mark.parametrize("dtype", [Fp32(), Bf16(), ByRow()])
+def test_a_graph_of_torchs_own_reads_weights_where_they_lie(monkeypatch, dtype, fuses):
+    """Seen to fail: an encoder that is no module, of which every weight is copied each time."""
+    moving = []
+
+    def watched(graph, inputs):
+        still = TracingContext.get().fw_metadata.static_input_indices
+        tensors = {i: x for i, x in enumerate(inputs) if isinstance(x, torch.Tensor)}
+        moving.append([tuple(x.shape) for i, x in tensors.items() if i not in still])
+        return graph.forward
+
+    backend = aot_autograd(fw_compiler=watched, inference_compiler=watched)
+    make = torch.compile
+
+    def compile_so(encode, **given):
+        return make(encode, **{**given, "mode": None, "backend": backend})
+
+    monkeypatch.setattr(torch, "compile", compile_so)
+    prepared = compose(["model=tiny"]).prepare()
+    read = weights.load(prepared.source, prepared.architecture)
+    card = OnCpu(fuses=fuses)
+    with torch.inference_mode():
+        encode = Fused().load(prepared.architecture, read, dtype, card)
+        compiled = Compile(CompileMode.reduce_overhead).wrap(encode, prepared.groups, card)
+        inputs = packed([3, 4], 0)
+        for ours, theirs in zip(compiled(*inputs), encode(*inputs), strict=True):
+            assert cosines(ours, theirs).min() > 0.999
+    assert moving[0] == [(7,), (7,), (3,)]
     torch.compiler.reset()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, replace
-from unittest.mock import call, create_autospec
+from unittest.mock import ANY, call, create_autospec
 
 import pytest
 import torch
@@ -275,7 +275,7 @@ def test_torchs_own_graphs_are_known_and_their_results_kept(monkeypatch):
     asked = create_autospec(torch.compile, return_value=overwritten)
     monkeypatch.setattr(torch, "compile", asked)
     encode = Cuda().compile(overwritten, 3, CompileMode.reduce_overhead)
-    asked.assert_called_once_with(overwritten, dynamic=None, mode="reduce-overhead")
+    asked.assert_called_once_with(ANY, dynamic=None, mode="reduce-overhead")
     first = encode(torch.ones(2))
     encode(torch.zeros(2))
     assert first[0].tolist() == [1, 1]

@@ -151,6 +151,8 @@ class Cuda(Device):
 
         from bert_infer.devices.cuda import recording
 
+        if mode.records:
+            encode = recording.Holding(encode)
         # Asked for, all sizes become symbols, the model's too, and reductions over them slower;
         # left to dynamo, those do that differ from the first shape to the second.
         dynamic = None if shapes > 1 else False

@@ -133,6 +133,22 @@ def _without_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
+class Holding(torch.nn.Module):
+    """``encode``, as a module: torch takes what it reaches through one to stay where it is.
+
+    Anything else is copied to where a graph of torch's own reads it, before each replay: all
+    weights of an encoder that is no module itself.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def forward(self, *given: Any) -> Tensors:  # noqa: ANN401  as encode
+        """Return what ``encode`` does."""
+        return self._encode(*given)
+
+
 def stepped(encode: Encode) -> Encode:
     """Return ``encode``, which torch compiled into graphs of its own, with results that stay."""
 
