@@ -367,8 +367,20 @@ def test_rows_without_numbers():
     assert linear(broken).isfinite().all(1).tolist() == [True, False, False]
 
 
-def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
-    """By inductor's processor backend; on a GPU it writes Triton."""
+@pytest.mark.parametrize(
+    "forwards",
+    [
+        [([3, 4], 1), ([7, 1, 30], 2), ([2, 2], 2), ([1, 1, 1, 90], 2), ([1], 3), ([1] * 3, 3)],
+        # As many tokens as the model has hidden numbers, three times that, as it has intermediate.
+        [([64], 1), ([256], 2), ([192], 2), ([1], 3), ([1] * 9, 4), ([9, 9], 4), ([3], 4)],
+    ],
+)
+def test_one_compilation_serves_every_layer_and_a_second_nearly_every_shape(encoders, forwards):
+    """By inductor's processor backend; on a GPU it writes Triton.
+
+    Dynamo takes a size that has not changed yet for a constant, and a single token always. Past 8
+    compilations of a layer it gives up, which is an error here. Seen to fail: sizes never symbols.
+    """
 
     class Fusing(OnCpu):
         def region(self, function):
@@ -379,7 +391,7 @@ def test_one_compilation_serves_every_layer_and_a_second_every_shape(encoders):
     encode = Fused().load(prepared.architecture, read, ByRow(), Fusing())
     counted = counters["stats"]
     before = counted["unique_graphs"]
-    for lengths, graphs in (([3, 4], 1), ([7, 1, 30], 2), ([2, 2], 2), ([1, 1, 1, 90], 2)):
+    for lengths, graphs in forwards:
         inputs = packed(lengths, 0)
         with torch.inference_mode():
             states, pooled = encode(*inputs)
