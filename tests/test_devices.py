@@ -125,6 +125,21 @@ def test_a_cards_memory_and_its_drivers_cuda_are_known_without_using_it(nvml):
     assert Cuda().memory_bytes() is None
 
 
+def test_the_drivers_version_is_the_kernels_or_where_that_is_hidden_nvmls(
+    nvml, monkeypatch, tmp_path
+):
+    """Seen to fail: the file alone, which sandboxes lack."""
+    file = tmp_path / "version"
+    monkeypatch.setattr(cuda.driver, "_KERNEL_MODULE", file)
+    nvml.nvmlSystemGetDriverVersion.return_value = "580.95.05"
+    assert cuda.driver.version() == "580.95.05"
+    file.write_text("NVRM version: NVIDIA UNIX Kernel Module  550.54  Tue\nGCC version:  12.2")
+    assert cuda.driver.version() == "550.54"
+    file.unlink()
+    nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    assert cuda.driver.version() is None
+
+
 @pytest.fixture
 def driver(monkeypatch):
     """A machine that seems to have a GPU, and a build of torch for CUDA 13.0."""

@@ -95,6 +95,13 @@ def cuda_version() -> str | None:
     return None
 
 
+def driver_version() -> str | None:
+    """Return the driver's version, as in "550.54"; where nobody tells it, None."""
+    with suppress(pynvml.NVMLError), _library():
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    return None
+
+
 @contextmanager
 def _library() -> Iterator[None]:
     pynvml.nvmlInit()
