@@ -103,12 +103,12 @@ def first(tokens: Tokens, sequences: int | None) -> Tokens:
 
 
 class Rate(NamedTuple):
-    """What the device reached in a round, and its state just afterwards.
+    """What the device reached in a round.
 
     Attributes:
         flop_per_s: of dense matmuls, on random numbers.
-        readings: clocks, temperature and the like, by the device's own names.
-        throttled: why it held its clock down.
+        readings: clocks, temperature and the like just afterwards, by the device's own names.
+        throttled: why it held its clock down, before, after or, where it counts, meanwhile.
     """
 
     flop_per_s: float
@@ -121,6 +121,7 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
     import torch
 
     from bert_infer import ceiling as rates
+    from bert_infer import conditions
 
     runner = compose([f"model.name={files.model}", f"device={files.device}", f"dtype={dtype}"])
     device, architecture = runner.device.resolve(), runner.model.architecture()
@@ -134,8 +135,11 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
         pipe.send(None)
         while True:
             pipe.recv()
+            earlier = conditions.snapshot(device)
             reached = rates.after(found, device, resolved).after_flop_per_s
-            pipe.send(Rate(reached, device.readings(), device.throttle_reasons()))
+            later = conditions.snapshot(device)
+            throttled = conditions.between(earlier, later).throttled
+            pipe.send(Rate(reached, later.accelerator, throttled))
 
 
 def surroundings(pipe: Connection, files: Files) -> None:

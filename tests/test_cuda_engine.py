@@ -491,17 +491,23 @@ def test_the_ceiling_of_fp8_is_that_of_codes_alone():
 
 @pytest.mark.usefixtures("card")
 def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm):
-    """Seen to fail: the format as it is asked for, which multiplies bfloat16."""
+    """Seen to fail: the format as it is asked for, which multiplies bfloat16.
+
+    And the reasons for a low clock once the card is idle again.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from peer_engines import Files
     from peer_inputs import ceiling as answer
 
     made, answers, rate = [], [], ceiling.rate
+    throttled_s = {"power cap": 0.0, "temperature": 3.0}
 
     def watched(matmul, *rest):
         made.append(matmul.make)
+        throttled_s["power cap"] += 0.1
         return rate(matmul, *rest)
 
+    monkeypatch.setattr(Cuda, "throttled_s", lambda _self: dict(throttled_s))
     monkeypatch.setattr(ceiling, "rate", watched)
     pipe = SimpleNamespace(send=answers.append, recv=iter(["measure"]).__next__)
     with pytest.raises(StopIteration):
@@ -509,6 +515,7 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
     assert set(made) == {scaled.ScaledMatmul}
     assert answers[0] is None
     assert answers[1].flop_per_s > 0
+    assert answers[1].throttled == ("power cap",)
 
 
 @pytest.mark.parametrize(
