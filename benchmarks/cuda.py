@@ -2,6 +2,7 @@
 
     python benchmarks/cuda.py [--dtypes bf16,fp16,tf32,fp8] [--graphs eager,compile,cuda_graphs]
         [--workloads throughput,latency] [--max-tokens N] [--also "OVERRIDES"] [--rounds N]
+        [--results DIRECTORY]
     python benchmarks/cuda.py --device cpu --model tiny --sequences 60    # a dry run
 
 Every engine holds BERT-Large with the same random weights in a process of its own, and waits
@@ -15,11 +16,17 @@ pooled output there, transformers the first tokens' states and the pooled output
 sequence: host to host, and of the forward alone, synchronised at both ends. Outputs are compared
 with transformers in fp32 on the processor: the first tokens' states of some sequences.
 
-Results go to benchmarks/results/DATE-CARD.json, which never replaces an earlier file.
+Results go to DATE-CARD.json in --results, by default benchmarks/results, which never replaces an
+earlier file: a second sitting of a day is DATE-CARD-2.json.
 
 By default bf16 and fp8 are measured, eager and by CUDA graphs; all dtypes and graph modes take
-several times as long. All engines are on the card at once, each with a CUDA context: some 4 GB each
-at the worst. Where that is too much, or a session too short, ask for fewer --workloads.
+several times as long. That is likely more than 10 minutes. Where a command may not take as long,
+each workload is a sitting of its own, and its table is kept as soon as it is there:
+
+    python benchmarks/cuda.py --workloads throughput --results DIRECTORY
+    python benchmarks/cuda.py --workloads latency --results DIRECTORY
+
+All engines are on the card at once, each with a CUDA context: some 4 GB each at the worst.
 """
 
 from __future__ import annotations
