@@ -47,7 +47,7 @@ def carry_out(plan: Plan) -> int:
         if len(left) < len(wanted):
             console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
         try:
-            failed = _launch(plan, directory, left)
+            failed = bool(left) and _launch(plan, directory, left)
         finally:
             _sum_up(plan, directory)
     return int(failed)

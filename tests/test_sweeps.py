@@ -437,6 +437,9 @@ def test_hydras_other_launchers_make_each_run_a_process(command, launcher):
     assert {m["run"]["isolation"] for m in records(command).values()} == {"process"}
     assert sorted(m["choice"]["batch"] for m in records(command).values()) == [1, 2]
     assert re.search(r"1/2  ok .*\n +2/2  ok ", done.stdout)
+    again = command("--multirun", "resume=sweep", "if_changed=keep")  # they set variables
+    assert again.returncode == 0, again.stderr
+    assert "2 of 2 runs are there already" in again.stdout
 
 
 @pytest.mark.parametrize("order", list(Order))
