@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ def whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def unfinished(directory: Path) -> list[Path]:
+    """Return what ``whole`` left in ``directory`` where its process was killed."""
+    named = re.compile(r"\..+\.\d+")
+    return [path for path in directory.iterdir() if named.fullmatch(path.name) and path.is_file()]
 
 
 def not_a_file(path: Path) -> str:

@@ -69,9 +69,9 @@ def _sum_up(plan: Plan, directory: Path) -> None:
 def bury_the_dead(directory: Path) -> None:
     """Leave a record in each run's directory that has none: nobody else will write it."""
     for path in _runs(directory):
-        for unfinished in path.glob(".*.*"):
-            unfinished.unlink()
         if not (path / "metrics.json").exists():
+            for unfinished in files.unfinished(path):
+                unfinished.unlink()
             status.bury(path, "interrupted", "Interrupted", "Its sweep ended.", "Resume the sweep.")
 
 

@@ -345,6 +345,22 @@ def test_a_resumed_sweep_is_summed_up_as_if_it_had_never_been_broken_off(command
     assert again.returncode == 0, again.stderr
 
 
+def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command, sweep):
+    kept = [sweep / "0/.notes.txt", sweep / "0/.metrics.json.1", sweep / "1/.notes.txt"]
+    half_written = sweep / "1/.metrics.json.1"
+    for path in (*kept, half_written):
+        path.write_text("{")
+    for run in "01":
+        (sweep / run / ".keep.d").mkdir()
+    (sweep / "1/metrics.json").unlink()
+    done = command("--multirun", "resume=sweep")
+    assert done.returncode == 0, done.stderr
+    assert "7 of 8 runs are there already" in done.stdout
+    assert all(path.exists() for path in kept)
+    assert not half_written.exists()
+    assert records(command)[1]["error"]["remedy"] == "Resume the sweep."
+
+
 def test_a_changed_input_is_another_run(command):
     texts = command.directory / "texts.txt"
     texts.write_text("one\ntwo\n")
