@@ -10,7 +10,7 @@ from bert_infer.board import Board, drawn, followed
 from bert_infer.comparison import different_leaves, lasting
 from bert_infer.composition import hydra_at_hand, searching
 from bert_infer.directories import claimed, locked
-from bert_infer.errors import RefusedError
+from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.isolated import Isolated, environment_at
 from bert_infer.overrides import quoted
 from bert_infer.plan import missing, ordered
@@ -54,14 +54,19 @@ def carry_out(plan: Plan) -> int:
 
 
 def _sum_up(plan: Plan, directory: Path) -> None:
-    """Write and print what the sweep showed so far."""
+    """Write what the sweep showed so far and print it, be it written or not."""
     from bert_infer import report
-    from bert_infer.report import terminal
+    from bert_infer.report import summary, terminal
 
     try:
         bury_the_dead(directory)
-        terminal.show(report.write(directory, plan.baseline))
-    except (OSError, RefusedError) as error:  # a full disk, or no run at all
+        try:
+            found = report.write(directory, plan.baseline)
+        except RunDirectoryError as error:  # a full disk
+            console.show_text(str(error))
+            found = summary.of(directory, plan.baseline)
+        terminal.show(found)
+    except (OSError, RefusedError) as error:  # no run at all
         console.show_text(str(error))
     console.show_directory(directory.resolve())
 

@@ -257,6 +257,7 @@ def test_a_full_disk_leaves_whole_files_and_no_traceback(command, kilobytes):
     assert done.returncode == 1, done.stderr
     assert "No space left" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    assert "Baseline:" in done.stdout, "What the sweep showed is shown, be it written or not."
     written = [json.loads(path.read_text()) for path in command.directory.glob("kept/*/*.json")]
     assert [m["status"] for m in written if "status" in m].count("ok") >= 2
     assert not list(command.directory.glob("kept/*/.*.*"))
