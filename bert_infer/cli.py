@@ -105,7 +105,7 @@ def _single(request: Request) -> int:
     """Let Hydra make one run, or show what it is asked to; return the exit code."""
     import hydra
 
-    from bert_infer import worker
+    from bert_infer import status
     from bert_infer.composition import interpolation_refused
     from bert_infer.overrides import quoted
 
@@ -128,7 +128,7 @@ def _single(request: Request) -> int:
         except KeyboardInterrupt:
             begun = directory and (directory / "run.log").exists()
             if directory and begun and not (directory / "metrics.json").exists():
-                worker.note_interruption(directory)
+                status.bury(directory, status.INTERRUPTED)
             raise
     return codes[-1]
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 from bert_infer import environment, files, status, worker
 from bert_infer.attempts import LESS
 from bert_infer.inputs.lines import spooled
+from bert_infer.status import Cause
 from bert_infer.worker import Finished, Watch
 
 if TYPE_CHECKING:
@@ -86,20 +87,19 @@ class Isolated:
             try:
                 finished, cause = self._wait(process, pipe, watch), None
             except TimeoutError as error:
-                finished, cause = None, (TimeoutError.__name__, str(error), worker.TAKES_TOO_LONG)
+                late = (TimeoutError.__name__, str(error), worker.TAKES_TOO_LONG)
+                finished, cause = None, Cause("failed", *late)
                 _signal(process, signal.SIGTERM, _TIME_TO_END_S)
             except KeyboardInterrupt:
                 with suppress(KeyboardInterrupt):  # a second one ends the wait
                     _signal(process, signal.SIGINT, _TIME_TO_RECORD_S)
                 _kill_group(process)
-                _record_if_missing(
-                    directory, "interrupted", ("KeyboardInterrupt", "Interrupted.", "Run it again.")
-                )
+                _record_if_missing(directory, status.INTERRUPTED)
                 raise
             _kill_group(process)  # with what it may have started
             if finished is None:
                 cause = cause or _cause(process.exitcode or 0, directory / "run.log")
-                return Finished(_record_if_missing(directory, "failed", cause), ())
+                return Finished(_record_if_missing(directory, cause), ())
             if not (directory / "metrics.json").is_file():  # it could not, and perhaps now it can
                 status.end(directory, finished.metrics)
             return finished
@@ -132,18 +132,20 @@ def _too_late(timeout_s: float | None) -> TimeoutError:
     return TimeoutError(f"It was not done after timeout_s={timeout_s}, and was ended.")
 
 
-def _cause(exit_code: int, log: Path) -> tuple[str, str, str]:
-    """Return the type, message and remedy of a run's end that it could not record itself."""
+def _cause(exit_code: int, log: Path) -> Cause:
+    """Return the cause of a run's end that it could not record itself."""
     if exit_code == -signal.SIGKILL:
-        return (
+        return Cause(
+            "failed",
             "SIGKILL",
             "The system killed the process, as it does when memory runs out.",
             LESS,
         )
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return name, f"The process crashed ({name}).", f"{log} says where it was."
-    return (
+        return Cause("failed", name, f"The process crashed ({name}).", f"{log} says where it was.")
+    return Cause(
+        "failed",
         "SystemExit",
         f"The process ended with exit code {exit_code} and left no record.",
         f"{log} has what it said.",
@@ -180,10 +182,10 @@ def _process(
             process.join()
 
 
-def _record_if_missing(directory: Path, how: str, cause: tuple[str, str, str]) -> dict[str, Any]:
+def _record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
     if (directory / "metrics.json").is_file():
         return files.read_json_object(directory / "metrics.json")
-    return status.bury(directory, how, *cause)
+    return status.bury(directory, cause)
 
 
 def _signal(process: Process, number: signal.Signals, patience_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer import files
 from bert_infer.errors import RefusedError
@@ -20,6 +20,25 @@ EVERY_S = 5.0
 BEFORE_PHASES = "prepare"
 MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
 _LOG = logging.getLogger(__name__)
+
+
+class Cause(NamedTuple):
+    """Why a run ended before it was done.
+
+    Attributes:
+        status: "failed" or "interrupted".
+        kind: the error's type.
+        message: what happened.
+        remedy: what to do about it.
+    """
+
+    status: str
+    kind: str
+    message: str
+    remedy: str
+
+
+INTERRUPTED = Cause("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
 
 
 class Status:
@@ -92,21 +111,22 @@ def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-def bury(directory: Path, status: str, kind: str, message: str, remedy: str) -> dict[str, Any]:
+def bury(directory: Path, cause: Cause) -> dict[str, Any]:
     """Write the record of a run whose process can no longer do it; return metrics.json's content.
 
     Args:
         directory: the run's; its status.json has what was known.
-        status: "failed" or "interrupted".
-        kind: the error's type.
-        message: what happened.
-        remedy: what to do about it.
+        cause: why it ended.
     """
     known = _known(directory)
     metrics: dict[str, Any] = known.get("metrics") or Record().metrics()
     where = f" (phase: {known['phase']})" if "phase" in known else ""
-    metrics["status"] = status
-    metrics["error"] = {"type": kind, "message": message + where, "remedy": remedy}
+    metrics["status"] = cause.status
+    metrics["error"] = {
+        "type": cause.kind,
+        "message": cause.message + where,
+        "remedy": cause.remedy,
+    }
     return end(directory, metrics)
 
 

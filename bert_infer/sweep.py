@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from bert_infer.plan import Plan, Planned
 
+_ENDED_WITH_IT = status.INTERRUPTED._replace(message="Its sweep ended.", remedy="Resume the sweep.")
+
 
 def carry_out(plan: Plan) -> int:
     """Make the runs that ``plan`` asks for and its directory lacks; return the exit code.
@@ -77,7 +79,7 @@ def bury_the_dead(directory: Path) -> None:
         if not (path / "metrics.json").exists():
             for unfinished in files.unfinished(path):
                 unfinished.unlink()
-            status.bury(path, "interrupted", "Interrupted", "Its sweep ended.", "Resume the sweep.")
+            status.bury(path, _ENDED_WITH_IT)
 
 
 def _runs(directory: Path) -> list[Path]:

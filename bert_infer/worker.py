@@ -120,7 +120,8 @@ def carry_out(
             Glimpse.of("Pooled output", pooled, pooled[-1]),
         )
     except KeyboardInterrupt:
-        note_interruption(directory, record)
+        record.broke_off(*status.INTERRUPTED)
+        status.close(directory, record)
         raise
     except RefusedError as error:  # what was checked a moment ago has changed
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
@@ -131,13 +132,6 @@ def carry_out(
         _LOG.exception("The run failed.")
         record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
     return Finished(status.close(directory, record), outputs)
-
-
-def note_interruption(directory: Path, record: Record | None = None) -> None:
-    """Leave a record of a run that the user ended, with what was known of it."""
-    record = record or Record()
-    record.broke_off("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
-    status.close(directory, record)
 
 
 def _remedy(error: Exception) -> str:

@@ -359,7 +359,8 @@ def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command
     assert "7 of 8 runs are there already" in done.stdout
     assert all(path.exists() for path in kept)
     assert not half_written.exists()
-    assert records(command)[1]["error"]["remedy"] == "Resume the sweep."
+    error = records(command)[1]["error"]
+    assert (error["type"], error["remedy"]) == ("KeyboardInterrupt", "Resume the sweep.")
 
 
 def test_a_changed_input_is_another_run(command):
