@@ -50,6 +50,7 @@ class Attempts:
         self._waiting: deque[Attempt] = deque()
         self._latest: Attempt | None = None
         self._is_computing = False
+        self._is_laying_out = False
         self.largest: Attempt | None = None
 
     def following(
@@ -58,7 +59,9 @@ class Attempts:
         """Yield each group's batch and inputs, which ``lay_out`` makes of it."""
         self._waiting.clear()  # what was laid out last may not have been wanted
         for group in groups:
+            self._is_laying_out = True
             batch, inputs = lay_out(group)
+            self._is_laying_out = False
             self._waiting.append(Attempt.of(group, batch))
             yield batch, inputs
 
@@ -76,7 +79,9 @@ class Attempts:
         return attempt
 
     def broken_off(self) -> Attempt | None:
-        """Return the attempt that an exception ended; None where there was none."""
+        """Return the attempt that an exception ended; None where it was none of a forward."""
+        if self._is_laying_out:
+            return None
         if self._is_computing or not self._waiting:  # the latter while it is waited for
             return self._latest
         self._fitted()

@@ -16,6 +16,7 @@ from bert_infer import compose, worker
 from bert_infer.attempts import first_half_that_fits, ran_out
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
+from bert_infer.layouts import PaddedBatch
 
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.append(str(PLUGIN))
@@ -106,6 +107,24 @@ def test_wherever_memory_ends(tmp_path, where):
     else:
         assert "The forward of 4 sequences, 64 tokens did not fit" in error["message"]
         assert "had 4 sequences, 32 tokens." in error["message"]
+
+
+def test_memory_that_ends_while_a_batch_is_laid_out_is_no_forwards(tmp_path, monkeypatch):
+    """Seen to fail: the forward before it, which had been computed, was said not to fit."""
+    lay_out, laid_out = PaddedBatch.of, []
+
+    def second_is_too_much(*given):
+        laid_out.append(given)
+        if len(laid_out) == 2:
+            raise MemoryError
+        return lay_out(*given)
+
+    monkeypatch.setattr(PaddedBatch, "of", second_is_too_much)
+    metrics = record(tmp_path, "warmup=0", texts=[LONG] * 2, slots=1000)
+    assert metrics["error"]["type"] == "MemoryError"
+    assert "did not fit" not in metrics["error"]["message"]
+    assert "Lower batch" in metrics["error"]["remedy"]
+    assert metrics["latency_ms"]["samples"] == 1
 
 
 def test_a_program_gets_the_same_words_and_what_the_forward_held_is_given_up():
