@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
@@ -46,6 +46,10 @@ _TIME_TO_RECORD_S = 30.0
 """How long an interrupted run may take to write its record, before it is ended."""
 _SETTLED = {"HF_HUB_OFFLINE": "1"}
 """Whoever asked has asked the hub: runs take what is in its cache, and do not wait for it again."""
+_DEADLINE = signal.SIGUSR1
+"""What tells a run that its time is over: anybody may send SIGTERM."""
+_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_INTERRUPTED = 130
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
 
 
@@ -89,7 +93,7 @@ class Isolated:
             except TimeoutError as error:
                 late = (TimeoutError.__name__, str(error), worker.TAKES_TOO_LONG)
                 finished, cause = None, Cause("failed", *late)
-                _signal(process, signal.SIGTERM, _TIME_TO_END_S)
+                _signal(process, _DEADLINE, _TIME_TO_END_S)
             except KeyboardInterrupt:
                 with suppress(KeyboardInterrupt):  # a second one ends the wait
                     _signal(process, signal.SIGINT, _TIME_TO_RECORD_S)
@@ -134,6 +138,8 @@ def _too_late(timeout_s: float | None) -> TimeoutError:
 
 def _cause(exit_code: int, log: Path) -> Cause:
     """Return the cause of a run's end that it could not record itself."""
+    if exit_code == _INTERRUPTED or -exit_code in _INTERRUPTIONS:  # before it could take note
+        return status.INTERRUPTED
     if exit_code == -signal.SIGKILL:
         return Cause(
             "failed",
@@ -174,12 +180,28 @@ def _process(
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
         with theirs, _environment({**_SETTLED, **variables}), _start_method(method):
+            if method == "forkserver":
+                _ensure_forkserver()
             process.start()
         try:
             yield process, ours
         finally:
             process.kill()
             process.join()
+
+
+def _ensure_forkserver() -> None:
+    """Start the process to be forked, which holds back what interrupts this one, as its forks do.
+
+    A scheduler signals all processes at once. Were this one ended by that, nobody would know how
+    long to wait for the runs that it forked.
+    """
+    resource_tracker.ensure_running()  # it lets the signals in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
@@ -229,35 +251,55 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _run(pipe: Connection, assignment: Assignment) -> None:
     """Be the process of the run that is assigned."""
-    directory = assignment.directory
 
     def end(*_: object) -> NoReturn:
         raise _too_late(assignment.timeout_s)
 
-    gc.freeze()  # what was imported for all runs need not be gone through before each pass
-    os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, end)  # it still has time to write its record
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
+    if assignment.timeout_s:
+        signal.signal(_DEADLINE, end)  # it still has time to write its record
     sys.stdin = Path(assignment.stdin).open(encoding="utf-8")  # noqa: SIM115  as long as the process
-    with suppress(OSError), (directory / "run.log").open("a") as log:
-        # What a library prints belongs to this run, and so does where a crash was.
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    faulthandler.enable(sys.stderr)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
-    try:
-        finished = worker.carry_out(
-            lambda: recorded_runner(directory),
-            directory,
-            Watch(phase=pipe.send),
-            isolation="process",
+    with _set_apart(assignment.directory):
+        pipe.send(
+            worker.carry_out(
+                lambda: recorded_runner(assignment.directory),
+                assignment.directory,
+                Watch(phase=pipe.send),
+                isolation="process",
+            )
         )
+
+
+@contextmanager
+def _set_apart(directory: Path) -> Iterator[None]:
+    """Make this process one that works for the run in ``directory`` alone.
+
+    An interruption ends it, after the run has taken note.
+    """
+    try:
+        gc.freeze()  # what was imported for all runs need not be gone through before each pass
+        os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
+        with suppress(OSError), (directory / "run.log").open("a") as log:
+            # What a library prints belongs to this run, and so does where a crash was.
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        faulthandler.enable(sys.stderr)
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
+        yield
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    pipe.send(finished)
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Raise KeyboardInterrupt once: a scheduler signals the parent, too, which passes it on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _describe(pipe: Connection, device: Device) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,14 @@ def minilm_reference(minilm, prose):
     from transformers import BertModel
 
     return list(directly(BertModel.from_pretrained(minilm).eval(), prose))
+
+
+def wait_for(condition, seconds=60):
+    waited_until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < waited_until, "It never came true."
+        time.sleep(0.02)
+    return found
 
 
 class Command:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 
 from bert_infer.directories import claimed
 from bert_infer.plan import Planned, missing, ordered
@@ -52,14 +52,6 @@ def phases(command):
     """The phases that runs are in."""
     found = (command.directory / "sweep").glob("*/status.json")
     return {json.loads(path.read_text())["phase"] for path in found}
-
-
-def wait_for(condition, seconds=60):
-    waited_until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < waited_until, "It never came true."
-        time.sleep(0.02)
-    return found
 
 
 def test_whatever_ends_a_run_the_next_one_starts(command):
@@ -134,6 +126,38 @@ def test_a_run_that_hangs_is_seen_in_its_status_and_keeps_what_it_measured(comma
     with (command.directory / "sweep/0/forwards.csv").open() as file:
         assert len(list(csv.DictReader(file))) == measured
     wait_for(lambda: not psutil.pid_exists(status["pid"]))
+
+
+def test_a_run_that_somebody_terminates_was_interrupted(command):
+    arguments = (*TINY[:-1], "isolation=process", "hydra.run.dir=sweep/0", "iterations=10000000")
+    with command.running(*arguments) as process:
+        wait_for(lambda: "measure" in phases(command))
+        status = json.loads((command.directory / "sweep/0/status.json").read_text())
+        os.kill(status["pid"], signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    [metrics] = records(command).values()
+    assert metrics["status"] == "interrupted"
+    assert metrics["error"]["type"] == "KeyboardInterrupt"
+    assert "timeout_s" not in metrics["error"]["message"] + metrics["error"]["remedy"]
+
+
+def test_a_scheduler_that_terminates_every_process_at_once_loses_nothing(command):
+    with command.running("--multirun", *TINY, "iterations=10000000") as process:
+        wait_for(lambda: "measure" in phases(command))
+        time.sleep(2)
+        kept = json.loads((command.directory / "sweep/0/status.json").read_text())["metrics"]
+        parent = psutil.Process(process.pid)
+        for one in (*parent.children(recursive=True), parent):
+            one.terminate()
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    [metrics] = records(command).values()
+    assert metrics["status"] == "interrupted"
+    assert metrics["error"]["type"] == "KeyboardInterrupt"
+    assert metrics["latency_ms"]["samples"] > kept["latency_ms"]["samples"]
 
 
 def test_the_parent_waits_blocked_and_imports_no_torch(command):
