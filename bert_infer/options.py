@@ -12,11 +12,6 @@ CONF = next(
     if directory.is_dir()
 )
 
-PLANNED = {
-    "engine": ("onnxruntime", "openvino"),
-}
-"""Options that are promised and not there yet."""
-
 _CONFIG = (CONF / "config.yaml").read_text("utf-8")
 
 
@@ -75,8 +70,6 @@ def help_text(program: str) -> str:
             f"{group}=",
             *(f"  {name:<20} {line}" for name, line in options(group).items()),
         ]
-        if group in PLANNED:
-            lines += [f"  {name:<20} not yet" for name in PLANNED[group]]
     lines += [
         "",
         "The first option of a group is its default. An option's own fields, say those of",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.commands import COMMANDS
 from bert_infer.errors import OptionError, RefusedError, nearest
-from bert_infer.options import PLANNED, groups, options, values
+from bert_infer.options import groups, options, values
 from bert_infer.settings import OF_SWEEPS
 
 if TYPE_CHECKING:
@@ -183,10 +183,6 @@ def _check_option(group: str, option: str) -> None:
     available = options(group)
     if option in available:
         return
-    if option in PLANNED.get(group, ()):
-        raise OptionError(
-            group, option, ", ".join(available), f"{group}={option} is promised, but not yet there."
-        )
     raise OptionError(group, option, ", ".join(available), nearest(option, available))
 
 
