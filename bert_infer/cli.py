@@ -106,8 +106,8 @@ def _single(request: Request) -> int:
     import hydra
 
     from bert_infer import status
-    from bert_infer.composition import interpolation_refused
     from bert_infer.overrides import quoted
+    from bert_infer.schema import interpolation_refused
 
     directory = None if request.only_shows else request.check()
     # Settled now: by the time of its start Hydra would find another directory than was checked.

@@ -14,14 +14,15 @@ from bert_infer.batching import Batching
 from bert_infer.devices import Device
 from bert_infer.dtypes import Dtype
 from bert_infer.engines import Engine
-from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Graph
 from bert_infer.inputs import Input
 from bert_infer.models import Model
-from bert_infer.options import CONF, options_with
+from bert_infer.options import CONF, groups, options_with
 from bert_infer.outputs import Output
 from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
 from bert_infer.runner import Runner
+from bert_infer.schema import checked, interpolation_refused, type_of
 from bert_infer.settings import DriftSettings, Settings, SweepSettings, Until
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def config_from(
                 return_hydra_config=job is not None,
             )
     except (HydraException, OmegaConfBaseException) as error:
-        key = getattr(error.__cause__, "full_key", None)
-        if key:
-            raise _unknown_key(str(key), overrides) from error
-        raise RefusedError(str(error).strip(), "Try --help.") from error
+        choices = [o for o in overrides if o.partition("=")[0] in {*groups(), "hydra/launcher"}]
+        if len(choices) == len(overrides):  # what is wrong lies in an option's file
+            raise RefusedError(str(error).strip(), "Try --help.") from error
+        raise _misfit(error, config_from(choices, searchpath, job=0)) from error
     if job is not None:
         with open_dict(config):
             config.hydra.job.num = job
@@ -125,23 +126,7 @@ def hydra_at_hand() -> Iterator[Hydra]:
             GlobalHydra.instance().hydra = before
 
 
-@contextmanager
-def interpolation_refused() -> Iterator[None]:
-    """Refuse a value that refers, by ``${...}``, to what is not there.
-
-    Raises:
-        RefusedError: naming the value's key.
-    """
-    from omegaconf.errors import InterpolationResolutionError
-
-    try:
-        yield
-    except InterpolationResolutionError as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        reason = str(error).splitlines()[0]
-        raise RefusedError(f"{where}{reason}.", "Write \\${ for a literal ${.") from error
-
-
+@interpolation_refused()
 def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     """Return the Runner of a composed configuration.
 
@@ -157,10 +142,13 @@ def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     values = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
     parts: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
-    } | {key: _checked(schema, config[key], key) for key, schema in SECTIONS.items()}
-    return Runner(**parts, settings=_checked(Settings, values, ""), overrides=tuple(overrides))
+    } | {
+        key: checked(schema, OmegaConf.select(config, key), key) for key, schema in SECTIONS.items()
+    }
+    return Runner(**parts, settings=checked(Settings, values, ""), overrides=tuple(overrides))
 
 
+@interpolation_refused()
 def sweep_settings(config: DictConfig) -> SweepSettings:
     """Return how the runs of a composed configuration are carried out.
 
@@ -170,7 +158,7 @@ def sweep_settings(config: DictConfig) -> SweepSettings:
     from omegaconf import OmegaConf
 
     names = [field.name for field in fields(SweepSettings)]
-    return _checked(SweepSettings, OmegaConf.masked_copy(config, names), "")
+    return checked(SweepSettings, OmegaConf.masked_copy(config, names), "")
 
 
 def component(group: str, node: DictConfig, base: type[C]) -> C:
@@ -181,13 +169,12 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
     """
     from omegaconf import OmegaConf
 
-    with interpolation_refused():
-        content = literal(OmegaConf.to_container(node, resolve=True))
+    content = literal(OmegaConf.to_container(node, resolve=True))
     target = str(content.pop("_target_", None))
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
         raise OptionError(f"{group}._target_", target, f"a kind of {base.__name__}")
-    return _checked(chosen, content, group)
+    return checked(chosen, content, group)
 
 
 def resolve(target: str, group: str) -> type:
@@ -219,76 +206,53 @@ def resolve(target: str, group: str) -> type:
     return found
 
 
-def _checked(schema: type[C], content: DictConfig | dict[Any, Any], group: str) -> C:
-    """Return ``schema(**content)``, its types checked by omegaconf."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
+def _misfit(error: Exception, defaults: DictConfig) -> RefusedError:
+    """Say which override is wrong, and what there is instead.
 
-    prefix = f"{group}." if group else ""
-    names = [field.name for field in fields(schema)]  # type: ignore[arg-type]
-    try:
-        node = OmegaConf.structured(schema)
-        OmegaConf.set_readonly(node, value=False)  # frozen classes make read-only nodes
-        with interpolation_refused():
-            made: C = OmegaConf.to_object(OmegaConf.merge(node, content))  # type: ignore[assignment]
-    except ConfigKeyError as error:
-        known = ", ".join(prefix + name for name in names) or "none"
-        raise RefusedError(
-            f"{prefix}{error.full_key} is no key. There are: {known}.",
-            nearest(str(error.full_key), names),
-        ) from error
-    except MissingMandatoryValue as error:
-        raise OptionError(
-            f"{prefix}{error.full_key}", "(nothing)", "a value; it has no default"
-        ) from error
-    except ValidationError as error:
-        reason = str(error.msg).splitlines()[0]
-        top = str(error.full_key).split("[")[0]
-        raise OptionError(
-            f"{prefix}{error.full_key}", content.get(top), _type_name(schema, top), f"{reason}."
-        ) from error
-    except OptionError as error:
-        raise (error.within(group) if group else error) from error
-    return made
+    Args:
+        error: what Hydra raised when it set keys one by one.
+        defaults: the configuration without these.
+    """
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    cause = error.__cause__
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return RefusedError(str(error).strip(), "Try --help.")
+    key = str(cause.full_key)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(key, defaults)
+    override = str(error).removeprefix("Error merging override ")
+    return RefusedError(
+        f"{override} is refused: {key} takes {_taken_by(key, defaults)}.",
+        f"{str(cause.msg).splitlines()[0].rstrip('.')}.",
+    )
 
 
-def _type_name(schema: type, name: str) -> str:
-    """Return a field's type as a user would say it."""
-    from enum import Enum
-    from typing import get_type_hints
-
-    hint = get_type_hints(schema)[name]
-    if inspect.isclass(hint) and issubclass(hint, Enum):
-        return "one of " + ", ".join(hint.__members__)
-    return _TYPE_NAMES.get(str(getattr(hint, "__name__", hint)), str(hint))
-
-
-_TYPE_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a string",
-    "bool": "true or false",
-    "bool | None": "true, false or null",
-    "int | None": "a whole number or null",
-    "str | None": "a string or null",
-    "float | None": "a number or null",
-    "list": "a list of whole numbers",
-    "int | str": "a whole number or a word",
-}
-
-
-def _unknown_key(key: str, overrides: Sequence[str]) -> RefusedError:
+def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
     """Say what there is instead of ``key``, a field of a group's option."""
     from omegaconf import OmegaConf
 
-    parent, _, _ = key.rpartition(".")
-    # The node as its group's choice makes it, without the keys set one by one.
-    whole = [o for o in overrides if "." not in o.split("=")[0]]
-    node = OmegaConf.select(config_from(whole), parent)
+    parent, _, name = key.rpartition(".")
+    if not parent:
+        return unknown_key(key, [k for k in defaults.hydra.runtime.choices if "/" in k])
+    node = OmegaConf.select(defaults, parent)
     keys = [k for k in node if k != "_target_"] if OmegaConf.is_dict(node) else []
-    having = options_with(parent, key.removeprefix(f"{parent}."))
+    having = options_with(parent, name)
     if having and not keys:
         return RefusedError(
             f"{key} is no key here: it belongs to {' and '.join(having)}.", f"Add {having[0]}."
         )
     return unknown_key(key, [f"{parent}.{name}" for name in keys])
+
+
+def _taken_by(key: str, defaults: DictConfig) -> str:
+    """Return what kind of value Hydra takes for ``key``."""
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(defaults, parent)
+    content: Any = OmegaConf.to_container(node, resolve=False)
+    if isinstance(keys := content.get(name), dict):
+        return f"keys of its own: {', '.join(f'{key}.{k}' for k in keys)}".removesuffix(": ")
+    schema = OmegaConf.get_type(node)
+    return type_of(schema, name) if is_dataclass(schema) else "a value of another kind"

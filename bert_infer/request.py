@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from bert_infer.composition import (
     config_from,
     hydra_at_hand,
-    interpolation_refused,
     runner_from,
     sweep_settings,
 )
@@ -27,6 +26,7 @@ from bert_infer.overrides import (
 from bert_infer.plan import Place, Plan, Planned
 from bert_infer.report import Baseline
 from bert_infer.report.entries import alternatives
+from bert_infer.schema import interpolation_refused
 from bert_infer.settings import SweepSettings
 
 if TYPE_CHECKING:

@@ -143,6 +143,8 @@ REFUSED = [
     (["hydra.run.dir="], "hydra.run.dir"),
     (["hydra.job.chdir=true"], "hydra.job.chdir"),
     (["hydra.foo=1"], "hydra.foo"),
+    (["hydra.job.chdir=${oc.env:HOME}"], "Refer to a value that fits."),
+    (["model=tiny", "until=5"], "until=5"),
     (["--cfg", "job", "--resolve", "batch=${nope}"], "nope"),
     (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
     (["--experimental-rerun", "nowhere"], "not supported"),
