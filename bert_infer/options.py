@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CONF = next(
     directory
@@ -27,6 +31,15 @@ def options(group: str) -> dict[str, str]:
         (CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)
     )
     return {path.stem: _summary(path) for path in paths}
+
+
+def options_below(directories: Iterable[str], group: str) -> list[str]:
+    """Return the options of ``group`` in directories of the user's own."""
+    return [
+        path.relative_to(Path(directory, group)).with_suffix("").as_posix()
+        for directory in directories
+        for path in sorted(Path(directory, group).rglob("*.yaml"))
+    ]
 
 
 def options_with(group: str, field: str) -> list[str]:

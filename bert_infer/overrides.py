@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.commands import COMMANDS
 from bert_infer.errors import OptionError, RefusedError, nearest
-from bert_infer.options import groups, options, values
+from bert_infer.limits import check_override
+from bert_infer.options import groups, options, options_below, values
 from bert_infer.settings import OF_SWEEPS
 
 if TYPE_CHECKING:
@@ -35,11 +36,20 @@ def _expanded(override: str) -> str:
         key = "input.text"
         if not value.startswith(("[", "'", '"')):
             return quoted(key, literal(value))
-    if not equals or _can_parse(f"{key}={value}"):
-        return f"{key}{equals}{value}"
+    if not equals:
+        return key
+    if _can_parse(f"{key}={value}"):
+        return _override(key, value)
     is_text = key == "input.text"
     verbatim = quoted(key, literal(value) if is_text else value)
     return verbatim if _can_parse(verbatim) else override
+
+
+def _override(key: str, value: str) -> str:
+    """Return KEY=VALUE; for a group that has no option by default, null as Hydra writes it."""
+    if value.lower() == "null" and groups().get(key) == "null":
+        return f"~{key}"
+    return f"{key}={value}"
 
 
 def of_run(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -84,31 +94,44 @@ def _parser() -> Any:  # noqa: ANN401  an untyped module
     return OverridesParser.create()
 
 
-def check_overrides(overrides: Sequence[str], *, bundled_only: bool = True) -> None:
+def check_overrides(overrides: Sequence[str], searchpath: Sequence[str] = ()) -> None:
     """Refuse overrides that are malformed or name an option or key that is not there.
 
     Args:
         overrides: as on the command line, short forms expanded.
-        bundled_only: there are no options but those of this package.
+        searchpath: further directories with options.
 
     Raises:
         RefusedError: naming the nearest match.
     """
-    known = groups()
+    known = {*values(), *groups()}
     for override in _parsed(overrides):
         key = override.key_or_group
-        if key.startswith("hydra") and override.is_sweep_override():
-            raise RefusedError(
-                f"{key} cannot be swept over: it is no part of a run's configuration.",
-                "Give it one value.",
-            )
-        if key.startswith("hydra.sweeper"):
-            raise RefusedError(f"{key} is not read here.", "Give its values as overrides.")
-        if key in known and bundled_only:
-            for value in _values(override):
-                _check_option(key, value)
-        elif re.fullmatch(r"(?!hydra/)[^.@]*", key) and key not in {*known, *_top_level()}:
-            raise unknown_key(key, sorted({*_top_level(), *known, "text"} - {"hydra"}))
+        if re.match(r"hydra\b", key):
+            check_override(override)
+        elif key in groups():
+            _check_choice(override, searchpath)
+        elif re.fullmatch(r"[^.@]*", key) and key not in known:
+            raise unknown_key(key, sorted({*known, "text"}))
+
+
+def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
+    """Refuse an option that its group has not."""
+    group = override.key_or_group
+    if override.is_add() or override.is_force_add():
+        raise RefusedError(
+            f"{override.input_line} is refused: {group} has an option already.",
+            f"Write {str(override.input_line).lstrip('+')}.",
+        )
+    available = [*options(group), *options_below(searchpath, group)]
+    default = groups()[group]
+    for written in _values(override):
+        option = _parser().parse_override(f"{group}={written}").value()
+        if option is None and default == "null":
+            continue
+        if not (isinstance(option, str) and option in available):
+            allowed = ", ".join(dict.fromkeys([default, *available]))
+            raise OptionError(group, written, allowed, nearest(written, available))
 
 
 def check_agreement(overrides: Sequence[str]) -> None:
@@ -119,7 +142,7 @@ def check_agreement(overrides: Sequence[str]) -> None:
     """
     given: dict[str, str] = {}
     for override in _parsed(overrides):
-        key, text = override.get_key_element(), str(override.input_line)
+        key, text = override.get_key_element().lstrip("+~"), str(override.input_line)
         if given.setdefault(key, text) != text:
             raise RefusedError(f"{key} is given twice: {given[key]} and {text}.", "Give it once.")
 
@@ -131,7 +154,7 @@ def sweep(overrides: Sequence[str], most: int) -> list[list[str]]:
         RefusedError: an override is malformed, or there are more than ``most`` runs.
     """
     choices = [
-        [f"{o.get_key_element()}={value}" for value in itertools.islice(_values(o), most + 1)]
+        [_override(o.get_key_element(), value) for value in itertools.islice(_values(o), most + 1)]
         if o.is_sweep_override()
         else [str(o.input_line)]
         for o in _parsed(overrides)
@@ -175,20 +198,6 @@ def _values(override: Override) -> Iterator[str]:
         yield from value.filter(list(options(override.key_or_group)))
     else:
         yield from map(str, override.sweep_string_iterator())
-
-
-def _check_option(group: str, option: str) -> None:
-    if option == "null" and groups()[group] == "null":
-        return
-    available = options(group)
-    if option in available:
-        return
-    raise OptionError(group, option, ", ".join(available), nearest(option, available))
-
-
-@cache
-def _top_level() -> frozenset[str]:
-    return frozenset({*values(), "hydra"})
 
 
 def unknown_key(key: str, known: Sequence[str]) -> RefusedError:

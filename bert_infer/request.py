@@ -75,7 +75,7 @@ class Request:
         searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
         shows = asked.cfg or asked.info or asked.hydra_help or asked.shell_completion
         if not asked.shell_completion:
-            check_overrides(overrides, bundled_only=not searchpath)
+            check_overrides(overrides, searchpath)
             check_agreement(overrides)
         return cls(
             flags=[argument for argument in arguments if argument not in asked.overrides],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -145,6 +146,7 @@ REFUSED = [
     (["hydra.foo=1"], "hydra.foo"),
     (["hydra.job.chdir=${oc.env:HOME}"], "Refer to a value that fits."),
     (["model=tiny", "until=5"], "until=5"),
+    (["model=tiny", "hydra=null"], "hydra=null"),
     (["--cfg", "job", "--resolve", "batch=${nope}"], "nope"),
     (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
     (["--experimental-rerun", "nowhere"], "not supported"),
@@ -256,9 +258,24 @@ def test_options_of_your_own_lie_in_any_directory(command):
     (group / "narrow.yaml").write_text(
         "_target_: bert_infer.batching.TokenBudget\nmax_tokens: 64\nwindow: 9\n"
     )
-    done = command("--config-dir", str(group.parent), "model=tiny", "batching=narrow")
+    chosen = ("--config-dir", str(group.parent), "model=tiny")
+    done = command(*chosen, "batching=narrow")
     assert done.returncode == 0, done.stderr
     assert command.metrics()[0]["choice"]["batching"] == "token_budget"
+    for wrong in ("batching=narow", "batching=null"):
+        done = command(*chosen, wrong)
+        assert done.returncode == 2
+        assert f"{wrong} is refused: batching takes padded, " in done.stderr
+        assert ", narrow." in done.stderr
+
+
+def test_a_sweep_compares_a_study_with_none(command):
+    done = command("-m", "model=tiny", "experiment=null,ragged", "isolation=inline")
+    assert done.returncode == 0, done.stderr
+    assert [m["choice"]["batching"] for m in command.metrics()] == ["padded", "by_length"]
+    (table,) = command.directory.rglob("summary.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {row["experiment"] for row in rows} == {"null", "ragged"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--multirun", "batch=1,2"], ["ls"]])

@@ -19,7 +19,8 @@ from bert_infer.composition import (
 )
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.options import CONF, groups, help_text, options, values
-from bert_infer.overrides import expand_short_forms, sweep
+from bert_infer.overrides import check_agreement, expand_short_forms, sweep
+from bert_infer.report.entries import asked
 from bert_infer.settings import Settings, SweepSettings
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
@@ -105,6 +106,9 @@ def test_the_default_is_the_contracts():
         (["+input.extra=1"], ["input.extra", "no key"]),
         (["input=lines", "text=hello"], ["input.text", "Did you mean input.path?"]),
         (["engine=onnxruntime"], ["engine takes transformers, fused."]),
+        (["experiment=raged"], ["experiment takes null, ", "Did you mean ragged?"]),
+        (["+dtype=bf16"], ["+dtype=bf16", "Write dtype=bf16."]),
+        (["+experiment=null"], ["+experiment=null", "Write experiment=null."]),
         (["until={foo:3}"], ["until.foo is no key here", "until.relative_ci, until.max_s"]),
         (["until=[1]"], ["until=[1]", "takes keys of its own: until.relative_ci"]),
         (["until=5"], ["until=5", "takes keys of its own: until.relative_ci"]),
@@ -114,6 +118,7 @@ def test_the_default_is_the_contracts():
         (["model=tiny", "drift=5"], ["drift=5", "takes keys of its own: drift.texts"]),
         (["drift=null"], ["drift=None", "takes keys of its own: drift.texts"]),
         (["batch=${oc.env:HOME}"], ["batch=/", "takes a whole number.\n  While", "${oc.env:HOME}"]),
+        (["hydra=null"], ["hydra=null", "keys of its own", "hydra.run.dir=DIR"]),
         (["hydra.job=null"], ["hydra.job=null", "takes keys of its own: hydra.job.name"]),
         (["hydra.run=null"], ["hydra.run=null", "takes keys of its own: hydra.run.dir"]),
         (["hydra.sweep=3"], ["hydra.sweep=3", "takes keys of its own: hydra.sweep.dir"]),
@@ -122,10 +127,13 @@ def test_the_default_is_the_contracts():
         (["hydra.job.env_set=5"], ["hydra.job.env_set=5", "takes keys of its own"]),
         (["+hydra.job.env_set.A=[1]"], ["env_set.A=[1]", "a value of another kind", "string"]),
         (["hydra.job.env_copy=5"], ["hydra.job.env_copy=5", "takes a list of strings"]),
+        (["hydra.job.env_copy=[NO_SUCH]"], ["hydra.job.env_copy=NO_SUCH", "that are set"]),
         (["hydra={job:{num:x}}"], ["hydra={job:{num:x}}", "hydra.job.num takes a whole number"]),
         (["~hydra.run"], ["~hydra.run", "takes keys of its own: hydra.run.dir"]),
         (["hydra.job.foo=1"], ["hydra.job.foo is no key here", "hydra.job.name"]),
         (["hydra/foo=bar"], ["hydra/foo is no key here", "hydra/launcher"]),
+        (["hydra/launcher=null"], ["hydra/launcher=null", "by its name"]),
+        (["hydra.launcher=null"], ["hydra.launcher=null", "by its name"]),
     ],
     ids=lambda case: case[0] if isinstance(case, list) else None,
 )
@@ -264,6 +272,23 @@ def test_an_experiment_overrides_the_values_and_is_overridden_by_the_user():
     assert compose(["experiment=ragged"]).settings.iterations == 5
     assert compose(["experiment=ragged", "iterations=2"]).settings.iterations == 2
     assert compose(["experiment=ragged", "batching=padded"]).batching.name == "padded"
+
+
+def test_null_is_the_experiment_that_is_none():
+    chosen = ["model=tiny", "experiment=null"]
+    assert compose(chosen).settings == compose(["model=tiny"]).settings
+    runs = sweep(expand_short_forms(["experiment=ragged,null"]), 9)
+    assert [compose(run).settings.iterations for run in runs] == [5, 1]
+    assert [asked(run)["experiment"] for run in runs] == ["ragged", "null"]
+    with pytest.raises(RefusedError, match="given twice"):
+        check_agreement(expand_short_forms(["experiment=null", "experiment=ragged"]))
+
+
+def test_an_option_in_quotes_is_the_option():
+    for written in ('dtype="bf16"', "dtype='bf16'"):
+        assert compose([written]).dtype.name == "bf16"
+    (first, second) = sweep(["dtype='bf16',\"fp32\""], 9)
+    assert (compose(first).dtype.name, compose(second).dtype.name) == ("bf16", "fp32")
 
 
 def test_texts_that_are_no_unicode_are_refused():

@@ -325,7 +325,7 @@ def test_options_are_resolved_where_that_is_known():
         "model=tiny",
         "+new.key='it\\'s'",
         "hydra.run.dir=x",
-        "~gone",
+        "~experiment",
         "seed=3",
     ]
     assert entries.options(choice, overrides) == {
@@ -334,6 +334,7 @@ def test_options_are_resolved_where_that_is_known():
         "batch": "4",
         "model": "tiny",
         "new.key": "it's",
+        "experiment": "null",
         "seed": "3",
     }
 

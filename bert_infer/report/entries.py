@@ -171,7 +171,9 @@ def options(choice: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, st
     found = {key: _written(value) for key, value in choice.items() if value is not None}
     for override in overrides:
         key, equals, value = override.lstrip("+").partition("=")
-        if equals and not key.startswith(("hydra.", "~")):
+        if key.startswith("~"):  # as Hydra writes that a group has no option
+            found.setdefault(key.removeprefix("~"), "null")
+        elif equals and not key.startswith("hydra."):
             found.setdefault(key, _unquoted(value))
     return found
 
