@@ -109,7 +109,11 @@ def _single(request: Request) -> int:
     from bert_infer.overrides import quoted
     from bert_infer.schema import interpolation_refused
 
-    directory = None if request.only_shows else request.check()
+    directory = None
+    if request.only_shows:
+        request.check_view()
+    else:
+        directory = request.check()
     # Settled now: by the time of its start Hydra would find another directory than was checked.
     settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
     codes = [0]

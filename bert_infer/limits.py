@@ -9,6 +9,7 @@ from bert_infer.errors import OptionError, RefusedError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 
 def check_override(override: Override) -> None:
@@ -44,4 +45,36 @@ def check_override(override: Override) -> None:
         raise RefusedError(
             f"{override.input_line} is refused: an option of Hydra's is chosen by its name.",
             "Write hydra/launcher=joblib, say.",
+        )
+
+
+def check_node(hydra: DictConfig, kind: str) -> None:
+    """Refuse values of Hydra's own that a run here cannot bear.
+
+    Args:
+        hydra: Hydra's node of a composed configuration.
+        kind: run or sweep.
+
+    Raises:
+        RefusedError: naming the key to change.
+    """
+    from omegaconf import ListConfig
+
+    if hydra.job.chdir:
+        raise OptionError("hydra.job.chdir", "true", "false: paths are the command's own")
+    if hydra.output_subdir != ".hydra":
+        given = "null" if hydra.output_subdir is None else hydra.output_subdir
+        raise OptionError(
+            "hydra.output_subdir",
+            given,
+            ".hydra: report, rerun and resume read it",
+            "Leave it out.",
+        )
+    if not isinstance(hydra.verbose, bool | str | ListConfig):
+        raise OptionError("hydra.verbose", hydra.verbose, "true, false or names of loggers")
+    if kind == "run" and hydra.mode is not None and hydra.mode.name != "RUN":
+        raise OptionError("hydra.mode", hydra.mode.value, "RUN or MULTIRUN", "Write it so.")
+    if hydra.sweeper.params:
+        raise RefusedError(
+            "hydra.sweeper.params is not read here.", "Give its values as overrides: dtype=a,b."
         )

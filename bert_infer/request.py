@@ -16,6 +16,8 @@ from bert_infer.composition import (
 )
 from bert_infer.directories import check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.limits import check_node
+from bert_infer.options import groups, values
 from bert_infer.overrides import (
     check_agreement,
     check_overrides,
@@ -48,6 +50,7 @@ class Request:
         searchpath: further directories with options.
         is_sweep: whether every combination of the overrides is a run.
         only_shows: whether Hydra prints something and nothing is run.
+        view: which part of the configuration it prints from: job, hydra or all; a key in it.
     """
 
     flags: list[str]
@@ -55,6 +58,7 @@ class Request:
     searchpath: list[str]
     is_sweep: bool
     only_shows: bool
+    view: tuple[str, str | None] | None
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Request:
@@ -73,7 +77,7 @@ class Request:
             raise RefusedError("--experimental-rerun is not supported.", "Give the overrides.")
         overrides = expand_short_forms(asked.overrides)
         searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
-        shows = asked.cfg or asked.info or asked.hydra_help or asked.shell_completion
+        way = _way(asked)
         if not asked.shell_completion:
             check_overrides(overrides, searchpath)
             check_agreement(overrides)
@@ -82,13 +86,33 @@ class Request:
             overrides=overrides,
             searchpath=searchpath,
             is_sweep=asked.multirun or "hydra.mode=MULTIRUN" in overrides,
-            only_shows=bool(shows),
+            only_shows=way in {*_VIEWS, "--shell-completion"},
+            view=(asked.cfg or "all", asked.package) if way in _VIEWS else None,
         )
 
     @property
     def kind(self) -> str:
         """What Hydra calls it."""
         return "sweep" if self.is_sweep else "run"
+
+    def check_view(self) -> None:
+        """Compose what Hydra is to print, so that a mistake is said as that of a run.
+
+        Raises:
+            RefusedError: the first mistake.
+        """
+        if self.view is None:
+            return
+        part, key = self.view
+        config = config_from(self.overrides, self.searchpath, job=0)
+        if key in {None, "", "_global_"}:
+            return
+        keys = {"job": [*groups(), *values()], "hydra": ["hydra"], "all": [*config]}[part]
+        parent = str(key).partition(".")[0]
+        with interpolation_refused():
+            if parent not in keys or OmegaConf.select(config, str(key)) is None:
+                allowed = f"what has a value in {', '.join(keys)}"
+                raise OptionError("--package", key, allowed, nearest(parent, keys))
 
     def check(self) -> Path:
         """Compose and prepare the run, so that a mistake ends the command before anything is made.
@@ -110,7 +134,8 @@ class Request:
         sweep_settings(config).check_single()
         runner_from(config).prepare()
         with interpolation_refused():
-            _check_hydra([config], self.kind)
+            check_node(config.hydra, self.kind)
+            _check_directories([config], self.kind)
             return Path(config.hydra.run.dir)
 
     def plan(self) -> Plan:
@@ -143,8 +168,9 @@ class Request:
         if one.fail_fast and not configs[0].hydra.launcher._target_.endswith(".BasicLauncher"):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with interpolation_refused():
+            check_node(configs[0].hydra, self.kind)
             if one.resume is None:
-                _check_hydra(configs, self.kind)
+                _check_directories(configs, self.kind)
             return Plan(
                 directory=Path(one.resume or configs[0].hydra.sweep.dir),
                 is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
@@ -261,24 +287,35 @@ def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
     )
 
 
-def _check_hydra(configs: list[DictConfig], kind: str) -> None:
-    """Refuse what Hydra offers and a run here cannot bear.
+def _check_directories(configs: list[DictConfig], kind: str) -> None:
+    """Refuse directories that runs cannot be written to.
 
     Raises:
         RefusedError: naming the key to change.
     """
     hydra = configs[0].hydra
-    if hydra.job.chdir:
-        raise OptionError("hydra.job.chdir", "true", "false: paths are the command's own")
-    if hydra.sweeper.params:
-        raise RefusedError(
-            "hydra.sweeper.params is not read here.", "Give its values as overrides: dtype=a,b."
-        )
     if not hydra[kind].dir:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
     folders = [config.hydra.sweep.subdir if kind == "sweep" else "" for config in configs]
     check_free(Path(hydra[kind].dir), kind, folders)
     check_writable(Path(hydra[kind].dir))
+
+
+_VIEWS = ("--cfg", "--info", "--hydra-help")
+"""The flags by which Hydra prints what it would compose."""
+
+
+def _way(asked: argparse.Namespace) -> str:
+    """Return which of the flags that exclude each other is given; --run is meant without one.
+
+    Raises:
+        RefusedError: two are given.
+    """
+    flags = ("--run", "--multirun", *_VIEWS, "--shell-completion")
+    given = [flag for flag in flags if getattr(asked, flag.strip("-").replace("-", "_"))]
+    if len(given) > 1:
+        raise RefusedError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
+    return given[0] if given else "--run"
 
 
 def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:

@@ -144,10 +144,20 @@ REFUSED = [
     (["hydra.run.dir="], "hydra.run.dir"),
     (["hydra.job.chdir=true"], "hydra.job.chdir"),
     (["hydra.foo=1"], "hydra.foo"),
+    (["hydra.output_subdir=null"], "hydra.output_subdir=null"),
+    (["-m", "batch=1,2", "hydra.output_subdir=other"], "hydra.output_subdir=other"),
+    (["hydra.verbose=5"], "hydra.verbose=5"),
+    (["hydra.mode=2"], "RUN or MULTIRUN"),
     (["hydra.job.chdir=${oc.env:HOME}"], "Refer to a value that fits."),
     (["model=tiny", "until=5"], "until=5"),
     (["model=tiny", "hydra=null"], "hydra=null"),
     (["--cfg", "job", "--resolve", "batch=${nope}"], "nope"),
+    (["--cfg", "job", "--package", "nope"], "--package=nope"),
+    (["--cfg", "job", "--package", "hydra.job"], "--package=hydra.job"),
+    (["--cfg", "job", "--package", "batc"], "Did you mean batch?"),
+    (["--cfg", "job", "hydra.mode=foo"], "one of RUN, MULTIRUN"),
+    (["--info", "config", "until={foo:3}"], "until.max_s"),
+    (["-m", "--cfg", "job", "batch=1,2"], "--multirun and --cfg exclude each other"),
     (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
     (["--experimental-rerun", "nowhere"], "not supported"),
     (["model.checkpoint=/dev/zero"], "pipe or device"),
@@ -276,6 +286,12 @@ def test_a_sweep_compares_a_study_with_none(command):
     (table,) = command.directory.rglob("summary.csv")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {row["experiment"] for row in rows} == {"null", "ragged"}
+
+
+def test_a_part_of_the_configuration_is_shown(command):
+    done = command("--cfg", "job", "--package", "until", "until.max_s=3")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["# @package until", "relative_ci: null", "max_s: 3"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--multirun", "batch=1,2"], ["ls"]])
