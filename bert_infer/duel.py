@@ -19,7 +19,7 @@ from bert_infer import files, statistics
 from bert_infer.comparison import verdict
 from bert_infer.directories import check_writable
 from bert_infer.errors import BertInferError, OptionError, RefusedError
-from bert_infer.side import Side
+from bert_infer.side import warmed_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def fight(  # noqa: PLR0913  all that a duel is
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
         sides = [
-            stack.enter_context(Side(directory / name, overrides))
+            stack.enter_context(warmed_up(directory / name, overrides))
             for name, overrides in (("a", a), ("b", b))
         ]
         try:

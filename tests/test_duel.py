@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import pytest
+from conftest import wait_for
 
 from bert_infer.duel import CONFIDENCE, Duel
 from bert_infer.side import Turn
@@ -110,6 +113,58 @@ def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
     assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"] * 2
 
 
+@contextmanager
+def measuring(command):
+    """Yield a duel's process, and the processes of its sides while one measures without end."""
+    with command.running("duel", "batch=1", "batch=2", "model=tiny", "iterations=9000000") as duel:
+        wait_for(lambda: sorted(statuses(command)) == ["a", "b"])
+        wait_for(lambda: {status["phase"] for status in statuses(command).values()} == {"measure"})
+        time.sleep(2)
+        yield duel, {name: status["pid"] for name, status in statuses(command).items()}
+
+
+def statuses(command):
+    """What the status.json of each side says."""
+    found = command.directory.rglob("status.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "kind", "says"),
+    [
+        (signal.SIGTERM, "interrupted", "KeyboardInterrupt", "Interrupted."),
+        (signal.SIGKILL, "failed", "SIGKILL", "The system killed the process"),
+    ],
+)
+def test_a_side_that_is_killed_leaves_its_record(command, number, status, kind, says):
+    with measuring(command) as (process, sides):
+        os.kill(sides["a"], number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"batch=1 failed: {says}" in stderr
+    assert "Traceback" not in stderr
+    a, b = command.metrics()
+    assert (a["status"], a["error"]["type"]) == (status, kind)
+    assert a["error"]["message"] == f"{a['error']['message'].partition(' (')[0]} (phase: measure)"
+    assert a["choice"]["batch"] == 1
+    assert b["status"] == "interrupted"
+    assert not statuses(command)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL])
+def test_a_duel_that_is_killed_ends_its_sides_and_leaves_their_records(command, number):
+    with measuring(command) as (process, sides):
+        process.send_signal(number)
+        process.wait(60)
+        wait_for(lambda: len(command.runs()) == 2)
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in sides.values()))
+    assert process.returncode == {signal.SIGTERM: 130, signal.SIGKILL: -9}[number]
+    for metrics in command.metrics():
+        assert metrics["status"] == "interrupted"
+        assert metrics["error"]["type"] == "KeyboardInterrupt"
+    assert command.metrics()[0]["latency_ms"]["samples"] > 0
+
+
 def test_a_side_that_fails_at_the_end_leaves_the_duels_outcome(command):
     gate = "dtype=bf16 drift.min_cosine=1"
     done = command("duel", gate, "dtype=bf16", "model=tiny", "--rounds", "3")
@@ -120,13 +175,10 @@ def test_a_side_that_fails_at_the_end_leaves_the_duels_outcome(command):
     assert list(command.directory.rglob("duel.json"))
 
 
-def test_an_interruption_while_a_side_loads_leaves_its_record(command):
+@pytest.mark.parametrize("begun", ["overrides.yaml", "run.log"])
+def test_an_interruption_while_a_side_loads_leaves_its_record(command, begun):
     with command.running("duel", "batch=1", "batch=2", "model=tiny") as process:
-        waited_until = time.monotonic() + 120
-        while not list(command.directory.rglob("run.log")):
-            assert time.monotonic() < waited_until
-            time.sleep(0.05)
-        time.sleep(1)  # it imports torch
+        wait_for(lambda: list(command.directory.rglob(begun)))
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130

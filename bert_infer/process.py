@@ -1,0 +1,260 @@
+"""A process for one run: how it is started, what it does to itself, and how it ends.
+
+Importing torch takes seconds, so processes are forked from one that has done so and nothing else
+(multiprocessing's forkserver). A run that needs other environment variables gets a fresh
+interpreter.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver, resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from bert_infer import files, status
+from bert_infer.attempts import LESS
+from bert_infer.status import Cause
+from bert_infer.worker import Finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerProcess, SpawnProcess
+
+TIME_TO_RECORD_S = 30.0
+"""How long an interrupted run may take to write its record, before it is ended."""
+DEADLINE = signal.SIGUSR1
+"""What tells a run that its time is over: anybody may send SIGTERM."""
+_TIME_TO_END_S = 5.0
+_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_INTERRUPTED = 130
+_SETTLED = {"HF_HUB_OFFLINE": "1"}
+"""Whoever asked has asked the hub: runs take what is in its cache, and do not wait for it again."""
+_OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
+_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
+
+
+class Child(NamedTuple):
+    """A process that was started, and the pipe to it."""
+
+    process: ForkServerProcess | SpawnProcess
+    pipe: Connection
+
+    def receive(self, patience_s: float | None = None) -> Any:  # noqa: ANN401  whatever it sends
+        """Return what it sends next; None where it has died, and nothing of it is left to be read.
+
+        Raises:
+            TimeoutError: nothing came in time.
+        """
+        if not connection.wait([self.pipe, self.process.sentinel], patience_s):
+            raise TimeoutError
+        with suppress(EOFError, ConnectionResetError):
+            return self.pipe.recv() if self.pipe.poll() else None
+
+    def late(self) -> None:
+        """Tell it that its time is over, and let it write its record."""
+        self._signal(DEADLINE, _TIME_TO_END_S)
+
+    def interrupted(self, directory: Path) -> None:
+        """Interrupt it, and leave a record of its run; a second interruption ends the wait."""
+        with suppress(KeyboardInterrupt):
+            self._signal(signal.SIGINT, TIME_TO_RECORD_S)
+        self._kill()
+        _record_if_missing(directory, status.INTERRUPTED)
+
+    def ended(
+        self, directory: Path, finished: Finished | None, cause: Cause | None = None
+    ) -> Finished:
+        """End it with what it may have started, leave a record of its run, and return that.
+
+        Args:
+            directory: the run's.
+            finished: what it sent at its end, if it came to one by itself.
+            cause: why it did not, where that was the caller.
+        """
+        self.process.join(_TIME_TO_END_S)
+        self._kill()
+        if finished is None:
+            cause = cause or _cause(self.process.exitcode or 0, directory / "run.log")
+            return Finished(_record_if_missing(directory, cause), ())
+        if not (directory / "metrics.json").is_file():  # it could not, and perhaps now it can
+            status.end(directory, finished.metrics)
+        return finished
+
+    def _signal(self, number: signal.Signals, patience_s: float) -> None:
+        if self.process.is_alive():
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid or 0, number)
+        self.process.join(patience_s)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join(_TIME_TO_END_S)
+
+
+@contextmanager
+def recorded(directory: Path) -> Iterator[None]:
+    """Leave a record of the run in ``directory`` where an interruption finds no process for it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _record_if_missing(directory, status.INTERRUPTED)
+        raise
+
+
+def _record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
+    if (directory / "metrics.json").is_file():
+        return files.read_json_object(directory / "metrics.json")
+    return status.bury(directory, cause)
+
+
+def _cause(exit_code: int, log: Path) -> Cause:
+    """Return the cause of a run's end that it could not record itself."""
+    if exit_code == _INTERRUPTED or -exit_code in _INTERRUPTIONS:  # before it could take note
+        return status.INTERRUPTED
+    if exit_code == -signal.SIGKILL:
+        return Cause(
+            "failed",
+            "SIGKILL",
+            "The system killed the process, as it does when memory runs out.",
+            LESS,
+        )
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return Cause("failed", name, f"The process crashed ({name}).", f"{log} says where it was.")
+    return Cause(
+        "failed",
+        "SystemExit",
+        f"The process ended with exit code {exit_code} and left no record.",
+        f"{log} has what it said.",
+    )
+
+
+@contextmanager
+def started(
+    work: Callable[[Connection, Any], None],
+    argument: object,
+    preload: Sequence[str],
+    variables: Mapping[str, str],
+) -> Iterator[Child]:
+    """Start a process and yield it; it does not outlive the block.
+
+    Args:
+        work: what it does, given a pipe to this process and ``argument``.
+        argument: as above.
+        preload: modules that the process which is forked imports, once.
+        variables: of its environment, set before torch is imported.
+    """
+    method = "spawn" if variables else "forkserver"
+    context: Any = multiprocessing.get_context(method)
+    context.set_forkserver_preload(list(preload))
+    ours, theirs = multiprocessing.Pipe()
+    process = context.Process(target=work, args=(theirs, argument))
+    with ours:
+        with theirs, _environment({**_SETTLED, **variables}), _start_method(method):
+            if method == "forkserver":
+                _ensure_forkserver()
+            process.start()
+        try:
+            yield Child(process, ours)
+        finally:
+            process.kill()
+            process.join()
+
+
+def _ensure_forkserver() -> None:
+    """Start the process to be forked, which holds back what interrupts this one, as its forks do.
+
+    A scheduler signals all processes at once. Were this one ended by that, nobody would know how
+    long to wait for the runs that it forked.
+    """
+    resource_tracker.ensure_running()  # it lets the signals in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _start_method(method: str) -> Iterator[None]:
+    """Set the method that a new process takes over: it does not know that of joblib's workers."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set ``variables``, and put back what was there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def set_apart(directory: Path, time_to_record_s: float) -> Iterator[None]:
+    """Make this process one that works for the run in ``directory`` alone.
+
+    An interruption ends it, after the run has taken note; its parent's death is one.
+
+    Args:
+        directory: gets run.log.
+        time_to_record_s: how long the run may take to write its record after its parent's death.
+    """
+    try:
+        gc.freeze()  # what was imported for all runs need not be gone through before each pass
+        os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
+        threading.Thread(target=_die_with_parent, args=(time_to_record_s,), daemon=True).start()
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
+        with suppress(OSError), (directory / "run.log").open("a") as log:
+            # What a library prints belongs to this run, and so does where a crash was.
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        faulthandler.enable(sys.stderr)
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Raise KeyboardInterrupt once: a scheduler signals the parent, too, which passes it on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _die_with_parent(time_to_record_s: float) -> None:
+    """Interrupt this process as soon as the parent is no more, then end it and what it started."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(time_to_record_s)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
