@@ -38,6 +38,7 @@ DEADLINE = signal.SIGUSR1
 _TIME_TO_END_S = 5.0
 _INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _INTERRUPTED = 130
+_IMPORTS = ("bert_infer.composition",)  # every run is composed from its directory
 _SETTLED = {"HF_HUB_OFFLINE": "1"}
 """Whoever asked has asked the hub: runs take what is in its cache, and do not wait for it again."""
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
@@ -153,12 +154,12 @@ def started(
     Args:
         work: what it does, given a pipe to this process and ``argument``.
         argument: as above.
-        preload: modules that the process which is forked imports, once.
+        preload: modules that the process which is forked imports, once, beside those of all runs.
         variables: of its environment, set before torch is imported.
     """
     method = "spawn" if variables else "forkserver"
     context: Any = multiprocessing.get_context(method)
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload([*_IMPORTS, *preload])
     ours, theirs = multiprocessing.Pipe()
     process = context.Process(target=work, args=(theirs, argument))
     with ours:

@@ -260,7 +260,7 @@ class Checked(NamedTuple):
         return cls(
             config,
             Planned(of_run(overrides), runner.content_hash(prepared)),
-            runner.preload | {"bert_infer.composition"},
+            runner.preload,
             Place(prepared.device, frozenset(runner.variables().items())),
             alternatives(runner.choice(prepared), overrides),
         )
