@@ -36,6 +36,9 @@ def main(arguments: Sequence[str], program: str) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # as nohup has it, it stays ignored
+            signal.signal(number, signal.default_int_handler)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _do(arguments, program)
@@ -84,9 +87,6 @@ def _run(arguments: Sequence[str]) -> int:
     from bert_infer import console, sweep  # noqa: F401  an interruption past this leaves a record
     from bert_infer.request import Request
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # as nohup has it, it stays ignored
-            signal.signal(number, signal.default_int_handler)
     request = Request.of(arguments)
     try:
         if request.is_sweep and not request.only_shows:

@@ -151,7 +151,7 @@ def test_a_side_that_is_killed_leaves_its_record(command, number, status, kind, 
     assert not statuses(command)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_duel_that_is_killed_ends_its_sides_and_leaves_their_records(command, number):
     with measuring(command) as (process, sides):
         process.send_signal(number)
