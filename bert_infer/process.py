@@ -21,7 +21,7 @@ from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from bert_infer import files, status
+from bert_infer import files, interruption, status
 from bert_infer.attempts import LESS
 from bert_infer.status import Cause
 from bert_infer.worker import Finished
@@ -36,7 +36,6 @@ TIME_TO_RECORD_S = 30.0
 DEADLINE = signal.SIGUSR1
 """What tells a run that its time is over: anybody may send SIGTERM."""
 _TIME_TO_END_S = 5.0
-_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _INTERRUPTED = 130
 _IMPORTS = ("bert_infer.composition",)  # every run is composed from its directory
 _SETTLED = {"HF_HUB_OFFLINE": "1"}
@@ -122,7 +121,7 @@ def _record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
 
 def _cause(exit_code: int, log: Path) -> Cause:
     """Return the cause of a run's end that it could not record itself."""
-    if exit_code == _INTERRUPTED or -exit_code in _INTERRUPTIONS:  # before it could take note
+    if exit_code == _INTERRUPTED or -exit_code in interruption.SIGNALS:  # before it could take note
         return status.INTERRUPTED
     if exit_code == -signal.SIGKILL:
         return Cause(
@@ -181,7 +180,7 @@ def _ensure_forkserver() -> None:
     long to wait for the runs that it forked.
     """
     resource_tracker.ensure_running()  # it lets the signals in
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -238,7 +237,7 @@ def set_apart(directory: Path, time_to_record_s: float) -> Iterator[None]:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_LOG_FORMAT, force=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interruption.SIGNALS)
         yield
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None

@@ -8,7 +8,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import ceiling, conditions, drift, environment, preparation, variables, weights
+from bert_infer import (
+    ceiling,
+    conditions,
+    drift,
+    environment,
+    interruption,
+    preparation,
+    variables,
+    weights,
+)
 from bert_infer.counters import Counted
 from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
@@ -264,8 +273,9 @@ class Runner:
         """Import what the parts need, the device's first: it may change what the others find."""
         device = prepared.device
         variables.settle(device.variables(prepared.graph), device.imports)
-        for name in (*device.imports, *self.imports):
-            importlib.import_module(name)
+        with interruption.held_back():
+            for name in (*device.imports, *self.imports):
+                importlib.import_module(name)
 
     def _passes(self, record: Record) -> Callable[[list[Forward]], Iterator[int]]:
         return lambda forwards: as_long_as_asked(
