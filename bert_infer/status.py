@@ -114,10 +114,14 @@ def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
 def bury(directory: Path, cause: Cause) -> dict[str, Any]:
     """Write the record of a run whose process can no longer do it; return metrics.json's content.
 
+    What that left half written is removed.
+
     Args:
         directory: the run's; its status.json has what was known.
         cause: why it ended.
     """
+    for unfinished in files.unfinished(directory):
+        unfinished.unlink(missing_ok=True)
     known = _known(directory)
     metrics: dict[str, Any] = known.get("metrics") or Record().metrics()
     where = f" (phase: {known['phase']})" if "phase" in known else ""

@@ -77,8 +77,6 @@ def bury_the_dead(directory: Path) -> None:
     """Leave a record in each run's directory that has none: nobody else will write it."""
     for path in _runs(directory):
         if not (path / "metrics.json").exists():
-            for unfinished in files.unfinished(path):
-                unfinished.unlink()
             status.bury(path, _ENDED_WITH_IT)
 
 
