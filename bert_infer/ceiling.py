@@ -30,7 +30,7 @@ ROWS = (64, 256, 1024, 4096, 16384)
 """Rows tried, in this order, and then the device's own: more are faster each."""
 _SEARCH_S = 1.0
 _REPEAT_S = 0.3
-_DRAWN = 32_749  # a prime, so that as many rows differ; fewer than what threads would share
+_DRAWN = 32_749  # a prime, so that as many rows differ; PyTorch takes threads from 32,768 on
 _LOG = logging.getLogger(__name__)
 
 

@@ -91,6 +91,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         assert metrics["error"]["remedy"]
         assert metrics["choice"]["model"] == "tiny"
         assert metrics["phases_s"]["load"] > 0
+        assert metrics["measurement"]["samples"] != 0, "It was measuring."
         assert metrics["run"]["isolation"] == "process"
     assert "Lower batch" in of_deed["allocate"]["error"]["remedy"]
     assert "Lower batch" in of_deed["accelerator_is_full"]["error"]["remedy"]
