@@ -67,13 +67,9 @@ class Passes:
                 steady.
             is_single: a single pass is measured, before which no other is worth while.
         """
-        device = self.prepared.device
-        of_graph, of_engine = (
-            self.prepared.graph.first_forwards,
-            self.runner.engine.first_forwards(device),
-        )
+        device, graph, engine = self.prepared.device, self.prepared.graph, self.runner.engine
         with self._memory_explained():
-            for _ in range(max(of_graph, of_engine)):
+            for _ in range(max(graph.first_forwards, engine.first_forwards(device))):
                 with self.record.phases("compile"):
                     run_once(self.every_shape(), self.encode, device)
             if warmup == 0:

@@ -129,6 +129,15 @@ def test_a_run_that_hangs_is_seen_in_its_status_and_keeps_what_it_measured(comma
     wait_for(lambda: not psutil.pid_exists(status["pid"]))
 
 
+def interrupted(command, stderr):
+    """The record of the one run, which says that it was interrupted."""
+    assert "Traceback" not in stderr
+    [metrics] = records(command).values()
+    assert metrics["status"] == "interrupted"
+    assert metrics["error"]["type"] == "KeyboardInterrupt"
+    return metrics
+
+
 def test_a_run_that_somebody_terminates_was_interrupted(command):
     arguments = (*TINY[:-1], "isolation=process", "hydra.run.dir=sweep/0", "iterations=10000000")
     with command.running(*arguments) as process:
@@ -137,10 +146,7 @@ def test_a_run_that_somebody_terminates_was_interrupted(command):
         os.kill(status["pid"], signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Traceback" not in stderr
-    [metrics] = records(command).values()
-    assert metrics["status"] == "interrupted"
-    assert metrics["error"]["type"] == "KeyboardInterrupt"
+    metrics = interrupted(command, stderr)
     assert "timeout_s" not in metrics["error"]["message"] + metrics["error"]["remedy"]
 
 
@@ -154,10 +160,7 @@ def test_a_scheduler_that_terminates_every_process_at_once_loses_nothing(command
             one.terminate()
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in stderr
-    [metrics] = records(command).values()
-    assert metrics["status"] == "interrupted"
-    assert metrics["error"]["type"] == "KeyboardInterrupt"
+    metrics = interrupted(command, stderr)
     assert metrics["latency_ms"]["samples"] > kept["latency_ms"]["samples"]
 
 
