@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer import files
+from bert_infer.attempts import LESS
 from bert_infer.errors import RefusedError
 from bert_infer.measure import Pace
 from bert_infer.metrics import Record
@@ -90,12 +91,23 @@ def close(directory: Path, record: Record) -> dict[str, Any]:
 
     What cannot be written is an error of the run, if there was none before.
     """
-    metrics = record.metrics()
+    metrics = _metrics(record)
     try:
         _write_measured(directory, record)
     except OSError as error:
         metrics = _unwritten(metrics, error)
     return end(directory, metrics)
+
+
+def _metrics(record: Record) -> dict[str, Any]:
+    """Return metrics.json's content; without intervals where no memory is left for them."""
+    try:
+        return record.metrics()
+    except (MemoryError, ImportError) as error:  # the latter of libraries that cannot be mapped
+        _LOG.warning("There is no memory for intervals: %s.", error)
+        if not record.error:
+            record.broke_off("failed", type(error).__name__, str(error), LESS)
+        return record.so_far()
 
 
 def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:

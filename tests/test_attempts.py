@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import weakref
@@ -125,6 +126,25 @@ def test_memory_that_ends_while_a_batch_is_laid_out_is_no_forwards(tmp_path, mon
     assert "did not fit" not in metrics["error"]["message"]
     assert "Lower batch" in metrics["error"]["remedy"]
     assert metrics["latency_ms"]["samples"] == 1
+
+
+@pytest.mark.parametrize("lacks", [MemoryError("no more"), ImportError("failed to map segment")])
+def test_what_was_measured_is_kept_where_no_memory_is_left_for_statistics(
+    tmp_path, monkeypatch, lacks
+):
+    """Seen to fail: a run of which nothing was left, as its intervals took what was not there."""
+
+    def no_memory(*_):
+        raise lacks
+
+    monkeypatch.setattr("bert_infer.statistics.mean_interval", no_memory)
+    metrics = record(tmp_path, "iterations=8", texts=[SHORT], slots=1000)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert metrics["status"] == "failed"
+    assert metrics["error"]["type"] == type(lacks).__name__
+    assert metrics["latency_ms"]["samples"] == 8
+    assert metrics["throughput"]["sequences_per_s"] > 0
+    assert metrics["throughput"]["sequences_per_s_ci95"] is None
 
 
 def test_a_program_gets_the_same_words_and_what_the_forward_held_is_given_up():
