@@ -96,7 +96,7 @@ class OneDnnPacked(Opaque, Linear):
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return ``[rows, outputs]`` of no values."""
-        return tensors[0].new_empty(len(tensors[0]), self._outputs)
+        return tensors[0].new_empty(tensors[0].shape[0], self._outputs)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return the product plus ``residual``, added as the product is written."""

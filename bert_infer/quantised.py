@@ -42,7 +42,7 @@ class Quantised(Opaque, Linear):
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return ``[rows, outputs]`` of no values."""
-        return tensors[0].new_empty(len(tensors[0]), len(self._bias))
+        return tensors[0].new_empty(tensors[0].shape[0], len(self._bias))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         import torch

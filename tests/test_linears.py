@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from bert_infer import attention, ceiling, compose, linears, quantised
@@ -39,6 +40,19 @@ def test_a_linear_multiplies_adds_and_activates(make, dtype, rows):
     torch.testing.assert_close(together, expected + residual.float(), **near)
     without = make(weight, None)(x).float()
     torch.testing.assert_close(without, x.float() @ weight.float().T, **near)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_one_compilation_of_packed_weights_serves_every_number_of_rows(dtype):
+    """Seen to fail: a kernel's result whose rows were counted as a number, not as a symbol."""
+    many_sizes = ["input=synthetic", "input.texts=30", "batching=packed", "batching.max_tokens=400"]
+    chosen = ["model=tiny", "engine=fused", "graph=compile", f"dtype={dtype}", *many_sizes]
+    runner = compose([*chosen, "drift.texts=0", "warmup=0", "iterations=1"])
+    prepared, before = runner.prepare(), counters["stats"]["unique_graphs"]
+    assert len(prepared.groups) > 8
+    runner.execute(runner.new_record(), prepared)
+    assert counters["stats"]["unique_graphs"] - before <= 2
+    torch.compiler.reset()
 
 
 def test_where_packing_does_not_work_plain_linears_compute_the_same(monkeypatch):
