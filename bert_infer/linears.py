@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bert_infer.opaque import Opaque
 
@@ -16,23 +16,32 @@ if TYPE_CHECKING:
     import torch
 
 
+Operand = Any
+"""Rows as a Linear multiplies them: the tensor itself, or what an 8-bit format makes of it."""
+
+
 class Linear(ABC):
     """``x @ weight.T + bias`` for a weight ``[outputs, inputs]`` and a bias ``[outputs]`` or none.
 
-    ``x`` is ``[rows, inputs]``, the result ``[rows, outputs]``.
+    ``x`` is ``[rows, inputs]``, the result ``[rows, outputs]``. All Linears of a model take the
+    same kind of operand.
     """
 
+    def operand(self, x: torch.Tensor) -> Operand:
+        """Return ``x`` as it is multiplied; several Linears can share it."""
+        return x
+
     @abstractmethod
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Operand) -> torch.Tensor:
         """Return the product."""
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Return GELU (by erf) of the product, in place."""
+    def gelu(self, x: Operand) -> Operand:
+        """Return GELU (by erf) of the product, the operand of another Linear."""
         import torch
 
-        return torch.ops.aten.gelu_(self(x))  # type: ignore[no-any-return]
+        return torch.ops.aten.gelu_(self(x))
 
-    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def plus(self, x: Operand, residual: torch.Tensor) -> torch.Tensor:
         """Return the product plus ``residual [rows, outputs]``."""
         return self(x).add_(residual)
 

@@ -6,14 +6,15 @@ arXiv:2209.05433). A token's scale is found when it comes; nothing is measured b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.linears import Linear
 
 if TYPE_CHECKING:
     import torch
 
-_LEAST = 1e-12  # stands for the largest value of a row of zeros
+LEAST = 1e-12  # stands for the largest value of a row of zeros
+_SCALES = 16
 
 
 class ScaledMatmul(Linear):
@@ -49,35 +50,70 @@ class ScaledMatmul(Linear):
         )
 
 
+class Codes(NamedTuple):
+    """Rows in 8 bits.
+
+    Attributes:
+        values: E4M3 ``[rows, columns]``.
+        scale: ``float32 [rows, 1]``, what a row's values are to be multiplied by.
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
+
+
 class Scaled(Linear):
     """A Linear for bfloat16 activations that multiplies codes."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         import torch
 
-        of_weight, scale = codes(weight)
-        bias = None if bias is None else bias.to(torch.bfloat16)
-        self._matmul = ScaledMatmul(of_weight, bias, scale.t())
+        self._weight = codes_of_weight(weight)
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self._matmul = ScaledMatmul(self._weight.values, self._bias, self._weight.scale.t())
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def operand(self, x: torch.Tensor) -> Codes:
+        """Return the codes of ``x``."""
+        return codes(x)
+
+    def __call__(self, x: Codes) -> torch.Tensor:
         """Return the product."""
-        return self._matmul(*codes(x))
+        return self._matmul(*x)
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Return GELU (by erf) of the product; it is computed in float32."""
+    def gelu(self, x: Codes) -> Codes:
+        """Return the codes of GELU (by erf) of the product; it is computed in float32."""
         from torch.nn import functional
 
-        return functional.gelu(self(x))
+        return codes(functional.gelu(self(x)))
 
-    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def plus(self, x: Codes, residual: torch.Tensor) -> torch.Tensor:
         """Return the product plus ``residual``."""
         return self(x) + residual
 
 
-def codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``x [rows, columns]`` as E4M3 codes and a scale ``float32 [rows, 1]``."""
+def codes(x: torch.Tensor, room: float | torch.Tensor = 1.0) -> Codes:
+    """Return ``x [rows, columns]`` as codes that fill their range.
+
+    Args:
+        x: the rows.
+        room: how many times its largest value a row's range holds, at least 1; ``[rows, 1]`` or
+            one for all.
+    """
     import torch
 
-    largest = x.abs().amax(1, keepdim=True).float().clamp(min=_LEAST)
+    largest = x.abs().amax(1, keepdim=True).float().clamp(min=LEAST) * room
     most = torch.finfo(torch.float8_e4m3fn).max
-    return (x.float() * (most / largest)).to(torch.float8_e4m3fn), largest / most
+    return Codes((x.float() * (most / largest)).to(torch.float8_e4m3fn), largest / most)
+
+
+def codes_of_weight(weight: torch.Tensor) -> Codes:
+    """Return ``weight [outputs, inputs]`` as codes, each row by the scale with the least error.
+
+    Steps between codes double with each power of two, so that scales further apart err alike.
+    """
+    import torch
+
+    tried = (codes(weight, 2 ** (step / _SCALES)) for step in range(_SCALES))
+    errors = [(c.values.float() * c.scale - weight).square().sum(1, keepdim=True) for c in tried]
+    best = torch.stack(errors).argmin(0)
+    return codes(weight, torch.exp2(best / _SCALES))

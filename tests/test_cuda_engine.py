@@ -27,8 +27,8 @@ from bert_infer.attention import ByMask, BySdpa
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
-from bert_infer.devices.cuda.attention import Efficient, Flash
-from bert_infer.devices.cuda.linears import GeluInside
+from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash
+from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.engines.fused import Fused, Layer
 from bert_infer.errors import OptionError, RefusedError
@@ -84,6 +84,20 @@ def kernels():
     library._destroy()  # noqa: SLF001  or the kernels stay
 
 
+@pytest.fixture(scope="module")
+def gelu_of_codes():
+    """Compute by the formula, on the processor, what a Hopper card's kernel does."""
+    from bert_infer.devices.cuda import kernels
+
+    def by_formula(x, x_scale, weight, weight_scale, bias, scale):  # noqa: PLR0917  the kernel's
+        y = (x.float() * x_scale) @ (weight.float() * weight_scale).t() + bias.float()
+        y = functional.gelu(y, approximate="tanh") / scale
+        assert y.abs().max() <= 448, "the scale bounds what it is for"
+        return y.to(torch.float8_e4m3fn)
+
+    kernels.product_gelu_codes.register_kernel("cpu")(by_formula)
+
+
 class OnCpu(Cuda):
     """A card of some compute capability, whose work the processor does."""
 
@@ -94,6 +108,20 @@ class OnCpu(Cuda):
 
     def torch_device(self):
         return torch.device("cpu")
+
+
+class Compiling(OnCpu):
+    """One whose layers inductor compiles for the processor, which runs nothing of Triton's."""
+
+    def attention(self, dtype, architecture):
+        found = super().attention(dtype, architecture)
+        return Flash(architecture.max_length) if isinstance(found, Blocked) else found
+
+    def scaled(self):
+        return Scaled
+
+    def region(self, function):
+        return fusing.compiled(function)
 
 
 @pytest.fixture
@@ -305,8 +333,11 @@ def test_cuda_takes_what_its_operators_are_given(make, dtype):
         ends = torch.empty(3, dtype=torch.int32, device="cuda")
         linear = make(weight, bias)
         attend = (Efficient if dtype is torch.float32 else Flash)(512)
-        for found in (linear(x), linear.gelu(x), linear.plus(x, residual)):
+        operand = linear.operand(x)
+        for found in (linear(operand), linear.plus(operand, residual)):
             assert (found.shape, found.dtype) == ((7, 4096), dtype)
+        back = make(torch.empty(1024, 4096, dtype=dtype, device="cuda"), None)
+        assert back(linear.gelu(operand)).shape == (7, 1024)
         assert (attend(qkv, ends).shape, qkv.device.type) == ((7, 1024), "cuda")
 
 
@@ -315,7 +346,7 @@ def test_8_bit_kernels_want_sizes_of_16():
         linear = Scaled(torch.empty(64, 40, device="cuda"), None)
         x = torch.empty(3, 40, device="cuda")
         with pytest.raises(RuntimeError, match="16"):
-            linear(x)
+            linear(linear.operand(x))
 
 
 def test_gelu_inside_is_that_of_the_product():
@@ -345,9 +376,10 @@ def test_fp8_error_of_a_product_is_that_of_three_bits_of_mantissa():
     x, weight = x.bfloat16(), weight.bfloat16()
     linear = Scaled(weight, bias)
     expected = functional.linear(x.float(), weight.float(), bias)
-    error = (linear(x).float() - expected).norm(dim=1) / (expected - bias).norm(dim=1)
+    found = linear(linear.operand(x))
+    error = (found.float() - expected).norm(dim=1) / (expected - bias).norm(dim=1)
     assert error.max() < 0.06
-    assert torch.equal(linear(x[3:4]), linear(x)[3:4])
+    assert torch.equal(linear(linear.operand(x[3:4])), found[3:4])
 
 
 def test_codes_fill_their_range_and_round_by_half_a_step():
@@ -359,32 +391,51 @@ def test_codes_fill_their_range_and_round_by_half_a_step():
     assert (error <= x.float().abs() * 2**-4 + scale * 2**-10).all()
 
 
+def test_a_weights_scale_is_the_one_that_errs_least():
+    weight = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[7] = 0
+
+    def errors(codes):
+        return (codes.values.float() * codes.scale - weight).norm(dim=1)
+
+    plain, found = scaled.codes(weight), scaled.codes_of_weight(weight)
+    assert (errors(found) <= errors(plain)).all()
+    assert errors(found).sum() < 0.95 * errors(plain).sum()
+    assert (errors(found) <= errors(scaled.codes(weight, 1.5)) * 1.01).all()
+    assert errors(found)[7] == 0
+
+
 def test_rows_without_numbers():
     linear = Scaled(torch.randn(16, 32).bfloat16(), torch.ones(16))
     zeros, broken = torch.zeros(2, 32).bfloat16(), torch.ones(3, 32).bfloat16()
-    assert torch.equal(linear(zeros), torch.ones(2, 16).bfloat16())
+    assert torch.equal(linear(linear.operand(zeros)), torch.ones(2, 16).bfloat16())
     broken[1, 5], broken[2, 5] = torch.inf, torch.nan
-    assert linear(broken).isfinite().all(1).tolist() == [True, False, False]
+    assert linear(linear.operand(broken)).isfinite().all(1).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
     "forwards",
     [
-        [([3, 4], 1), ([7, 1, 30], 2), ([2, 2], 2), ([1, 1, 1, 90], 2), ([1], 3), ([1] * 3, 3)],
+        [([3, 4], 2), ([7, 1, 30], 4), ([2, 2], 4), ([1, 1, 1, 90], 4), ([1], 6), ([1] * 3, 6)],
         # As many tokens as the model has hidden numbers, three times that, as it has intermediate.
-        [([64], 1), ([256], 2), ([192], 2), ([1], 3), ([1] * 9, 4), ([9, 9], 4), ([3], 4)],
+        [([64], 2), ([256], 4), ([192], 4), ([1], 6), ([1] * 9, 7), ([9, 9], 7), ([3], 7)],
     ],
 )
-def test_one_compilation_serves_every_layer_and_a_second_nearly_every_shape(encoders, forwards):
-    """By inductor's processor backend; on a GPU it writes Triton.
+@pytest.mark.parametrize("linear", [Scaled, ScaledGeluInside])
+@pytest.mark.usefixtures("gelu_of_codes")
+def test_one_compilation_serves_every_layer_and_a_second_nearly_every_shape(
+    encoders, forwards, linear
+):
+    """By inductor's processor backend, embeddings and layers; on a GPU it writes Triton.
 
     Dynamo takes a size that has not changed yet for a constant, and a single token always. Past 8
-    compilations of a layer it gives up, which is an error here. Seen to fail: sizes never symbols.
+    compilations of a layer it gives up, which is an error here. Seen to fail: sizes never symbols,
+    and a kernel that is told by a number of its own which layer's weights it has.
     """
 
-    class Fusing(OnCpu):
-        def region(self, function):
-            return fusing.compiled(function)
+    class Fusing(Compiling):
+        def scaled(self):
+            return linear
 
     prepared = compose(["model=tiny"]).prepare()
     read = weights.load(prepared.source, prepared.architecture)
@@ -423,7 +474,7 @@ def test_a_graph_of_torchs_own_reads_weights_where_they_lie(monkeypatch, dtype, 
     monkeypatch.setattr(torch, "compile", compile_so)
     prepared = compose(["model=tiny"]).prepare()
     read = weights.load(prepared.source, prepared.architecture)
-    card = OnCpu(fuses=fuses)
+    card = Compiling(fuses=fuses) if fuses else OnCpu(fuses=fuses)
     with torch.inference_mode():
         encode = Fused().load(prepared.architecture, read, dtype, card)
         compiled = Compile(CompileMode.reduce_overhead).wrap(encode, prepared.groups, card)
@@ -519,21 +570,39 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "capability", "dtype", "kind"),
+    ("head_dim", "capability", "dtype", "kinds"),
     [
-        (64, HOPPER, torch.bfloat16, Flash),
-        (32, AMPERE, torch.float16, Flash),
+        (64, HOPPER, torch.bfloat16, (Blocked, Flash)),
+        (32, AMPERE, torch.float16, (Blocked, Flash)),
+        (80, HOPPER, torch.bfloat16, Flash),
         (64, HOPPER, torch.float32, Efficient),
         (64, TURING, torch.float16, Efficient),
         (264, HOPPER, torch.bfloat16, Efficient),
         (20, HOPPER, torch.bfloat16, ByMask),
     ],
 )
-def test_attention_is_by_what_the_card_has(monkeypatch, head_dim, capability, dtype, kind):
+def test_attention_is_by_what_the_card_has(monkeypatch, head_dim, capability, dtype, kinds):
+    """And by whether Triton can compile kernels of our own."""
     config = compose(["model=tiny"]).model.architecture().config
     sizes = {"hidden_size": 2 * head_dim, "num_attention_heads": 2}
     monkeypatch.setattr(OnCpu, "of", capability)
-    assert type(OnCpu().attention(dtype, Architecture({**config, **sizes}))) is kind
+    architecture = Architecture({**config, **sizes})
+    found = [type(OnCpu(fuses=fuses).attention(dtype, architecture)) for fuses in (True, False)]
+    assert found == list(kinds if isinstance(kinds, tuple) else (kinds, kinds))
+
+
+@pytest.mark.parametrize(
+    ("capability", "fuses", "kind"),
+    [
+        (HOPPER, True, ScaledGeluInside),
+        ((10, 0), True, ScaledGelu),
+        (ADA, True, ScaledGelu),
+        (HOPPER, False, Scaled),
+    ],
+)
+def test_fp8_is_multiplied_by_what_the_card_has(monkeypatch, capability, fuses, kind):
+    monkeypatch.setattr(OnCpu, "of", capability)
+    assert ByRow().linear(OnCpu(fuses=fuses)) is kind
 
 
 @pytest.mark.parametrize(

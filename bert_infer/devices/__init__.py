@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from bert_infer import attention, linears
+from bert_infer import attention, linears, scaled
 from bert_infer.graphs import Eager, Graph
 from bert_infer.records import Computed, Outputs
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bert_infer.graphs import CompileMode
     from bert_infer.linears import MakeLinear
 
-Function = TypeVar("Function", bound="Callable[..., torch.Tensor]")
+Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 class Device(ABC):
@@ -222,6 +222,10 @@ class Device(ABC):
     def fp8(self, asked: Fp8) -> Fp8:
         """Return how 8-bit floating point is multiplied here; refused by its check if it is not."""
         return asked
+
+    def scaled(self) -> MakeLinear:
+        """Return the Linear that makes codes of 8-bit floating point, and multiplies them."""
+        return scaled.Scaled
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return how packed sequences of ``dtype`` attend each to itself here."""

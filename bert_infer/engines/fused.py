@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.attention import Attention
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.linears import Linear, MakeLinear
+    from bert_infer.linears import Linear, MakeLinear, Operand
     from bert_infer.records import Weights
 
 
@@ -92,6 +92,7 @@ class Fused(Engine):
             _linear(read(pooler), "pooler.dense", linear),
             architecture.heads,
             dtype.attention(device, architecture),
+            device.region(_embedded),
             device.region(Layer.__call__),
         )
         give_back()
@@ -179,13 +180,18 @@ class Layer(NamedTuple):
         )
 
     def __call__(
-        self, x: torch.Tensor, bounds: torch.Tensor, heads: int, attend: Attention
-    ) -> torch.Tensor:
-        """Return ``[tokens, hidden]``."""
+        self, x: torch.Tensor, operand: Operand, bounds: torch.Tensor, heads: int, attend: Attention
+    ) -> tuple[torch.Tensor, Operand]:
+        """Return ``[tokens, hidden]``, and that as the next layer multiplies it.
+
+        Made here, ``operand`` can come out of the same kernel.
+        """
         tokens, hidden = x.shape
-        qkv = self.qkv(x).view(tokens, 3, heads, hidden // heads)
-        x = self.attended_norm(self.attended.plus(attend(qkv, bounds), x))
-        return self.norm(self.down.plus(self.up.gelu(x), x))
+        qkv = self.qkv(operand).view(tokens, 3, heads, hidden // heads)
+        attended = self.attended.operand(attend(qkv, bounds))
+        x = self.attended_norm(self.attended.plus(attended, x))
+        x = self.norm(self.down.plus(self.up.gelu(self.up.operand(x)), x))
+        return x, self.qkv.operand(x)
 
 
 class Encoder(NamedTuple):
@@ -196,19 +202,28 @@ class Encoder(NamedTuple):
     pooler: Linear
     heads: int
     attend: Attention
-    apply: Callable[..., torch.Tensor]
+    embed: Callable[..., tuple[torch.Tensor, Operand]]
+    """``_embedded``, as the device runs it."""
+    apply: Callable[..., tuple[torch.Tensor, Operand]]
     """A layer to a tensor; ``Layer.__call__``, as the device runs it."""
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states ``[tokens, hidden]`` and pooled ``[sequences, hidden]``."""
-        x = self.embeddings(token_ids, positions)
+        x, operand = self.embed(self.embeddings, self.pooler, token_ids, positions)
         bounds = self.attend.bounds(x, cu_seqlens)
         for layer in self.layers:
-            x = self.apply(layer, x, bounds, self.heads, self.attend)
+            x, operand = self.apply(layer, x, operand, bounds, self.heads, self.attend)
         firsts = cu_seqlens[:-1].clamp(max=len(x) - 1)  # an empty sequence may begin at the end
-        return x, self.pooler(x[firsts]).tanh()
+        return x, self.pooler(self.pooler.operand(x[firsts])).tanh()
+
+
+def _embedded(
+    embeddings: Embeddings, linear: Linear, token_ids: torch.Tensor, positions: torch.Tensor
+) -> tuple[torch.Tensor, Operand]:
+    x = embeddings(token_ids, positions)
+    return x, linear.operand(x)
 
 
 def _linear(read: dict[str, torch.Tensor], name: str, linear: MakeLinear) -> Linear:

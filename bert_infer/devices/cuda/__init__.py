@@ -12,8 +12,8 @@ from bert_infer.attention import ByMask
 from bert_infer.counters import Counters
 from bert_infer.devices import Device, precision_of
 from bert_infer.devices.cuda import driver, fusing, nvml
-from bert_infer.devices.cuda.attention import Efficient, Flash, has_flash, takes
-from bert_infer.devices.cuda.linears import GeluInside
+from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, has_flash, takes
+from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
@@ -188,17 +188,28 @@ class Cuda(Device):
         return ByRow.of(asked)
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
-        """Return flash attention where there is one, else the kernel that has no needs.
+        """Return flash attention where there is one, our own kernel if Triton can compile it.
 
-        For heads of odd sizes a mask; all of them can be recorded in a graph.
+        Else the kernel that has no needs, and for heads of odd sizes a mask; all of them can be
+        recorded in a graph.
         """
         from torch.nn import functional
 
         head_dim = architecture.hidden // architecture.heads
         if not takes(head_dim):
             return ByMask(functional.scaled_dot_product_attention)
-        kernel = Flash if has_flash(self.capability(), dtype, head_dim) else Efficient
-        return kernel(architecture.max_length)
+        if not has_flash(self.capability(), dtype, head_dim):
+            return Efficient(architecture.max_length)
+        if self.compiles_regions and Blocked.takes(head_dim):
+            return Blocked()
+        return Flash(architecture.max_length)
+
+    def scaled(self) -> MakeLinear:
+        """Return the Linear with a kernel for GELU and codes, if Triton can compile it."""
+        if not self.compiles_regions:
+            return scaled.Scaled
+        is_hopper = (9, 0) <= self.capability() < (10, 0)
+        return ScaledGeluInside if is_hopper else ScaledGelu
 
     def region(self, function: Function) -> Function:
         """Return ``function`` compiled by inductor, unless ``fuses`` says otherwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bert_infer.linears import OutOfPlace
+from bert_infer.scaled import LEAST, Codes, Scaled
 
 if TYPE_CHECKING:
     import torch
@@ -25,3 +26,49 @@ class GeluInside(OutOfPlace):
             return super().gelu(x)
         apply = torch.ops.aten._addmm_activation  # noqa: SLF001
         return apply(self._bias, x, self._weight.t(), use_gelu=True)  # type: ignore[no-any-return]
+
+
+class ScaledGelu(Scaled):
+    """GELU of the product and its codes by one kernel that reads each row once.
+
+    By tanh too, which costs nothing beside three bits of mantissa.
+    """
+
+    def gelu(self, x: Codes) -> Codes:
+        """Return the codes of GELU of the product."""
+        from bert_infer.devices.cuda import kernels
+
+        return Codes(*kernels.gelu_codes(self(x)))
+
+
+class ScaledGeluInside(Scaled):
+    """GELU and its codes are made while the product is written; likewise by tanh.
+
+    Their scale must be known by then. It is a bound that holds for any row x and weights w: a
+    product is at most |x| |w|, by Cauchy and Schwarz, and GELU of it no more. What a bound is too
+    large by, codes lose at the small end of their range, which is 2^15 wide without a number's
+    mantissa being cut (benchmarks/notes.md).
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        import torch
+
+        super().__init__(weight, bias)
+        self._added = torch.zeros_like(weight[:, 0]) if self._bias is None else self._bias
+        self._longest_weight = _lengths(self._weight).max()
+        self._largest_added = self._added.float().abs().max()
+
+    def gelu(self, x: Codes) -> Codes:
+        """Return the codes of GELU of the product."""
+        import torch
+
+        from bert_infer.devices.cuda import kernels
+
+        most = torch.finfo(torch.float8_e4m3fn).max
+        scale = (_lengths(x) * self._longest_weight + self._largest_added).clamp(min=LEAST) / most
+        return Codes(kernels.product_gelu_codes(*x, *self._weight, self._added, scale), scale)
+
+
+def _lengths(x: Codes) -> torch.Tensor:
+    """Return the Euclidean length of each row, ``float32 [rows, 1]``."""
+    return x.values.float().square().sum(1, keepdim=True).sqrt() * x.scale
