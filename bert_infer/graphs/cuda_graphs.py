@@ -21,15 +21,13 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch, Group, Shape
 
-LAUNCHES_PER_LAYER = 12
-"""Kernels of a layer: six matmuls, attention, GELU, two sums, two LayerNorms. Counted in BertModel;
-the fused engine has fewer."""
-LAUNCH_S = 5e-6
-"""What the host takes for one: PyTorch's dispatch and the launch itself. An order of magnitude that
-is often stated; not measured here."""
-FLOP_PER_S = 989e12
-"""NVIDIA's data sheet, H100 and H200 SXM, dense bf16. No card reaches it, and slower ones compute
-longer: so graphs are taken rather too often, which costs their recording, than too seldom."""
+LAYER_S = 235e-6
+"""What the host takes to ask for a layer: in the fused engine, bf16, on an H200's machine. It took
+394 us in transformers', and 680 in fp8 (benchmarks/results/2026-11-26-nvidia-h200.json: a prompt's
+forwards, of 24 layers)."""
+FLOP_PER_S = 783e12
+"""The most useful FLOP/s there, in fp8. Slower formats and cards compute longer: so graphs are
+taken rather too often, which costs their recording, than too seldom."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class CudaGraphs(Recorded):
 
 @dataclass(frozen=True)
 class ByShape(Graph):
-    """CUDA graphs where launching a pass' kernels takes the host longer than the card computes."""
+    """CUDA graphs where asking for a pass takes the host longer than the card computes."""
 
     name = "auto"
 
@@ -64,8 +62,8 @@ class ByShape(Graph):
         architecture: Architecture,
     ) -> Graph:
         """Compare the two for these groups; eager too where they are too many shapes to record."""
-        launches = len(groups) * architecture.layers * LAUNCHES_PER_LAYER
-        if launches * LAUNCH_S < architecture.useful_flop(lengths) / FLOP_PER_S:
+        host_s = len(groups) * architecture.layers * LAYER_S
+        if host_s < architecture.useful_flop(lengths) / FLOP_PER_S:
             return Eager()
         graphs = CudaGraphs()
         try:
