@@ -48,10 +48,8 @@ def attention(qkv: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     """
     tokens, _, heads, head_dim = qkv.shape
     out = qkv.new_empty(tokens, heads * head_dim)
-    # Heads first: what they read of a token lies side by side.
-    grid = (heads, blocks.shape[0])
     scale = _LOG2_E / math.sqrt(head_dim)
-    _attend[grid](
+    _attend[(blocks.shape[0] * heads,)](
         qkv, blocks, out,
         scale=scale, heads=heads, head_dim=head_dim, rows=_QUERIES, columns=_KEYS,
         num_warps=4, num_stages=3,
@@ -145,7 +143,8 @@ def _attend(
 
     Nothing but that sequence is read.
     """
-    head, block = tl.program_id(0), blocks + 3 * tl.program_id(1)
+    # Heads of a block follow each other: what they read of a token lies side by side.
+    head, block = tl.program_id(0) % heads, blocks + 3 * (tl.program_id(0) // heads)
     start, length, first = tl.load(block), tl.load(block + 1), tl.load(block + 2)
     if first < length:
         hidden: tl.constexpr = heads * head_dim
