@@ -92,4 +92,4 @@ class ByRow(Fp8):
 
     def linear(self, device: Device) -> MakeLinear:
         """Return the Linear that multiplies codes."""
-        return device.scaled()
+        return device.fp8_linear()

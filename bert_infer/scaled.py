@@ -13,6 +13,7 @@ from bert_infer.linears import Linear
 if TYPE_CHECKING:
     import torch
 
+MOST = 448.0  # E4M3's largest number
 LEAST = 1e-12  # stands for the largest value of a row of zeros
 _SCALES = 16
 
@@ -102,8 +103,7 @@ def codes(x: torch.Tensor, room: float | torch.Tensor = 1.0) -> Codes:
     import torch
 
     largest = x.abs().amax(1, keepdim=True).float().clamp(min=LEAST) * room
-    most = torch.finfo(torch.float8_e4m3fn).max
-    return Codes((x.float() * (most / largest)).to(torch.float8_e4m3fn), largest / most)
+    return Codes((x.float() * (MOST / largest)).to(torch.float8_e4m3fn), largest / MOST)
 
 
 def codes_of_weight(weight: torch.Tensor) -> Codes:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two times all cores would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
-if not driver.is_here():  # before anything imports Triton, which asks only then
+if not driver.is_here() or driver.unusable():  # before Triton is imported, which asks only then
     os.environ["TRITON_INTERPRET"] = "1"
 _CACHE = tempfile.TemporaryDirectory()  # no test sees what another program left in the user's
 os.environ["XDG_CACHE_HOME"] = _CACHE.name

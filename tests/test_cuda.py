@@ -69,13 +69,25 @@ compiling = pytest.mark.skipif(
     not IS_CUDA or CAPABILITY < (8, 0) or not Cuda().compiles_regions,
     reason="kernels of our own need Triton, a C compiler and a card of Ampere or later",
 )
-
-
-def with_hopper(kind):
-    """The kind as a parameter, skipped on another card."""
-    is_hopper = (9, 0) <= CAPABILITY < (10, 0)
-    lacks = pytest.mark.skipif(not is_hopper, reason="it is Hopper's")
-    return pytest.param(kind, marks=[compiling, lacks])
+with_codes = pytest.mark.skipif(
+    IS_CUDA and NEEDS["fp8"] > CAPABILITY, reason=f"this {DEVICE} has no fp8"
+)
+GELU_AND_CODES = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(Scaled, marks=with_codes),
+        pytest.param(ScaledGelu, marks=[with_codes, compiling]),
+        pytest.param(
+            ScaledGeluInside,
+            marks=[
+                compiling,
+                pytest.mark.skipif(
+                    not (9, 0) <= CAPABILITY < (10, 0), reason="this kernel is Hopper's"
+                ),
+            ],
+        ),
+    ],
+)
 
 
 @pytest.mark.parametrize("choices", EAGER, ids="-".join)
@@ -112,6 +124,14 @@ def test_every_mode_of_compiling_equals_the_processors(mode, choices, prose):
     assert largest_difference(mine, reference) <= FP32_DIFFERENCE
 
 
+@of_cuda_alone
+@pytest.mark.parametrize("dtype", [with_("bf16"), with_("fp8")])
+def test_torchs_own_graphs_replay_our_kernels(dtype, prose, minilm_reference):
+    recording = ["graph=compile", "graph.mode=reduce_overhead", "iterations=3"]
+    result = compose([*ON_DEVICE, f"dtype={dtype}", *recording, *PACKED]).run(prose)
+    assert smallest_cosine(result, minilm_reference) >= SMALLEST_COSINE[dtype]
+
+
 @pytest.mark.parametrize("choices", EAGER, ids="-".join)
 @pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
 @pytest.mark.parametrize("dtype", [with_("tf32"), with_("fp16"), with_("bf16")])
@@ -122,7 +142,7 @@ def test_narrow_formats_are_near_the_processors(dtype, graph, choices, prose, mi
 
 
 @pytest.mark.parametrize("choices", FUSED, ids="-".join)
-@pytest.mark.parametrize("graph", ["eager", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("graph", ["eager", "compile", of_graph("cuda_graphs")])
 @pytest.mark.parametrize("dtype", [with_("fp8")])
 def test_fp8_is_near_the_processors(dtype, graph, choices, prose, minilm_reference):
     result = compose([*ON_DEVICE, f"dtype={dtype}", f"graph={graph}", *choices]).run(prose)
@@ -353,10 +373,7 @@ def test_our_attention_is_that_of_each_sequence_by_itself(head_dim, dtype):
 
 
 @pytest.mark.parametrize("rows", [1, 127, 128, 129, 3000])
-@pytest.mark.parametrize(
-    "make",
-    [Scaled, pytest.param(ScaledGelu, marks=compiling), with_hopper(ScaledGeluInside)],
-)
+@GELU_AND_CODES
 def test_gelu_and_codes_in_one_kernel_are_those_of_the_product(make, rows):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 384, generator=generator).to(DEVICE, torch.bfloat16)
@@ -372,10 +389,7 @@ def test_gelu_and_codes_in_one_kernel_are_those_of_the_product(make, rows):
     assert 0.02 < error.max() < 0.035, "three bits of mantissa, rounded once"
 
 
-@pytest.mark.parametrize(
-    "make",
-    [Scaled, pytest.param(ScaledGelu, marks=compiling), with_hopper(ScaledGeluInside)],
-)
+@GELU_AND_CODES
 def test_a_row_without_numbers_spoils_no_other(make):
     x = torch.ones(300, 384, dtype=torch.bfloat16, device=DEVICE)
     x[5], x[7, 3], x[9, 3] = 0, torch.inf, torch.nan

@@ -87,6 +87,7 @@ def kernels():
 @pytest.fixture(scope="module")
 def gelu_of_codes():
     """Compute by the formula, on the processor, what a Hopper card's kernel does."""
+    pytest.importorskip("triton", reason="there is no Triton, which the dev extra brings on Linux")
     from bert_infer.devices.cuda import kernels
 
     def by_formula(x, x_scale, weight, weight_scale, bias, scale):  # noqa: PLR0917  the kernel's
@@ -117,7 +118,7 @@ class Compiling(OnCpu):
         found = super().attention(dtype, architecture)
         return Flash(architecture.max_length) if isinstance(found, Blocked) else found
 
-    def scaled(self):
+    def fp8_linear(self):
         return Scaled
 
     def region(self, function):
@@ -336,8 +337,12 @@ def test_cuda_takes_what_its_operators_are_given(make, dtype):
         operand = linear.operand(x)
         for found in (linear(operand), linear.plus(operand, residual)):
             assert (found.shape, found.dtype) == ((7, 4096), dtype)
+        activated = linear.gelu(operand)
+        of_numbers = activated[0] if make is Scaled else activated
+        assert of_numbers.shape == (7, 4096)
+        assert of_numbers.dtype == (torch.float8_e4m3fn if make is Scaled else dtype)
         back = make(torch.empty(1024, 4096, dtype=dtype, device="cuda"), None)
-        assert back(linear.gelu(operand)).shape == (7, 1024)
+        assert back(activated).shape == (7, 1024)
         assert (attend(qkv, ends).shape, qkv.device.type) == ((7, 1024), "cuda")
 
 
@@ -434,7 +439,7 @@ def test_one_compilation_serves_every_layer_and_a_second_nearly_every_shape(
     """
 
     class Fusing(Compiling):
-        def scaled(self):
+        def fp8_linear(self):
             return linear
 
     prepared = compose(["model=tiny"]).prepare()

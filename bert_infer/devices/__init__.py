@@ -223,7 +223,7 @@ class Device(ABC):
         """Return how 8-bit floating point is multiplied here; refused by its check if it is not."""
         return asked
 
-    def scaled(self) -> MakeLinear:
+    def fp8_linear(self) -> MakeLinear:
         """Return the Linear that makes codes of 8-bit floating point, and multiplies them."""
         return scaled.Scaled
 

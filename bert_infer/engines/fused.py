@@ -211,7 +211,7 @@ class Encoder(NamedTuple):
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states ``[tokens, hidden]`` and pooled ``[sequences, hidden]``."""
-        x, operand = self.embed(self.embeddings, self.pooler, token_ids, positions)
+        x, operand = self.embed(self.embeddings, self.layers[0].qkv, token_ids, positions)
         bounds = self.attend.bounds(x, cu_seqlens)
         for layer in self.layers:
             x, operand = self.apply(layer, x, operand, bounds, self.heads, self.attend)

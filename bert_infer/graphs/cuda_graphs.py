@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch, Group, Shape
 
-LAYER_S = 235e-6
-"""What the host takes to ask for a layer: in the fused engine, bf16, on an H200's machine. It took
-394 us in transformers', and 680 in fp8 (benchmarks/results/2026-11-26-nvidia-h200.json: a prompt's
-forwards, of 24 layers)."""
+LAYER_S = 680e-6
+"""What the host takes to ask for a layer of the fused engine in fp8, on an H200's noisy machine: a
+prompt's forward, of 24 of them, took 16.3 ms (benchmarks/results/2026-11-26-nvidia-h200.json). Of
+what was measured there it is the most: bf16 took 235 to 320 us, transformers' engine 360 to 394."""
 FLOP_PER_S = 783e12
-"""The most useful FLOP/s there, in fp8. Slower formats and cards compute longer: so graphs are
-taken rather too often, which costs their recording, than too seldom."""
+"""The most useful FLOP/s there, in fp8 too. Other formats ask faster and compute longer: so graphs
+are taken rather too often, which costs their recording, than too seldom."""
 
 
 @dataclass(frozen=True)

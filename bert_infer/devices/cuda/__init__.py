@@ -44,8 +44,9 @@ class Cuda(Device):
         index: which one, as CUDA counts them.
         in_flight: forwards asked for before the first is waited for; with 2 and more, copies go on
             while another forward is computed.
-        fuses: inductor makes what lies between a layer's matmuls into few kernels, in every graph
-            mode; None: where this machine has Triton, and the C compiler and headers that it needs.
+        fuses: Triton's kernels are used, in every graph mode: inductor's for what lies between a
+            layer's matmuls, and our own; None: where this machine has Triton, and the C compiler
+            and headers that it needs.
     """
 
     index: int = 0
@@ -204,7 +205,7 @@ class Cuda(Device):
             return Blocked()
         return Flash(architecture.max_length)
 
-    def scaled(self) -> MakeLinear:
+    def fp8_linear(self) -> MakeLinear:
         """Return the Linear with a kernel for GELU and codes, if Triton can compile it."""
         if not self.compiles_regions:
             return scaled.Scaled

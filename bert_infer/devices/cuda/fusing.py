@@ -1,7 +1,8 @@
-"""Layers compiled by inductor: what lies between two matmuls becomes one Triton kernel.
+"""Embeddings and layers compiled by inductor: what lies between matmuls becomes few Triton kernels.
 
-A residual, its sum and LayerNorm are one, GELU and the codes of 8-bit formats another. One
-compilation serves all layers: dynamo asks of a layer that it be of the same kind, not the same.
+A residual, its sum, LayerNorm and the codes of 8-bit formats are one; kernels of our own are called
+as they are (``kernels``). One compilation serves all layers: dynamo asks of a layer that it be of
+the same kind, not the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels of our own in Triton, where PyTorch's and inductor's take longer (benchmarks/notes.md).
 
-Sizes and constants are Triton's ``constexpr``: each combination of them is compiled once.
+A model's sizes are Triton's ``constexpr``, a batch's are not: nothing is compiled for a batch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import triton
 from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from bert_infer.scaled import LEAST, MOST
+
 _LOG2_E = math.log2(math.e)
 _QUERIES, _KEYS = 64, 32
 _TILE_ROWS, _TILE_COLUMNS, _TILE_INPUTS, _TILE_ROWS_TOGETHER = 128, 256, 128, 8
-_E4M3_MOST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def blocks(cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -31,7 +32,8 @@ def blocks(cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
         tokens: how many there are.
     """
     sequences = cu_seqlens.shape[0] - 1
-    found = cu_seqlens.new_empty(tokens // _QUERIES + sequences, 3)
+    # Where sequences end before the tokens do, a block of zeros does nothing.
+    found = cu_seqlens.new_zeros(tokens // _QUERIES + sequences, 3)
     _number[(sequences,)](cu_seqlens, found, rows=_QUERIES, num_warps=1)
     return found
 
@@ -70,7 +72,7 @@ def gelu_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     codes = torch.empty_like(x, dtype=torch.float8_e4m3fn)
     scale = x.new_empty(rows, 1, dtype=torch.float32)
     block = triton.next_power_of_2(columns)
-    _gelu_codes[(rows,)](x, codes, scale, columns, most=_E4M3_MOST, block=block, num_warps=4)
+    _gelu_codes[(rows,)](x, codes, scale, columns, least=LEAST, most=MOST, block=block, num_warps=4)
     return codes, scale
 
 
@@ -85,9 +87,10 @@ def product_gelu_codes(
 ) -> torch.Tensor:
     """Return GELU of a product of E4M3 codes, as codes ``[rows, outputs]`` of a given scale.
 
-    The product never leaves the chip. Hopper loads its tiles by descriptors, which the host makes:
-    so torch.compile does not look inside. A program computes one tile after the other, and loads
-    the next while it finishes one.
+    The product never leaves the chip. Hopper loads its tiles by descriptors, which the host makes
+    for each call; an operator of its own keeps them from torch.compile, whose versions differ in
+    what they know of descriptors. A program computes one tile after the other, and loads the next
+    while it finishes one.
 
     Args:
         x: ``[rows, inputs]``.
@@ -196,11 +199,14 @@ def _gelu(x):
 
 
 @triton.jit
-def _gelu_codes(x, codes, scale, columns, most: tl.constexpr, block: tl.constexpr):
+def _gelu_codes(
+    x, codes, scale, columns,
+    least: tl.constexpr, most: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     row, column = tl.program_id(0), tl.arange(0, block)
     where = row.to(tl.int64) * columns + column
     y = _gelu(tl.load(x + where, mask=column < columns, other=0.0).to(tl.float32))
-    largest = tl.maximum(tl.max(tl.abs(y), 0), 1e-12)
+    largest = tl.maximum(tl.max(tl.abs(y), 0), least)
     tl.store(codes + where, (y * (most / largest)).to(tl.float8e4nv), mask=column < columns)
     tl.store(scale + row, largest / most)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bert_infer.linears import OutOfPlace
-from bert_infer.scaled import LEAST, Codes, Scaled
+from bert_infer.scaled import LEAST, MOST, Codes, Scaled
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +60,9 @@ class ScaledGeluInside(Scaled):
 
     def gelu(self, x: Codes) -> Codes:
         """Return the codes of GELU of the product."""
-        import torch
-
         from bert_infer.devices.cuda import kernels
 
-        most = torch.finfo(torch.float8_e4m3fn).max
-        scale = (_lengths(x) * self._longest_weight + self._largest_added).clamp(min=LEAST) / most
+        scale = (_lengths(x) * self._longest_weight + self._largest_added).clamp(min=LEAST) / MOST
         return Codes(kernels.product_gelu_codes(*x, *self._weight, self._added, scale), scale)
 
 
