@@ -174,7 +174,8 @@ def _attend(
             scores = tl.where(is_there.T, tl.dot(q, k.T), float("-inf"))
             largest, total, sums = _weighed(scores, v, largest, total, sums, scale)
         where = (start.to(tl.int64) + query) * hidden + head * head_dim + number
-        tl.store(out + where, (sums / total[:, None]).to(q.dtype), mask=query < length)
+        share = (1 / total)[:, None]  # a division for each row, not for each of its numbers
+        tl.store(out + where, (sums * share).to(q.dtype), mask=query < length)
 
 
 @triton.jit
