@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003  a dataclass's field
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -35,6 +35,10 @@ class Counted:
     begun: Counters | None
     before: Counters | None
     after: Counters | None
+
+    def beside_others(self) -> Counted:
+        """Return what is known where others used the device between passes: all but energy."""
+        return replace(self, after=self.after and replace(self.after, energy_j=None))
 
     def as_json(self) -> dict[str, Any] | None:
         """Return what came of the whole run, and of the measured passes where the key says so."""

@@ -238,8 +238,9 @@ class Runner:
                     lambda: progress(len(record.forwards), total),
                 )
                 later = conditions.snapshot(device)
-                record.counted = Counted(begun, earlier.counters, later.counters)
+                counted = Counted(begun, earlier.counters, later.counters)
                 # Who grants the passes lets others work between them.
+                record.counted = counted.beside_others() if passes else counted
                 record.conditions = None if passes else conditions.between(earlier, later)
                 record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
                 if passes is None:

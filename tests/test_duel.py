@@ -7,12 +7,17 @@ import os
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import psutil
 import pytest
 from conftest import wait_for
 
+from bert_infer import compose
+from bert_infer.counters import Counters
+from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
 from bert_infer.side import Turn
 from bert_infer.statistics import paired_ratio
@@ -52,6 +57,29 @@ def test_a_steady_drift_of_the_machine_favours_neither():
 def test_the_sentence_says_what_the_interval_supports(ratios, says):
     assert duel_of(ratios).sentence.startswith(says)
     assert duel_of(ratios).ratio == pytest.approx(np.exp(np.log(ratios).mean()))
+
+
+@dataclass(frozen=True)
+class Metered(Cpu):
+    """Has taken a joule more at each reading."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "readings_so_far", count())
+
+    def counters(self):
+        return Counters(compilations=1, energy_j=float(next(self.readings_so_far)))
+
+
+@pytest.mark.parametrize(("passes", "energy_j"), [(None, 1.0), (lambda _: range(2), None)])
+def test_what_the_other_side_takes_is_no_energy_of_this_one(passes, energy_j):
+    """Seen to fail: it was all that the card took from a side's first turn to its last."""
+    runner = compose(["model=tiny", "drift.texts=0", "text=Good morning BERT!"])
+    prepared, record = replace(runner.prepare(), device=Metered()), runner.new_record()
+    runner.execute(record, prepared, (), passes=passes)
+    counted = record.metrics()["accelerator"]
+    assert counted["measured_energy_j"] == energy_j
+    assert counted["measured_compilations"] == 0
 
 
 def test_two_batch_sizes_measured_in_turn(command):
