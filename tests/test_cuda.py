@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -335,6 +337,19 @@ def test_what_nvml_says_of_the_card_is_in_the_record(tmp_path):
         assert 0 < readings["temperature_c"] < 150
     assert isinstance(environment["conditions"]["throttled"], list)
     assert isinstance(environment["conditions"]["accelerator_processes"], list)
+
+
+@of_cuda_alone
+def test_another_process_on_the_card_is_a_warning():
+    """Not by its id: in a container NVML may tell the host's."""
+    script = "import torch; torch.ones(1, device='cuda'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "\n", "it is on the card"
+        record = compose(["model=minilm", "device=cuda", "text=Hello world!"]).run().record
+        other.communicate("\n")
+    assert "shared_accelerator" in {warning["code"] for warning in record["warnings"]}
 
 
 @of_cuda_alone
