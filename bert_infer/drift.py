@@ -126,7 +126,8 @@ class Sample:
         return found
 
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
-        device, engine = Cpu(), Transformers()
+        # What it would set of malloc, it would take back from the run that this is part of.
+        device, engine = Cpu(keep_memory=False), Transformers()
         theirs = Sample(self._tokens, self._chosen, self._pooling)
         with device.active(), Fp32().active(device):
             encode = engine.load(architecture, weights, Fp32(), device)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-_NEVER = (1 << 31) - 1
+_NEVER = -1
 _MMAPS_BY_DEFAULT = 1 << 16
 _MOST_BY_DEFAULT = 1 << 26  # where glibc's own adjustment of it ends
 
