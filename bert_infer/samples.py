@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Samples:
     """The timings of complete passes, in what can be resampled.
 
-    Forwards of one shape are like each other, and each is a sample; otherwise a pass is.
+    Forwards of one shape and as many sequences are like each other, and each is a sample; otherwise
+    a pass is. A batch that is filled up to a shape has fewer sequences of the input's.
 
     Attributes:
         unit: "forward" or "pass".
@@ -46,7 +47,7 @@ class Samples:
         complete = forwards[: passes * workload.forwards]
         wall = np.array([f.wall_s for f in complete])
         durations = np.array([f.duration_s * 1e3 for f in complete])
-        if len(workload.shapes) == 1:
+        if len(workload.shapes) == 1 and len({f.sequences for f in complete}) == 1:
             relative = durations / np.median(durations)
             return cls("forward", complete[0].sequences, wall, durations[:, None], relative)
         wall, durations = (a.reshape(passes, workload.forwards) for a in (wall, durations))

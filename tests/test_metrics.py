@@ -189,6 +189,20 @@ def test_forwards_of_one_shape_are_samples_themselves():
     assert record.relative_ci() == pytest.approx(0.004, abs=0.003)
 
 
+def test_batches_of_one_shape_that_are_filled_up_to_it_are_no_samples():
+    """Seen to fail: an interval of 8 sequences a forward, of which half had but one."""
+    record = finished()
+    record.workload = replace(workload((2, 4, 4)), forwards=2)
+    record.forwards = [
+        forward(i % 2, 2.0 * i, 1.0 + 0.01 * (i % 3), pass_index=i // 2, sequences=2 - i % 2)
+        for i in range(16)
+    ]
+    assert (record.samples.unit, record.samples.sequences) == ("pass", 3)
+    metrics = record.metrics()
+    low, high = metrics["throughput"]["sequences_per_s_ci95"]
+    assert low < metrics["throughput"]["sequences_per_s"] < high
+
+
 def test_a_pass_that_broke_off_is_in_no_interval():
     record = two_shapes(8)
     whole = record.samples.sequences_per_s
