@@ -33,11 +33,14 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
     """
     from omegaconf import OmegaConf
 
-    if not (before / ".hydra" / "config.yaml").is_file():
-        raise RefusedError(
-            f"{before} is no run directory: there is no .hydra/config.yaml in it.",
-            "Name a directory that a run printed.",
-        )
+    from bert_infer.composition import sweep_settings
+
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        if not (before / ".hydra" / name).is_file():
+            raise RefusedError(
+                f"{before} is no run directory: there is no .hydra/{name} in it.",
+                "Name a directory that a run printed.",
+            )
     before, directory = before.resolve(), directory.absolute()
     hydra = cast("DictConfig", OmegaConf.load(before / ".hydra" / "hydra.yaml")).hydra
     where = Path(hydra.runtime.cwd)
@@ -57,5 +60,6 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
                 )
         check_writable(directory)
         shutil.copytree(before / ".hydra", directory / ".hydra")
-        isolated = Isolated(tuple(runner.preload), timeout_s=None)
+        config = cast("DictConfig", OmegaConf.load(before / ".hydra" / "config.yaml"))
+        isolated = Isolated(tuple(runner.preload), sweep_settings(config).timeout_s)
         return isolated.run(directory, {**hydra.job.env_set, **runner.variables()}, watch)

@@ -93,7 +93,8 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     console.show_run(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1
-    if runs.status(asked.directory) in runs.COMPLETE:
+    has_record = (asked.directory / "metrics.json").is_file()  # not where it was killed
+    if has_record and runs.status(asked.directory) in runs.COMPLETE:
         both = [str(asked.directory), str(directory)]
         console.show_comparisons(*comparison.compare(both))
     return 0

@@ -9,8 +9,9 @@ expected to show a difference.
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,11 @@ import numpy as np
 from bert_infer import files, statistics
 from bert_infer.comparison import verdict
 from bert_infer.directories import check_writable
-from bert_infer.errors import BertInferError, OptionError, RefusedError
+from bert_infer.errors import BertInferError, OptionError, RefusedError, RunDirectoryError
+from bert_infer.measure import Pace
+from bert_infer.settings import SweepSettings
 from bert_infer.side import warmed_up
+from bert_infer.status import EVERY_S, MAKE_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +121,7 @@ def fight(  # noqa: PLR0913  all that a duel is
     check_writable(directory)
     turns: list[tuple[Turn, Turn]] = []
     failures: list[BertInferError] = []
+    pace = Pace(EVERY_S)
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
         sides = [
@@ -128,15 +133,30 @@ def fight(  # noqa: PLR0913  all that a duel is
                 order = sides if number % 2 == 0 else sides[::-1]
                 taken = {side: side.turn() for side in order}
                 turns.append((taken[sides[0]], taken[sides[1]]))
+                if len(turns) >= FEWEST_ROUNDS:
+                    pace.do(lambda: _write(directory, Duel(turns)))
                 progress(number + 1, rounds)
         except BertInferError as error:  # a side died; the finished rounds may still tell
             failures.append(error)
             if len(turns) < FEWEST_ROUNDS:
                 raise
-        duel = Duel(turns)
-        files.write_json(directory / "duel.json", duel.as_json())
+        finally:
+            if len(turns) >= FEWEST_ROUNDS:
+                _write(directory, Duel(turns))
         failures += [failure for side in sides if (failure := side.finish())]
-    return duel, list(dict.fromkeys(str(failure) for failure in failures))
+    return Duel(turns), list(dict.fromkeys(str(failure) for failure in failures))
+
+
+def _write(directory: Path, duel: Duel) -> None:
+    """Write duel.json.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    try:
+        files.write_json(directory / "duel.json", duel.as_json())
+    except OSError as error:
+        raise RunDirectoryError(f"duel.json cannot be written: {error}.", MAKE_ROOM) from error
 
 
 def _prepared(overrides: Sequence[str]) -> Prepared:
@@ -147,11 +167,12 @@ def _prepared(overrides: Sequence[str]) -> Prepared:
     """
     from bert_infer.composition import compose
 
+    keys = "|".join(["hydra", "until", *(field.name for field in fields(SweepSettings))])
     for override in overrides:
-        if override.startswith(("hydra.", "until.", "until=")):
+        if re.match(rf"[+~]*({keys})([./=]|$)", override):
             raise RefusedError(
-                f"{override} has no meaning in a duel, which decides itself how long to measure "
-                "and where its files go.",
+                f"{override} has no meaning in a duel, which decides itself how long to measure, "
+                "in which processes, and where its files go.",
                 "Leave it out; --rounds says how often.",
             )
     runner = compose(overrides)

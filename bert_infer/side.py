@@ -6,6 +6,7 @@ import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer import process, worker
@@ -15,7 +16,6 @@ from bert_infer.isolated import recorded_runner
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
-    from pathlib import Path
 
     from omegaconf import DictConfig
 
@@ -125,13 +125,15 @@ def warmed_up(directory: Path, overrides: Sequence[str]) -> Iterator[Side]:
 
 
 def _describe(directory: Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Leave what ``recorded_runner`` reads."""
+    """Leave what ``recorded_runner`` and ``rerun`` read."""
     from omegaconf import OmegaConf
 
     hydra = directory / ".hydra"
     hydra.mkdir(parents=True)
     OmegaConf.save(config, hydra / "config.yaml")
     OmegaConf.save(OmegaConf.create(list(overrides)), hydra / "overrides.yaml")
+    of_hydra = {"runtime": {"cwd": str(Path.cwd())}, "job": {"env_set": {}}}
+    OmegaConf.save(OmegaConf.create({"hydra": of_hydra}), hydra / "hydra.yaml")
 
 
 class Order(NamedTuple):

@@ -133,12 +133,14 @@ def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
         ):
             assert time.monotonic() < waited_until
             time.sleep(0.2)
-        time.sleep(3)
+        time.sleep(6)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"] * 2
+    [outcome] = command.directory.rglob("duel.json")
+    assert len(json.loads(outcome.read_text())["rounds"]) >= 3, "The finished rounds are lost."
 
 
 @contextmanager
