@@ -41,6 +41,8 @@ WARMUP_LIMIT_S = 10.0
 _PASSES_WITHOUT_GAIN = 2
 _MOST_CALLS = 300  # the shortest of more of them is hardly shorter
 _HELD_BYTES = 1 << 29
+_HELD_S = 5.0
+_PACE = 20
 _OBJECTS_WORTH_COLLECTING = 10_000  # a collection takes longer than a tiny model's forward
 
 
@@ -82,19 +84,20 @@ class Phases:
 
 
 class Pace:
-    """Tells when it is time for something that is done at once and then every few seconds."""
+    """Does something at once and then every few seconds, and seldomer where it takes long."""
 
     def __init__(self, every_s: float, clock: Clock = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
-        self._last = -math.inf
+        self._due = -math.inf
 
-    def is_due(self) -> bool:
-        """Tell whether ``every_s`` have passed since it was due last."""
-        now = self._clock()
-        if now - self._last < self._every_s:
-            return False
-        self._last = now
-        return True
+    def do(self, work: Callable[[], object]) -> None:
+        """Call ``work`` if ``every_s``, and 20 times what it took, have passed since the last."""
+        begin = self._clock()
+        if begin < self._due:
+            return
+        work()
+        end = self._clock()
+        self._due = max(begin + self._every_s, end + _PACE * (end - begin))
 
 
 def timed(work: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, float]:
@@ -313,14 +316,16 @@ def _at_once(
     """Yield forwards that the device works on at once, and is idle before and after.
 
     One where it takes no more; else as many as it takes until ``_HELD_BYTES`` of outputs lie in
-    host memory. Each comes with its start, the seconds it took to lay out, and its share of wall
-    time: since the one before it was done.
+    host memory, or for ``_HELD_S``: what is held is lost with the process. Each comes with its
+    start, the seconds it took to lay out, and its share of wall time: since the one before it was
+    done.
     """
     most = _HELD_BYTES if device.in_flight > 1 else 0
     asked: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()
-    held, start = 0, clock()
+    held, begun = 0, clock()
+    start = begun
     while True:
-        while len(asked) < device.in_flight and held <= most:
+        while len(asked) < device.in_flight and held <= most and start - begun < _HELD_S:
             begin = clock()
             item = next(batches, None)
             if item is None:

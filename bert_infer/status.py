@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
 
 from bert_infer import files
 from bert_infer.attempts import LESS
@@ -17,8 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVERY_S = 5.0
-"""How much of what was measured is lost at most when the process dies."""
+"""How much of what was measured is lost at most when the process dies, or a twentieth of it all:
+noting hundreds of thousands of forwards takes its time."""
 BEFORE_PHASES = "prepare"
+_STARTING_S = 60  # a process that began later than this after its run is another of that number
 MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
 _LOG = logging.getLogger(__name__)
 
@@ -63,8 +68,7 @@ class Status:
 
     def measured(self) -> None:
         """Note what was measured, if it is time to: never while a clock runs."""
-        if self._pace.is_due():
-            self._note(self._record.phases.current or BEFORE_PHASES)
+        self._pace.do(lambda: self._note(self._record.phases.current or BEFORE_PHASES))
 
     def _enter(self, phase: str) -> None:
         self._note(phase)
@@ -144,6 +148,33 @@ def bury(directory: Path, cause: Cause) -> dict[str, Any]:
         "remedy": cause.remedy,
     }
     return end(directory, metrics)
+
+
+def writer(directory: Path) -> int | None:
+    """Return the process that keeps status.json, if it is still there; None if nobody does."""
+    known = _known(directory)
+    pid = known.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return None
+    began = moment(known.get("started_at"))
+    try:
+        process = psutil.Process(pid)
+        is_gone = process.status() == psutil.STATUS_ZOMBIE
+        is_other = began and process.create_time() > began.timestamp() + _STARTING_S
+    except (psutil.NoSuchProcess, OverflowError):
+        return None
+    except psutil.AccessDenied:
+        return pid
+    return None if is_gone or is_other else pid
+
+
+def moment(text: object) -> datetime | None:
+    """Return a time in ISO 8601; None where that is none."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
 
 
 def _known(directory: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bert_infer import console, files, status
 from bert_infer.board import Board, drawn, followed
@@ -74,9 +75,9 @@ def _sum_up(plan: Plan, directory: Path) -> None:
 
 
 def bury_the_dead(directory: Path) -> None:
-    """Leave a record in each run's directory that has none: nobody else will write it."""
+    """Leave a record in each run's directory that has none, where nobody else will write it."""
     for path in _runs(directory):
-        if not (path / "metrics.json").exists():
+        if not (path / "metrics.json").exists() and status.writer(path) in {None, os.getpid()}:
             status.bury(path, _ENDED_WITH_IT)
 
 
@@ -154,7 +155,7 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
                 return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
         with followed(board, directory):
             jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
-        return any(_failed(job) for job in jobs)
+        return any(_metrics(job)["error"] is not None for job in jobs)
 
 
 def _one_by_one(
@@ -166,16 +167,19 @@ def _one_by_one(
         board.begin(run.overrides)
         try:
             [job] = launcher.launch([list(run.overrides)], number)
+            metrics = _metrics(job)
         except OSError as error:  # the run's directory cannot be written
             board.lost(error)
             failed = True
         else:
-            failed |= _failed(job)
-            board.end(job.return_value.metrics)
+            failed |= metrics["error"] is not None
+            board.end(metrics)
         if failed and fail_fast:
             break
     return failed
 
 
-def _failed(job: JobReturn) -> bool:
-    return job.return_value.metrics["error"] is not None
+def _metrics(job: JobReturn) -> dict[str, Any]:
+    """Return the record of a run; whatever Hydra kept instead is raised."""
+    metrics: dict[str, Any] = job.return_value.metrics
+    return metrics

@@ -13,6 +13,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import (
     WARMUP_LIMIT_S,
+    Pace,
     Phases,
     WarmUp,
     as_long_as_asked,
@@ -128,6 +129,21 @@ def test_phases_add_up_and_remember_where_it_ended(time):
     assert phases.seconds["measure"] == 1
     assert phases.seconds["drift"] is None
     assert phases.current == "measure"
+
+
+def test_what_takes_long_is_done_seldomer(time):
+    """Seen to fail: what took longer than the time between two was done without end."""
+    pace, begun = Pace(5.0, time), []
+
+    def work():
+        begun.append(time.now)
+        time.now += time.now / 100
+
+    while time.now < 1000:
+        pace.do(work)
+        time.now += 1
+    assert begun[1] - begun[0] == pytest.approx(5)
+    assert sum(start / 100 for start in begun) < 0.06 * time.now
 
 
 def test_timed(time):

@@ -182,9 +182,14 @@ def test_durations_are_the_devices_own(streams):
     assert len({(f.copy_in_s, f.duration_s) for f in forwards}) == 1
 
 
+def ticking(seconds):
+    """A clock that goes on by so many seconds whenever it is looked at."""
+    return count(0, seconds).__next__
+
+
 def test_shares_of_wall_time_add_up_to_all_of_it(streams):
-    device, clock = Overlapping(streams), count().__next__
-    measured = measured_pass(0, batches(5), device.encode, device, clock)
+    device = Overlapping(streams)
+    measured = measured_pass(0, batches(5), device.encode, device, ticking(1 / 1024))
     forwards = [forward for forward, _, _ in measured]
     assert [f.batch_index for f in forwards] == list(range(5))
     assert forwards[0].start_s == 0
@@ -235,6 +240,19 @@ def test_host_memory_bounds_what_is_held(streams, monkeypatch):
     device = Overlapping(streams)
     measured = measured_pass(0, batches(5), device.encode, device)
     assert [forward.batch_index for forward, _, _ in measured] == list(range(5))
+
+
+def test_forwards_that_take_long_are_handed_over_as_they_come(streams):
+    """Seen to fail: all of a pass' outputs were held, and lost with the process."""
+    device, asked = Overlapping(streams), []
+
+    def encode(ids):
+        asked.append(len(asked))
+        return device.encode(ids)
+
+    measured = measured_pass(0, batches(5), encode, device, ticking(2.0))
+    handed = [(forward.batch_index, len(asked)) for forward, _, _ in measured]
+    assert handed == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 5)]
 
 
 def test_torch_cuda_has_what_is_asked_of_it():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from bert_infer import runs
+from bert_infer import runs, status
 from bert_infer.errors import RefusedError
 from bert_infer.files import read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
 from bert_infer.overrides import of_run
-from bert_infer.report.entries import Entry, Problem, moment
+from bert_infer.report.entries import Entry, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +19,6 @@ RUNNING, DIED, NO_RECORD, UNREADABLE = "running", "died", "no record", "unreadab
 """Statuses that no record says of itself."""
 
 _METRICS, _STATUS, _HYDRA = "metrics.json", "status.json", ".hydra"
-_STARTING_S = 60  # a process that began later than this after its run is another of that number
 
 
 def is_run(directory: Path) -> bool:
@@ -100,36 +97,20 @@ def _unreadable(directory: Path, message: str) -> Entry:
 def _under_way(directory: Path) -> Entry:
     """Return the entry of a run that has no metrics.json yet, and may never have one."""
     try:
-        status = read_json_object(directory / _STATUS)
+        known = read_json_object(directory / _STATUS)
     except RefusedError as error:
         return _unreadable(directory, error.message)
-    metrics = status.get("metrics")
+    metrics = known.get("metrics")
     metrics = metrics if isinstance(metrics, dict) else {}
     overrides = _overrides(metrics) or _hydras_overrides(directory)
-    if _is_alive(status.get("pid"), status.get("started_at")):
+    if status.writer(directory):
         return Entry(directory, RUNNING, metrics, overrides, None)
     problem = Problem(
         "Died",
-        f"Its process ended without a record (phase: {status.get('phase') or 'unknown'}).",
+        f"Its process ended without a record (phase: {known.get('phase') or 'unknown'}).",
         "Look for a kill or a lack of memory in run.log and the system's log, and run it again.",
     )
     return Entry(directory, DIED, metrics, overrides, problem)
-
-
-def _is_alive(pid: object, started_at: object) -> bool:
-    """Return whether the process that began a run is still there, and no other by its number."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    began = moment(started_at)
-    try:
-        process = psutil.Process(pid)
-        is_gone = process.status() == psutil.STATUS_ZOMBIE
-        is_other = began and process.create_time() > began.timestamp() + _STARTING_S
-    except (psutil.NoSuchProcess, OverflowError):
-        return False
-    except psutil.AccessDenied:
-        return True
-    return not is_gone and not is_other
 
 
 def _overrides(metrics: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from bert_infer.errors import RefusedError
 from bert_infer.files import read_json_object
 from bert_infer.records import Caveat
 from bert_infer.statistics import Interval
+from bert_infer.status import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -187,15 +188,6 @@ def alternatives(choice: Mapping[str, Any], overrides: Sequence[str]) -> list[di
 def asked(overrides: Iterable[str]) -> dict[str, str]:
     """Return overrides by key."""
     return options({}, overrides)
-
-
-def moment(text: object) -> datetime | None:
-    """Return a time in ISO 8601; None where that is none."""
-    try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
 
 
 def _number(value: object) -> float | None:
