@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from bert_infer.errors import RunDirectoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _RESULTS = ("metrics.json", "multirun.yaml")
 _PROBE_BYTES = 1 << 16
 
 
-def check_free(root: Path, kind: str, folders: list[str]) -> None:
-    """Refuse directories that hold results already, or that runs would share.
+def check_free(root: Path, kind: str, folders: Sequence[str]) -> None:
+    """Refuse a directory that holds results already, as any of ``folders`` in it may.
 
     Raises:
         RunDirectoryError: naming the key to change.
@@ -29,6 +29,14 @@ def check_free(root: Path, kind: str, folders: list[str]) -> None:
         raise RunDirectoryError(
             f"{root} holds a run or sweep already.", f"Choose another: hydra.{kind}.dir=DIR."
         )
+
+
+def check_apart(folders: Sequence[str]) -> None:
+    """Refuse directories that runs would share.
+
+    Raises:
+        RunDirectoryError: naming the key to change.
+    """
     if len(set(folders)) < len(folders):
         raise RunDirectoryError(
             "hydra.sweep.subdir gives several runs the same directory.",

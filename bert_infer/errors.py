@@ -3,6 +3,7 @@
     BertInferError              something ended a run; carries a message and a remedy
     ├── UnrecordableError       a forward cannot be recorded as a graph
     ├── OutOfMemoryError        a batch does not fit
+    ├── ProcessError            a process of its own for a run cannot be had
     └── RefusedError            nothing was computed: the request itself cannot be met
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
@@ -40,6 +41,10 @@ class UnrecordableError(BertInferError):
 
 class OutOfMemoryError(BertInferError):
     """A batch does not fit, in the device's memory or the host's."""
+
+
+class ProcessError(BertInferError):
+    """A process of its own for a run cannot be had."""
 
 
 class RefusedError(BertInferError):

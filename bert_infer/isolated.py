@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from bert_infer import environment, process, worker
+from bert_infer.errors import ProcessError
 from bert_infer.inputs.lines import spooled
 from bert_infer.status import Cause
 from bert_infer.worker import Finished, Watch
@@ -64,21 +65,27 @@ class Isolated:
         """
         stdin = spooled()
         assignment = Assignment(directory, self.timeout_s, stdin.name if stdin else os.devnull)
-        with (
-            process.recorded(directory),
-            process.started(_run, assignment, self.preload, variables) as child,
-        ):
+        with process.recorded(directory):
             try:
-                finished, cause = self._wait(child, watch), None
-            except TimeoutError:
-                error = _too_late(self.timeout_s)
-                late = ("failed", type(error).__name__, str(error), worker.TAKES_TOO_LONG)
-                finished, cause = None, Cause(*late)
-                child.late()
-            except KeyboardInterrupt:
-                child.interrupted(directory)
-                raise
-            return child.ended(directory, finished, cause)
+                with process.started(_run, assignment, self.preload, variables) as child:
+                    return self._ended(child, directory, watch)
+            except ProcessError as error:
+                cause = Cause("failed", type(error).__name__, error.message, error.remedy)
+                return Finished(process.record_if_missing(directory, cause), ())
+
+    def _ended(self, child: Child, directory: Path, watch: Watch) -> Finished:
+        """Wait for the run's end, or put an end to it."""
+        try:
+            finished, cause = self._wait(child, watch), None
+        except TimeoutError:
+            error = _too_late(self.timeout_s)
+            late = ("failed", type(error).__name__, str(error), worker.TAKES_TOO_LONG)
+            finished, cause = None, Cause(*late)
+            child.late()
+        except KeyboardInterrupt:
+            child.interrupted(directory)
+            raise
+        return child.ended(directory, finished, cause)
 
     def _wait(self, child: Child, watch: Watch) -> Finished | None:
         """Follow the run to its end; None where it came to none by itself.
@@ -99,9 +106,18 @@ def _too_late(timeout_s: float | None) -> TimeoutError:
 
 
 def environment_at(place: Place, preload: Sequence[str]) -> dict[str, Any]:
-    """Return what environment.json would say of a run there now."""
+    """Return what environment.json would say of a run there now.
+
+    Raises:
+        ProcessError: the process that was to tell cannot be started, or ended before it could.
+    """
     with process.started(_describe, place.device, preload, dict(place.variables)) as child:
-        found: dict[str, Any] = child.pipe.recv()
+        found: dict[str, Any] | None = child.receive()
+    if found is None:
+        raise ProcessError(
+            f"A process on {place.device.name} ended before it could describe its environment.",
+            "See what it printed. if_changed=keep resumes without comparing environments.",
+        )
     return found
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from bert_infer import files, interruption, status
 from bert_infer.attempts import LESS
+from bert_infer.errors import ProcessError
 from bert_infer.status import Cause
 from bert_infer.worker import Finished
 
@@ -70,7 +71,7 @@ class Child(NamedTuple):
         with suppress(KeyboardInterrupt):
             self._signal(signal.SIGINT, TIME_TO_RECORD_S)
         self._kill()
-        _record_if_missing(directory, status.INTERRUPTED)
+        record_if_missing(directory, status.INTERRUPTED)
 
     def ended(
         self, directory: Path, finished: Finished | None, cause: Cause | None = None
@@ -86,7 +87,7 @@ class Child(NamedTuple):
         self._kill()
         if finished is None:
             cause = cause or _cause(self.process.exitcode or 0, directory / "run.log")
-            return Finished(_record_if_missing(directory, cause), ())
+            return Finished(record_if_missing(directory, cause), ())
         if not (directory / "metrics.json").is_file():  # it could not, and perhaps now it can
             status.end(directory, finished.metrics)
         return finished
@@ -109,11 +110,12 @@ def recorded(directory: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _record_if_missing(directory, status.INTERRUPTED)
+        record_if_missing(directory, status.INTERRUPTED)
         raise
 
 
-def _record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
+def record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
+    """Return the record that the run in ``directory`` has left, or else one of ``cause``."""
     if (directory / "metrics.json").is_file():
         return files.read_json_object(directory / "metrics.json")
     return status.bury(directory, cause)
@@ -155,6 +157,9 @@ def started(
         argument: as above.
         preload: modules that the process which is forked imports, once, beside those of all runs.
         variables: of its environment, set before torch is imported.
+
+    Raises:
+        ProcessError: it cannot be started.
     """
     method = "spawn" if variables else "forkserver"
     context: Any = multiprocessing.get_context(method)
@@ -163,9 +168,15 @@ def started(
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
         with theirs, _environment({**_SETTLED, **variables}), _start_method(method):
-            if method == "forkserver":
-                _ensure_forkserver()
-            process.start()
+            try:
+                if method == "forkserver":
+                    _ensure_forkserver()
+                process.start()
+            except (OSError, EOFError) as error:
+                raise ProcessError(
+                    f"No process can be started: {str(error) or type(error).__name__}.",
+                    "See what is printed above, if anything, and the limits here (ulimit -a).",
+                ) from error
         try:
             yield Child(process, ours)
         finally:

@@ -14,7 +14,7 @@ from bert_infer.composition import (
     runner_from,
     sweep_settings,
 )
-from bert_infer.directories import check_free, check_writable
+from bert_infer.directories import check_apart, check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.limits import check_node
 from bert_infer.options import groups, values
@@ -135,7 +135,7 @@ class Request:
         runner_from(config).prepare()
         with interpolation_refused():
             check_node(config.hydra, self.kind)
-            _check_directories([config], self.kind)
+            _check_directory(config, self.kind)
             return Path(config.hydra.run.dir)
 
     def plan(self) -> Plan:
@@ -165,12 +165,17 @@ class Request:
             baseline.matches(options) for run in runs for options in run.options
         ):
             raise OptionError("baseline", one.baseline, "what a run of the sweep has")
-        if one.fail_fast and not configs[0].hydra.launcher._target_.endswith(".BasicLauncher"):
+        if one.fail_fast and not _starts_runs_itself(configs[0]):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with interpolation_refused():
             check_node(configs[0].hydra, self.kind)
+            folders = [config.hydra.sweep.subdir for config in configs]
             if one.resume is None:
-                _check_directories(configs, self.kind)
+                _check_directory(configs[0], self.kind, folders)
+            if one.repeats > 1 or one.resume is not None:  # the first run's, made once more
+                later = config_from(overrides[0], self.searchpath, job=len(runs))
+                folders.append(later.hydra.sweep.subdir)
+            check_apart(folders)
             return Plan(
                 directory=Path(one.resume or configs[0].hydra.sweep.dir),
                 is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
@@ -221,8 +226,7 @@ class Request:
                 f"resume={directory} is no sweep: there is no multirun.yaml in it.",
                 "Name the directory that the sweep printed.",
             )
-        settings = {field.name for field in fields(SweepSettings)}
-        if given.keys() - settings:
+        if of_run(self.overrides):
             return self
         before = OmegaConf.load(directory / "multirun.yaml")
         kept = [
@@ -256,14 +260,23 @@ class Checked(NamedTuple):
         """
         config = config_from(overrides, searchpath, job=number)
         runner = runner_from(config)
+        if not _starts_runs_itself(config):
+            runner.check_is_repeatable()
         prepared = runner.prepare()
+        with interpolation_refused():
+            variables = {**config.hydra.job.env_set, **runner.variables()}
         return cls(
             config,
             Planned(of_run(overrides), runner.content_hash(prepared)),
             runner.preload,
-            Place(prepared.device, frozenset(runner.variables().items())),
+            Place(prepared.device, frozenset(variables.items())),
             alternatives(runner.choice(prepared), overrides),
         )
+
+
+def _starts_runs_itself(config: DictConfig) -> bool:
+    """Tell whether this process starts the runs, one by one, and no launcher's."""
+    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def _varied(of_run: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
@@ -287,18 +300,17 @@ def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
     )
 
 
-def _check_directories(configs: list[DictConfig], kind: str) -> None:
-    """Refuse directories that runs cannot be written to.
+def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ()) -> None:
+    """Refuse a directory that runs cannot be written to.
 
     Raises:
         RefusedError: naming the key to change.
     """
-    hydra = configs[0].hydra
-    if not hydra[kind].dir:
+    directory = config.hydra[kind].dir
+    if not directory:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
-    folders = [config.hydra.sweep.subdir if kind == "sweep" else "" for config in configs]
-    check_free(Path(hydra[kind].dir), kind, folders)
-    check_writable(Path(hydra[kind].dir))
+    check_free(Path(directory), kind, folders)
+    check_writable(Path(directory))
 
 
 _VIEWS = ("--cfg", "--info", "--hydra-help")

@@ -137,6 +137,11 @@ REFUSED = [
     (["model=tiny", "batch=30000000000"], "from 1 to 2147483647"),
     (["model=tiny", "batch=2147483647", "batching=token_budget"], "in this machine's memory"),
     (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=same"], "same directory"),
+    (
+        ["-m", "batch=1,2", "repeats=2", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
+        "same directory",
+    ),
+    (["-m", "hydra/launcher=joblib", "input=lines", "input.path=-"], "several processes read"),
     (["-m", "model=tiny", "batch=range(1,1)"], "no run at all"),
     (["-m", "model=tiny", "batch=range(1,100000000)"], "more than 10,000 runs"),
     (["-m", "batch=1", "hydra.sweeper.params.dtype=fp32,bf61"], "hydra.sweeper"),
@@ -171,6 +176,8 @@ REFUSED = [
     (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
     (["duel", "text=Don't", "batch=1", "model=tiny"], "No closing quotation"),
     (["duel", "batch=1", "batch=2", "model=tiny", "until.max_s=3"], "no meaning in a duel"),
+    (["duel", "batch=1", "batch=2", "model=tiny", "timeout_s=3"], "no meaning in a duel"),
+    (["duel", "batch=1", "batch=2", "+hydra.job.env_set.A=1"], "no meaning in a duel"),
     (
         ["duel", "", "", "model=tiny", "input=lines", "input.path=-"],
         "several processes read the input",

@@ -101,7 +101,7 @@ def held_after(device):
 
 
 def in_a_process(work, argument):
-    """Return what ``work`` returns of it in a process that has freed nothing yet, nor set malloc."""
+    """Return what ``work`` returns in a process that has freed nothing yet, nor set malloc."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(work, argument).result()
 

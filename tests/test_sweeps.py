@@ -258,6 +258,14 @@ def test_the_hub_is_asked_once_for_all_runs_by_whoever_has_logged_in(command):
     assert asked == ["Bearer hf_mine"]
 
 
+def test_a_sweep_whose_processes_cannot_be_started_says_so_of_every_run(command):
+    """Seen to fail: a traceback after the first, where the process to be forked had died."""
+    done = command(*DEADLY, "engine.deed=be_imported", "engine.after=0", "batch=1,2", env=ENV)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert [m["error"]["type"] for m in records(command).values()] == ["ProcessError"] * 2
+
+
 def test_fail_fast_starts_nothing_more(command):
     done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
     assert done.returncode == 1
@@ -391,6 +399,37 @@ def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command
     assert (error["type"], error["remedy"]) == ("KeyboardInterrupt", "Resume the sweep.")
 
 
+def test_a_sweep_with_variables_of_its_own_is_resumed_with_them(command):
+    """Seen to fail: the environment was compared without them, and Hydra's keys were options."""
+    variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
+    first = command("--multirun", *TINY, "batch=1,2", variable)
+    assert first.returncode == 0, first.stderr
+    whole = command("--multirun", "resume=sweep")
+    assert whole.returncode == 0, whole.stderr
+    assert "2 of 2 runs are there already" in whole.stdout
+    (command.directory / "sweep/1/metrics.json").unlink()
+    again = command("--multirun", "resume=sweep", "hydra/launcher=joblib")
+    assert again.returncode == 0, again.stderr
+    assert "1 of 2 runs are there already" in again.stdout
+    found = records(command).values()
+    assert sorted(m["choice"]["batch"] or 0 for m in found if m["status"] == "ok") == [1, 2]
+
+
+def test_a_sweep_leaves_another_commands_run_beside_it_alone(command):
+    """Seen to fail: it was recorded as interrupted while it went on."""
+    where = ("hydra.run.dir=sweep/other", "iterations=10000000")
+    with command.running(*TINY[:-1], *where) as process:
+        wait_for(lambda: "measure" in phases(command))
+        done = command("--multirun", *TINY, "batch=1")
+        assert done.returncode == 0, done.stderr
+        assert not (command.directory / "sweep/other/metrics.json").exists()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    metrics = json.loads((command.directory / "sweep/other/metrics.json").read_text())
+    assert metrics["error"]["message"] == "Interrupted. (phase: measure)"
+    assert metrics["latency_ms"]["samples"] > 0
+
+
 def test_a_changed_input_is_another_run(command):
     texts = command.directory / "texts.txt"
     texts.write_text("one\ntwo\n")
@@ -474,6 +513,22 @@ def test_a_run_is_made_again_from_its_directory(command):
     assert "have changed" in changed.stderr
     assert command("rerun", str(command.directory)).returncode == 2
     assert len(command.metrics()) == 2
+
+
+def test_a_run_that_was_killed_is_made_again(command):
+    first = command("model=tiny")
+    directory = Path(first.stdout.splitlines()[-1])
+    (directory / "metrics.json").unlink()
+    again = command("rerun", str(directory))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.count("Final hidden states") == 1
+
+
+def test_a_side_of_a_duel_is_made_again(command):
+    duel = command("duel", "batch=1", "batch=2", "model=tiny", "--rounds", "3")
+    again = command("rerun", f"{duel.stdout.splitlines()[-1]}/b")
+    assert again.returncode == 0, again.stderr
+    assert "ratio" in again.stdout
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])

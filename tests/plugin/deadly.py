@@ -66,6 +66,10 @@ class Deadly(Fused):
 
     name = "deadly"
 
+    @property
+    def imports(self):
+        return ("deadly_to_import",) if self.deed == "be_imported" else super().imports
+
     def load(self, architecture, weights, dtype, device):
         encode = super().load(architecture, weights, dtype, device)
         left = self.after
