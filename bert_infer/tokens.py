@@ -110,10 +110,10 @@ def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenize
         wordpiece = _from_file(path)
         provenance: Mapping[str, Any] = files.provenance
     elif files and path:
-        wordpiece = _wordpiece(path, lowercase=_lowercases(files))
+        wordpiece = _wordpiece(path, _tokenizer_config(files))
         provenance = files.provenance
     elif vocab_size == len(_lines(BUNDLED_VOCABULARY)):
-        wordpiece = _wordpiece(BUNDLED_VOCABULARY, lowercase=True)
+        wordpiece = _wordpiece(BUNDLED_VOCABULARY, {})
         provenance = {"source": "bundled uncased vocabulary"}
     else:
         raise WeightsError(
@@ -140,8 +140,8 @@ def _from_file(path: Path) -> tokenizers.Tokenizer:
         raise WeightsError(f"{path} is no tokenizer: {error}.", "Correct or replace it.") from None
 
 
-def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer from a vocabulary, one entry a line."""
+def _wordpiece(path: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Build BERT's tokenizer from a vocabulary, one entry a line, and its tokenizer_config.json."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {entry: index for index, entry in enumerate(_lines(path))}
@@ -149,7 +149,11 @@ def _wordpiece(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
         raise WeightsError(f"{path} lacks {', '.join(sorted(missing))}.", "Correct or replace it.")
     wordpiece = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     wordpiece.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    wordpiece.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(config.get("do_lower_case", True)),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+    )
     wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     wordpiece.post_processor = processors.BertProcessing(
         ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
@@ -165,6 +169,18 @@ def _lines(path: Path) -> list[str]:
         raise WeightsError(f"{path} cannot be read: {error}.", "Correct or replace it.") from None
 
 
-def _lowercases(files: ModelFiles) -> bool:
-    config = files.find("tokenizer_config.json")
-    return bool(read_json_object(config).get("do_lower_case", True)) if config else True
+def _tokenizer_config(files: ModelFiles) -> dict[str, Any]:
+    """Return what is known of a tokenizer of which there is the vocabulary alone.
+
+    Raises:
+        WeightsError: it splits words otherwise than BERT's does.
+    """
+    path = files.find("tokenizer_config.json")
+    config = read_json_object(path) if path else {}
+    kind = config.get("tokenizer_class")
+    if kind not in {None, "BertTokenizer", "BertTokenizerFast"}:
+        raise WeightsError(
+            f"{path} says tokenizer_class={kind}, which vocab.txt alone does not describe.",
+            "Save it as tokenizer.json: AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIR).",
+        )
+    return config

@@ -123,6 +123,21 @@ def test_quotes_that_swallow_other_rows_are_refused(tmp_path, row):
     assert error.value.remedy == "Correct the quoting."
 
 
+@pytest.mark.parametrize("content", ["text\nHello, world\n", "id,text\n1,Good morning, BERT!\n"])
+def test_a_text_that_is_cut_at_its_comma_is_refused(tmp_path, content):
+    """Seen to fail: the text ended at the comma."""
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"line 2: . cells under . names.*\n.*Quote"):
+        strings(Table(str(path)))
+
+
+def test_what_pandas_writes_for_nothing_is_no_text(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"text": "one"}\n{"text": NaN}\n{"text": null}\n')
+    assert strings(Table(str(path))) == ["one", "", ""]
+
+
 def test_a_cell_may_be_a_book(tmp_path):
     path = tmp_path / "book.csv"
     path.write_text('text,id\n"' + "word, " * 500_000 + '",1\nshort\n')

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 
 from bert_infer import tokens
@@ -54,3 +57,34 @@ def test_a_cased_vocabulary_keeps_case(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 7, 512)
     assert list(cased.encode([Text(0, "Paris paris")])[0]) == [2, 5, 6, 3]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+    ],
+)
+def test_a_vocabulary_is_read_as_its_configuration_says(tmp_path, config):
+    """Seen to fail: accents went wherever letters were lowered."""
+    from transformers import BertTokenizer
+
+    shutil.copy(tokens.BUNDLED_VOCABULARY, tmp_path / "vocab.txt")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    reference = BertTokenizer(str(tmp_path / "vocab.txt"), **config)
+    files = ModelFiles(tmp_path, {"source": "directory"})
+    texts = ["Schön, déjà vu!", *ODD]
+    encoded = tokens.load(files, 30522, 512).encode(Text(i, t) for i, t in enumerate(texts))
+    for index, text in enumerate(texts):
+        assert list(encoded[index]) == reference(text)["input_ids"]
+
+
+def test_another_tokenizers_vocabulary_is_not_taken_for_berts(tmp_path):
+    shutil.copy(tokens.BUNDLED_VOCABULARY, tmp_path / "vocab.txt")
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    with pytest.raises(WeightsError, match="tokenizer_class=BertJapaneseTokenizer"):
+        tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 30522, 512)

@@ -99,7 +99,7 @@ class _JsonLines(_File):
                 if not text.strip():
                     continue
                 try:
-                    row = json.loads(text)
+                    row = json.loads(text, parse_constant=_constant)
                 except (ValueError, RecursionError) as error:
                     raise self._no_object(position + 1, f"{error}") from None
                 if not isinstance(row, dict):
@@ -112,21 +112,32 @@ class _JsonLines(_File):
         )
 
 
+def _constant(name: str) -> float | None:
+    """Return a number that JSON lacks; None for NaN, which pandas writes where nothing is."""
+    return None if name == "NaN" else float(name)
+
+
 class _Csv(_File):
     """Comma-separated values under a line of names; a quoted cell may hold line ends."""
 
     def columns(self, wanted: str) -> list[str]:
         del wanted
-        return next(self._rows(), [])
+        return next(self._rows(), (0, []))[1]
 
     def cells(self, column: str) -> Iterator[str | None]:
         rows = self._rows()
-        place = next(rows).index(column)
-        for row in rows:
+        _, names = next(rows)
+        place = names.index(column)
+        for line, row in rows:
+            if len(row) > len(names):
+                raise InputError(
+                    f"{self.path}, line {line}: {len(row)} cells under {len(names)} names.",
+                    "Quote a text that holds a comma.",
+                )
             yield row[place] if place < len(row) else None
 
-    def _rows(self) -> Iterator[list[str]]:
-        """Yield the lines that hold cells.
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield what holds cells, with the number of its last line.
 
         Strictly: else a quote that is not closed makes one cell of the rest of the file.
         """
@@ -135,7 +146,7 @@ class _Csv(_File):
             lines = (text.string for text in decoded(file, self.path, keep_ends=True))
             rows = csv.reader(lines, strict=True)
             try:
-                yield from filter(None, rows)
+                yield from ((rows.line_num, row) for row in rows if row)
             except csv.Error as error:
                 raise InputError(
                     f"{self.path}, line {rows.line_num}: {error}.", "Correct the quoting."
