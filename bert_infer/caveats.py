@@ -68,6 +68,13 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
             "stands in.",
             "Right for those models; for another, put its tokenizer.json beside its weights.",
         )
+    if (record.provenance.get("weights") or {}).get("pooler"):
+        yield Caveat(
+            "random_pooler",
+            "The weights have no pooler, as those of models for single tokens; a random one stands "
+            "in, whose pooled output is meaningless.",
+            "Take hidden states, or output.pooling=cls or mean.",
+        )
     if workload.truncated:
         limit = record.choice["max_length"]
         is_models = record.architecture is not None and limit == record.architecture.max_length

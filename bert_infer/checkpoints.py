@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import WeightsError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _HEADS = ("cls.", "classifier.", "qa_outputs.")
 """Prefixes of what transformers' BERT classes keep beside the encoder."""
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+"""What those for single tokens lack."""
 
 
 def check(path: Path, architecture: Architecture) -> None:
@@ -34,10 +36,15 @@ def check(path: Path, architecture: Architecture) -> None:
         fit(path, _described(tensors), architecture)
 
 
-def reader(
-    path: Path, architecture: Architecture
-) -> Callable[[Iterable[str]], dict[str, torch.Tensor]]:
-    """Return what reads a file's encoder weights by transformers' names; nothing is executed.
+class Reader(NamedTuple):
+    """What reads a file's parameters by transformers' names; ``lacks`` are those it has not."""
+
+    read: Callable[[Iterable[str]], dict[str, torch.Tensor]]
+    lacks: frozenset[str]
+
+
+def reader(path: Path, architecture: Architecture) -> Reader:
+    """Return what reads a file's encoder weights; nothing is executed.
 
     The file is opened anew for each part that is asked for: as long as it is mapped, every page
     that was ever read counts as memory.
@@ -45,20 +52,21 @@ def reader(
     Raises:
         WeightsError: not a weights file, or its keys or shapes are not the model's.
     """
+    read: Callable[[Mapping[str, str]], dict[str, torch.Tensor]]
     if _is_safetensors(path):
         stored = fit(path, _safetensors_header(path), architecture)
-        return lambda names: _read_safetensors(path, {name: stored[name] for name in names})
-    if _is_mappable(path):
+        read = partial(_read_safetensors, path)
+    elif _is_mappable(path):
         stored = fit(path, _described(_read_torch(path, mmap=True)), architecture)
-
-        def mapped(names: Iterable[str]) -> dict[str, torch.Tensor]:
-            tensors = _read_torch(path, mmap=True)
-            return {name: tensors[stored[name]] for name in names}
-
-        return mapped
-    tensors = _read_torch(path)
-    stored = fit(path, _described(tensors), architecture)
-    return lambda names: {name: tensors[stored[name]] for name in names}
+        read = partial(_read_mapped, path)
+    else:
+        tensors = _read_torch(path)
+        stored = fit(path, _described(tensors), architecture)
+        read = partial(_renamed, tensors)
+    return Reader(
+        lambda names: read({name: stored[name] for name in names}),
+        frozenset(POOLER) - stored.keys(),
+    )
 
 
 class Stored(NamedTuple):
@@ -71,7 +79,7 @@ class Stored(NamedTuple):
 def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) -> dict[str, str]:
     """Return the file's name of each parameter of the model.
 
-    Task heads beside an encoder are left out, as is a buffer of old versions.
+    Task heads beside an encoder are left out, as is a buffer of old versions; a pooler may lack.
 
     Raises:
         WeightsError: listing what is missing, unexpected, there twice or of another shape or kind.
@@ -87,9 +95,12 @@ def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) ->
             twice.append(f"{name} and {names[_canonical(name)]}")
         names[_canonical(name)] = name
     expected = architecture.parameters
+    missing = [name for name in expected if name not in names]
+    if set(missing) == set(POOLER):
+        missing = []
     known = {name: stored[old] for name, old in names.items() if name in expected}
     problems = [
-        *_listed("missing", [name for name in expected if name not in names]),
+        *_listed("missing", missing),
         *_listed("unexpected", [name for name in names if name not in expected]),
         *_listed("there twice", twice),
         *_listed(
@@ -152,6 +163,17 @@ def _read_safetensors(path: Path, stored: Mapping[str, str]) -> dict[str, torch.
             return {name: file.get_tensor(old) for name, old in stored.items()}
     except SafetensorError as error:
         raise _unreadable(path, str(error)) from None
+
+
+def _read_mapped(path: Path, stored: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return the same of a file that torch maps."""
+    return _renamed(_read_torch(path, mmap=True), stored)
+
+
+def _renamed(
+    tensors: Mapping[str, torch.Tensor], stored: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    return {name: tensors[old] for name, old in stored.items()}
 
 
 def _safetensors_header(path: Path) -> dict[str, Stored]:

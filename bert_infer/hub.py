@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import threading
 import urllib.error
 import urllib.request
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 
+from bert_infer.errors import WeightsError
 from bert_infer.records import ModelFiles
 
 PATIENCE_S = 3.0
@@ -21,6 +25,10 @@ _FILES = [
     "model.safetensors",
     "model.safetensors.index.json",
 ]
+
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_LOG = logging.getLogger(__name__)
 
 
 @cache
@@ -41,9 +49,11 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
     """Fetch ``name`` into the cache; None if the hub lacks it or cannot be reached.
 
     Asked once a process, so the runs of a sweep share the answer.
+
+    Raises:
+        WeightsError: the cache cannot be written.
     """
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if constants.HF_HUB_OFFLINE or not _offers(constants.ENDPOINT, name, revision or "main"):
         return None
@@ -52,7 +62,13 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
         if not (Path(folder) / "model.safetensors").exists():
             # Only then: most models offer the same gigabyte in both forms.
             snapshot_download(name, revision=revision, allow_patterns=["pytorch_model.bin"])
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except Exception as error:  # noqa: BLE001  its client passes on what its libraries raise
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            raise WeightsError(
+                f"The hub's cache cannot be written: {error}.",
+                "Make room, or choose another directory: HF_HOME=DIR.",
+            ) from None
+        _LOG.warning("%s could not be fetched from the hub: %s", name, error)
         return None
     return _from_hub(Path(folder), name)
 
@@ -86,5 +102,5 @@ def _answers(request: urllib.request.Request) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310  likewise
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False

@@ -67,14 +67,23 @@ def locate(model: Model, seed: int) -> WeightsSource:
 
 
 def load(source: WeightsSource, architecture: Architecture) -> Weights:
-    """Return the weights of ``source``.
+    """Return the weights of ``source``; of a file without a pooler, with a random one.
 
     Raises:
         WeightsError: the file does not fit the model.
     """
+    at_random = partial(make, architecture, source.seed)
     if source.path is None:
-        return Weights("random", partial(make, architecture, source.seed), source.provenance)
-    return Weights(source.kind, checkpoints.reader(source.path, architecture), identity(source))
+        return Weights("random", at_random, source.provenance)
+    file, provenance = checkpoints.reader(source.path, architecture), identity(source)
+    if not file.lacks:
+        return Weights(source.kind, file.read, provenance)
+
+    def read(names: Iterable[str]) -> dict[str, torch.Tensor]:
+        wanted = set(names)
+        return file.read(wanted - file.lacks) | at_random(wanted & file.lacks)
+
+    return Weights(source.kind, read, provenance | {"pooler": f"random, seed={source.seed}"})
 
 
 def identity(source: WeightsSource) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
@@ -59,6 +61,25 @@ def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, traine
     } | {"cls.predictions.bias": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(4)}
     save_file(tensors, tmp_path / "original.safetensors")
     same(pooled(tmp_path / "original.safetensors"), expected)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "fused"])
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_model_for_single_tokens_has_no_pooler_and_runs(tmp_path, trained, ending, engine):
+    """As transformers saves those for question answering, which all have such a head."""
+    tensors = {
+        f"bert.{name}": tensor.clone()
+        for name, tensor in trained.items()
+        if not name.startswith("pooler.")
+    } | {"qa_outputs.weight": torch.zeros(2, 384), "qa_outputs.bias": torch.zeros(2)}
+    path = tmp_path / f"answers.{ending}"
+    save_file(tensors, path) if ending == "safetensors" else torch.save(tensors, path)
+    chosen = [f"model.checkpoint={path}", f"engine={engine}", "output.pooling=mean"]
+    with_pooler = compose(["model=minilm", f"engine={engine}", "output.pooling=mean"]).run(TEXTS)
+    found = compose(["model=minilm", *chosen]).run(TEXTS)
+    same(found.pooled, with_pooler.pooled)
+    assert "random_pooler" in {warning["code"] for warning in found.record["warnings"]}
+    assert found.record["provenance"]["weights"]["pooler"] == "random, seed=0"
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -261,6 +282,41 @@ def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
         )
     # Not a benchmark: the bound is the command line's contract.
     assert 1 < float(done.stdout) < 5
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Offers a model's config.json, and breaks off in the middle of it."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.send_header("ETag", '"0"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(b"{")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("name", ["some/model", "my bert"])
+def test_a_hub_that_answers_nonsense_is_one_that_offers_nothing(command, name):
+    """Seen to fail: a thread's traceback for a name that is no address."""
+    with HTTPServer(("localhost", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        environment = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(command.directory),
+            "HF_ENDPOINT": f"http://localhost:{hub.server_port}",
+        }
+        done = command(f"model.name={name}", env=environment)
+        hub.shutdown()
+    assert done.returncode == 2
+    assert "the hub does not offer it" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_pretrained_never_falls_back(command):
