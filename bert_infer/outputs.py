@@ -172,4 +172,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
     with whole(path) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode  # as any other file here has it; the library's is its owner's
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
+        beside.chmod(mode)

@@ -108,5 +108,7 @@ def test_saved_outputs_are_in_input_order_and_without_padding(
     assert len(states) == len(prose)
     saved = load_file(command.directory / "1" / "pooled.safetensors")
     assert saved["positions"].tolist() == list(range(1, len(prose) + 1))
+    files = [command.directory / "1" / name for name in ("pooled.safetensors", "metrics.json")]
+    assert len({path.stat().st_mode for path in files}) == 1, "Others may read the one alone."
     for row, (_, pooled) in zip(saved["pooled"], minilm_reference, strict=True):
         assert (row - pooled).abs().max() <= 2e-5
