@@ -58,7 +58,7 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
                     "reads its configuration otherwise.",
                     "Give its overrides again: they are in .hydra/overrides.yaml.",
                 )
-        check_writable(directory)
+        check_writable(directory, "Start it in a directory that you may write.")
         shutil.copytree(before / ".hydra", directory / ".hydra")
         config = cast("DictConfig", OmegaConf.load(before / ".hydra" / "config.yaml"))
         isolated = Isolated(tuple(runner.preload), sweep_settings(config).timeout_s)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,15 @@ def main(arguments: Sequence[str], program: str) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # as nohup has it, it stays ignored
             signal.signal(number, signal.default_int_handler)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _do(arguments, program)
-    except (BertInferError, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (BertInferError, ModuleNotFoundError, KeyboardInterrupt, OSError) as error:
         if wants_traceback:
             raise
         message, code = _end(error)
@@ -58,6 +61,12 @@ def _do(arguments: Sequence[str], program: str) -> int:
         from bert_infer import console
 
         console.show_text(help_text(program))
+        return 0
+    if "--version" in arguments:
+        from bert_infer import console
+        from bert_infer.environment import package_version
+
+        console.show_text(f"bert_infer {package_version('bert-infer') or 'not installed'}")
         return 0
     return _run(arguments)
 
@@ -76,6 +85,8 @@ def _end(error: BaseException) -> tuple[str, int]:
             return message, _REFUSED
         case RefusedError():
             return str(error), _REFUSED
+        case OSError():
+            return f"{error}.\n  Check the path, and what you may read and write.", _FAILED
         case _:
             return str(error), _FAILED
 
@@ -89,9 +100,11 @@ def _run(arguments: Sequence[str]) -> int:
 
     request = Request.of(arguments)
     try:
-        if request.is_sweep and not request.only_shows:
-            return sweep.carry_out(request.plan())
-        return _single(request)
+        plan = request.plan() if request.is_sweep and not request.only_shows else None
+    except HydraException as error:
+        raise RefusedError(str(error).strip(), "Try --help.") from error
+    try:
+        return sweep.carry_out(plan) if plan else _single(request)
     except HydraException as error:
         raise RefusedError(str(error).strip(), "Try --help.") from error
     except OSError as error:

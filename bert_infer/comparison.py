@@ -83,7 +83,11 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
             status = {path: _status(path) for path in paths}
             paths = [path for path in paths if status[path] in runs.COMPLETE]
             left_out += [f"{path} ({status[path]})" for path in status if path not in paths]
-        found.append([runs.read(path) for path in paths])
+            read = {path: _read(path) for path in paths}
+            left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
+            found.append([run for run in read.values() if run])
+        else:
+            found.append([runs.read(directory)])
     if len(found) > 1 and all(len(sweep) > 1 for sweep in found):
         pairs = _matched(found)
     else:
@@ -98,6 +102,13 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
         for baseline, run in pairs:
             _check_same_work(baseline, run)
     return Report([compared(baseline, run) for baseline, run in pairs], left_out)
+
+
+def _read(path: Path) -> Run | None:
+    try:
+        return runs.read(path)
+    except RefusedError:
+        return None
 
 
 def _status(path: Path) -> str:

@@ -44,6 +44,7 @@ class _Console(Console):
 
 _WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped: no cell is broken
 OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
+_FOUR_DIGITS = 9999.5  # from here on, rounded, all of them are before the point
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -160,7 +161,9 @@ def _throughput(run: Run) -> tuple[str, str]:
 
 def show_duel(duel: Duel, a: str, b: str) -> None:
     """Print each round of a duel, and what it shows."""
-    table = Table("round", f"A: {a}", f"B: {b}", "B over A", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    for name in ("round", f"A: {a}", f"B: {b}", "B over A"):
+        table.add_column(Text(name))
     for place, ((first, second), ratio) in enumerate(
         zip(duel.turns, duel.ratios, strict=True), start=1
     ):
@@ -242,4 +245,6 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 def number(value: float | None) -> str:
     """Return four significant digits, all before the point where there are more."""
-    return "unknown" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004
+    if value is None:
+        return "unknown"
+    return f"{value:,.4g}" if abs(value) < _FOUR_DIGITS else f"{value:,.0f}"

@@ -44,8 +44,12 @@ def check_apart(folders: Sequence[str]) -> None:
         )
 
 
-def check_writable(root: Path) -> None:
+def check_writable(root: Path, remedy: str) -> None:
     """Write a little where the run's directory will be, and remove it again.
+
+    Args:
+        root: the directory, which need not be there yet.
+        remedy: what to do where it cannot be written.
 
     Raises:
         RunDirectoryError: it cannot be written, or the disk is full.
@@ -55,9 +59,7 @@ def check_writable(root: Path) -> None:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0" * _PROBE_BYTES)
     except OSError as error:
-        raise RunDirectoryError(
-            f"The run directory cannot be written: {error}.", "Choose another: hydra.run.dir=DIR."
-        ) from None
+        raise RunDirectoryError(f"The run directory cannot be written: {error}.", remedy) from None
 
 
 def claimed(directory: Path, *, is_chosen: bool) -> Path:

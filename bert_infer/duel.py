@@ -118,7 +118,7 @@ def fight(  # noqa: PLR0913  all that a duel is
     first.device.check_beside(second.device)
     if not force:
         _check_same_work(first, second)
-    check_writable(directory)
+    check_writable(directory, "Start it in a directory that you may write.")
     turns: list[tuple[Turn, Turn]] = []
     failures: list[BertInferError] = []
     pace = Pace(EVERY_S)

@@ -44,7 +44,8 @@ def describe(device: Device) -> dict[str, Any]:
     import torch
 
     return {
-        "software": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "software": {"python": platform.python_version()}
+        | {p: package_version(p) for p in _PACKAGES},
         "os": platform.platform(),
         "cpu": _cpu(),
         "threads": {
@@ -63,7 +64,8 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -45,16 +45,27 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def unfinished(directory: Path) -> list[Path]:
-    """Return what ``whole`` left in ``directory`` where its process was killed."""
-    named = re.compile(r"\..+\.\d+")
+    """Return what ``whole``, and safetensors in it, left where their process was killed."""
+    named = re.compile(r"\..+\.\d+|\.tmp\w{6}")
     return [path for path in directory.iterdir() if named.fullmatch(path.name) and path.is_file()]
 
 
-def not_a_file(path: Path) -> str:
-    """Return why ``path`` is no regular file, to end a sentence with."""
-    if path.is_dir():
-        return "this is a directory"
-    return "this is a pipe or device" if path.exists() else "nothing is there"
+def why_unreadable(path: Path) -> str | None:
+    """Return why ``path`` is no regular file, or none to be read, to end a sentence with.
+
+    None if it is one.
+    """
+    try:
+        if path.is_dir():
+            return "this is a directory"
+        if not path.exists():
+            return "nothing is there"
+        if not path.is_file():
+            return "this is a pipe or device"
+        path.open("rb").close()
+    except OSError as error:  # a name that is too long, most of all
+        return f"{error.strerror}".lower()
+    return None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bert_infer import hub
 from bert_infer.architecture import Architecture
 from bert_infer.errors import OptionError, WeightsError
-from bert_infer.files import not_a_file, read_json_object
+from bert_infer.files import read_json_object, why_unreadable
 from bert_infer.records import ModelFiles
 
 _DATA = Path(__file__).parent / "data"
@@ -37,15 +37,16 @@ class Model:
     checkpoint: str | None
 
     def check(self) -> None:
-        """Refuse a checkpoint that is no file.
+        """Refuse a checkpoint that is no file, or may not be read.
 
         Raises:
             OptionError: naming ``model.checkpoint``.
         """
-        if self.checkpoint is not None and not Path(self.checkpoint).is_file():
-            there = not_a_file(Path(self.checkpoint))
+        if self.checkpoint is None:
+            return
+        if reason := why_unreadable(Path(self.checkpoint)):
             raise OptionError(
-                "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; {there}"
+                "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; {reason}"
             )
 
     def local_files(self) -> ModelFiles | None:
@@ -69,7 +70,8 @@ class Model:
     def files(self) -> ModelFiles | None:
         """Return the model's files, from the hub if need be and it can be reached."""
         local = self.local_files()
-        if local and local.find("model.safetensors", "pytorch_model.bin"):
+        is_directory = local is not None and local.provenance["source"] == "directory"
+        if local and (is_directory or local.find("model.safetensors", "pytorch_model.bin")):
             return local
         # A cache may hold a model's config alone: other libraries fetch what they need.
         return hub.download(self.name, self.revision) or local

@@ -73,8 +73,12 @@ class Request:
         flags = [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001
         parser.error = lambda message: _refuse(message, arguments, flags)  # type: ignore[method-assign]
         asked: argparse.Namespace = parser.parse_intermixed_args(list(arguments))
-        if asked.experimental_rerun:
-            raise RefusedError("--experimental-rerun is not supported.", "Give the overrides.")
+        for flag in ("experimental_rerun", "config_name", "config_path"):
+            if getattr(asked, flag):
+                raise RefusedError(
+                    f"--{flag.replace('_', '-')} is not supported.",
+                    "Give overrides; --config-dir=DIR adds options of your own.",
+                )
         overrides = expand_short_forms(asked.overrides)
         searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
         way = _way(asked)
@@ -310,7 +314,7 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
     if not directory:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
     check_free(Path(directory), kind, folders)
-    check_writable(Path(directory))
+    check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
 
 
 _VIEWS = ("--cfg", "--info", "--hydra-help")

@@ -9,6 +9,8 @@ from bert_infer.errors import OptionError, RefusedError
 
 MOST = 2**31 - 1
 """The largest number of sequences or passes: tensors and arrays count with 32 bits in places."""
+MOST_TIMEOUT_S = 2_000_000
+"""23 days; a process cannot wait for another much longer at once."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ class SweepSettings:
     baseline: str | None
 
     def __post_init__(self) -> None:
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise OptionError("timeout_s", self.timeout_s, "null or seconds, more than 0")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= MOST_TIMEOUT_S:
+            allowed = f"null, which is never, or seconds, more than 0 and up to {MOST_TIMEOUT_S}"
+            raise OptionError("timeout_s", self.timeout_s, allowed)
         if self.timeout_s is not None and self.isolation is Isolation.inline:
             raise OptionError(
                 "isolation",

@@ -59,6 +59,7 @@ class Status:
         self._entered = entered
         self._pace = Pace(EVERY_S)
         self._record = Record()
+        self._began = datetime.now(UTC).isoformat()
         self._enter(BEFORE_PHASES)
 
     def follow(self, record: Record) -> None:
@@ -82,7 +83,7 @@ class Status:
                 {
                     "pid": os.getpid(),
                     "phase": phase,
-                    "started_at": self._record.run.get("started_at"),
+                    "started_at": self._began,
                     "metrics": self._record.so_far(),
                 },
             )

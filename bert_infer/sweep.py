@@ -89,11 +89,17 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
     """Count the runs that need not be made again, by their content's hash.
 
     Raises:
-        RefusedError: other versions or another machine made them, and nobody said what to do.
+        RefusedError: other versions or another machine made them, and nobody said what to do; or
+            one is being made.
     """
     asked = {run.content_hash for run in plan.runs}
     complete: dict[Path, str] = {}
     for path in _runs(directory):
+        if not (path / "metrics.json").exists():
+            raise RefusedError(
+                f"Process {status.writer(path)} is still making run {path.name} of {directory}.",
+                "Wait until it is done, or end it.",
+            )
         metrics = files.read_json_object(path / "metrics.json")
         content_hash = str(metrics.get("run", {}).get("content_hash"))
         if metrics.get("status") == "ok" and content_hash in asked:

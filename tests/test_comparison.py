@@ -183,6 +183,14 @@ def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep, tmp_pat
     assert report.left_out == [f"{tmp_path / 'sweep' / '1'} (failed)"]
 
 
+def test_a_run_of_a_sweep_that_cannot_be_read_does_not_hide_the_others(sweep, tmp_path):
+    shutil.copytree(sweep, tmp_path / "sweep")
+    (tmp_path / "sweep" / "1" / "forwards.csv").unlink()
+    report = comparison.compare([str(tmp_path / "sweep")])
+    assert [c.run.directory.name for c in report.comparisons] == ["2", "3"]
+    assert report.left_out == [f"{tmp_path / 'sweep' / '1'} (unreadable)"]
+
+
 def test_the_table_on_the_console(command, sweep):
     done = command("compare", str(sweep))
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import wait_for
 
-from bert_infer import compose
+from bert_infer import compose, console
 from bert_infer.counters import Counters
 from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
@@ -203,6 +203,14 @@ def test_a_side_that_fails_at_the_end_leaves_the_duels_outcome(command):
     assert "99 % interval" in done.stdout
     assert [metrics["status"] for metrics in command.metrics()] == ["drift_exceeded", "ok"]
     assert list(command.directory.rglob("duel.json"))
+
+
+def test_what_is_written_in_brackets_is_no_markup(capsys):
+    """Seen to fail: an error of the console's library, after all rounds."""
+    console.show_duel(duel_of([1.1, 1.2, 1.3]), "'text=[one, two]'", "text='[/b]'")
+    shown = capsys.readouterr().out
+    assert "A: 'text=[one, two]'" in shown
+    assert "[/b]" in shown
 
 
 @pytest.mark.parametrize("begun", ["overrides.yaml", "run.log"])

@@ -395,3 +395,42 @@ def test_a_directory_that_cannot_be_written_is_refused_whole(sweep, monkeypatch)
     with pytest.raises(RefusedError, match="cannot be written"):
         report.write(sweep)
     assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
+
+
+def test_a_row_without_a_baseline_is_not_called_one(sweep):
+    """Seen to fail: the best row had none, and its tile said that it was the baseline."""
+    break_off(sweep / "0", "failed")
+    found = summary.of(sweep, Baseline.parse("dtype=fp32 batch=1 batching=padded"))
+    shown = page.as_html(found, charts.of(found))
+    assert "it has no baseline" in shown
+    assert "it is the baseline" not in shown
+
+
+def test_brackets_of_few_repeats_are_no_intervals(made_sweep, command):
+    assert tables.brackets(summary.of(made_sweep, None)) == "In brackets: 95 %."
+    done = command("-m", "model=tiny", "iterations=2", "drift.texts=0", "repeats=2")
+    assert "In brackets: 95 %, of less than six repeats the slowest and the fastest." in done.stdout
+
+
+def test_a_file_whose_name_is_no_text_is_reported_all_the_same(command):
+    """Seen to fail: every run went well, and nothing could be written of them."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    (command.directory / name).write_text("one\ntwo\n")
+    done = command(
+        "-m",
+        "model=tiny",
+        "input=lines",
+        f"input.path={name}",
+        "batch=1,2",
+        "hydra.sweep.dir=sweep",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert written(command.directory / "sweep") >= WRITTEN
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(99.94, "99.9"), (99.96, "100"), (0.12345, "0.123"), (12345.6, "12,346")]
+)
+def test_figures_have_three_digits(value, says):
+    assert figures.number(value) == says

@@ -384,8 +384,8 @@ def test_a_resumed_sweep_is_summed_up_as_if_it_had_never_been_broken_off(command
 
 def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command, sweep):
     kept = [sweep / "0/.notes.txt", sweep / "0/.metrics.json.1", sweep / "1/.notes.txt"]
-    half_written = sweep / "1/.metrics.json.1"
-    for path in (*kept, half_written):
+    half_written = [sweep / "1/.metrics.json.1", sweep / "1/.tmpa1B2c3"]
+    for path in (*kept, *half_written):
         path.write_text("{")
     for run in "01":
         (sweep / run / ".keep.d").mkdir()
@@ -394,7 +394,7 @@ def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command
     assert done.returncode == 0, done.stderr
     assert "7 of 8 runs are there already" in done.stdout
     assert all(path.exists() for path in kept)
-    assert not half_written.exists()
+    assert not any(path.exists() for path in half_written)
     error = records(command)[1]["error"]
     assert (error["type"], error["remedy"]) == ("KeyboardInterrupt", "Resume the sweep.")
 
@@ -422,6 +422,9 @@ def test_a_sweep_leaves_another_commands_run_beside_it_alone(command):
         wait_for(lambda: "measure" in phases(command))
         done = command("--multirun", *TINY, "batch=1")
         assert done.returncode == 0, done.stderr
+        resumed = command("--multirun", "resume=sweep")
+        assert resumed.returncode == 2
+        assert f"Process {process.pid} is still making run other" in resumed.stderr
         assert not (command.directory / "sweep/other/metrics.json").exists()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_infer.errors import OptionError
-from bert_infer.files import not_a_file
+from bert_infer.files import why_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -68,19 +68,13 @@ class FileInput(TextInput):
 
     def check(self) -> None:
         """Refuse a missing file, a directory, and a file that may not be read."""
-        if not Path(self.path).is_file():
+        if reason := why_unreadable(Path(self.path)):
             raise OptionError(
                 "input.path",
                 self.path,
-                f"an existing file; {not_a_file(Path(self.path))}",
+                f"an existing file that may be read; {reason}",
                 "Check the spelling; a pipe is read by input=lines input.path=-.",
             )
-        try:
-            Path(self.path).open("rb").close()
-        except OSError as error:
-            raise OptionError(
-                "input.path", self.path, "a readable file", f"{error.strerror}."
-            ) from None
 
     def version(self) -> Hashable:
         """Return the file's time of change and size."""

@@ -47,7 +47,8 @@ def write(directory: Path, baseline: Baseline | None = None) -> Summary:
     try:
         for name, text in content.items():
             with whole(directory / name) as beside:
-                beside.write_text(text, "utf-8")
+                # The names of files, in options, may be no text.
+                beside.write_text(text, "utf-8", "backslashreplace")
         for plot in directory.glob("report-option-*.svg"):
             if plot.name not in content:  # of an earlier report, of options that vary no more
                 plot.unlink()

@@ -22,8 +22,11 @@ _METRICS, _STATUS, _HYDRA = "metrics.json", "status.json", ".hydra"
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether ``directory`` is a run's, be it whole or not."""
-    return any((directory / name).exists() for name in (_METRICS, _STATUS, _HYDRA))
+    """Return whether ``directory`` is a run's, be it whole or not, that one may look into."""
+    try:
+        return any((directory / name).exists() for name in (_METRICS, _STATUS, _HYDRA))
+    except OSError:
+        return False
 
 
 def below(directory: Path) -> list[Entry]:

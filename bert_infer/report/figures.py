@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from bert_infer.statistics import Interval
 
 UNKNOWN = "–"  # noqa: RUF001  the typographer's dash in an empty cell
+_THREE_DIGITS = 99.95  # from here on, rounded, all of them are before the point
 
 
 def number(value: float | None) -> str:
     """Return three significant digits, or whole thousands: 0.123, 98.2, 12,345."""
     if value is None:
         return UNKNOWN
-    if value and abs(value) < 100:  # noqa: PLR2004
+    if value and abs(value) < _THREE_DIGITS:
         digits = f"{value:#.3g}"
         return f"{value:.1e}" if "e" in digits else digits
     return f"{value:,.0f}"

@@ -83,18 +83,13 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     best: Row | None = summary.best
     if not best:
         return []
-    gain = best.speedup is not None and best.baseline and best.entry is not best.baseline.entry
     return [
         (
             "sequences/s",
             figures.number(best.sequences_per_s),
             _sure(figures.between(best.interval)),
         ),
-        (
-            f"times {summary.baseline}",
-            figures.ratio(best.speedup) if gain else figures.UNKNOWN,
-            _sure(figures.ratio_between(best.speedup_interval)) if gain else "it is the baseline",
-        ),
+        (f"times {summary.baseline}", *_against_baseline(best)),
         (
             "ms a forward, median",
             figures.number(best.mean("latency_ms.p50")),
@@ -105,6 +100,14 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
         ("smallest cosine to fp32", tables.drift(best), ""),
         ("MiB at the peak", figures.mebibytes(tables.memory(best)), ""),
     ]
+
+
+def _against_baseline(row: Row) -> tuple[str, str]:
+    if row.baseline is None:
+        return figures.UNKNOWN, "it has no baseline"
+    if row.entry is row.baseline.entry:
+        return figures.UNKNOWN, "it is the baseline"
+    return figures.ratio(row.speedup), _sure(figures.ratio_between(row.speedup_interval))
 
 
 def _sure(interval: str) -> str:

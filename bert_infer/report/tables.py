@@ -46,6 +46,13 @@ def _in_brackets(
     return f" [{written(interval)}]" if interval else ""
 
 
+def brackets(summary: Summary) -> str:
+    """Return what the brackets behind figures hold."""
+    is_spread = any(row.spread and not row.interval for row in summary.rows)
+    few = ", of less than six repeats the slowest and the fastest" if is_spread else ""
+    return f"In brackets: 95 %{few}."
+
+
 def drift(row: Row) -> str:
     """Return a row's smallest cosine to the reference, in a cell."""
     lowest = row.lowest("drift.min_cosine")
@@ -129,7 +136,7 @@ def as_markdown(summary: Summary) -> str:
                 for row, cell in zip(summary.rows, shown, strict=True)
             ),
         ),
-        "In brackets are 95 % intervals; of less than six repeats, the slowest and the fastest.",
+        brackets(summary),
         f"Baseline: {_plain(summary.baseline)}.",
     ]
     if any(row.same_work is False for row in summary.rows):

@@ -26,7 +26,7 @@ def show(summary: Summary) -> None:
     if summary.doubts:
         console.show(Text(f"  {summary.doubts}", "yellow"))
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
-    console.show(Text(f"Runs: {counts}. Baseline: {summary.baseline}. In brackets: 95 %."))
+    console.show(Text(f"Runs: {counts}. Baseline: {summary.baseline}. {tables.brackets(summary)}"))
     if any(row.same_work is False for row in summary.rows):
         console.show(Text("* did other work than its baseline."))
     if summary.superseded:

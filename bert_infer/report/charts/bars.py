@@ -79,9 +79,11 @@ def _bars(
 
 def lengths(rows: Sequence[Row]) -> Plot | None:
     """Return the histogram of the sequences' lengths, of the first row that has one."""
-    bins = next((found for row in rows if (found := row.entry.length_histogram)), None)
-    if not bins:
+    found = {row.name: bins for row in rows if (bins := row.entry.length_histogram)}
+    if not found:
         return None
+    run, bins = next(iter(found.items()))
+    others_differ = any(other != bins for other in found.values())
     gap = 0.04 * (bins[0][1] - bins[0][0])
     values = [
         {"low": low, "high": high, "count": count, "left": low + gap, "right": high - gap}
@@ -104,6 +106,7 @@ def lengths(rows: Sequence[Row]) -> Plot | None:
     )
     return Plot(
         "Lengths of the sequences",
-        "What a batching policy has to work with: the more they differ, the more is padded.",
+        "What a batching policy has to work with: the more they differ, the more is padded."
+        + (f" Of run {run}; others have other sequences." if others_differ else ""),
         spec(chart, height=180),
     )
