@@ -66,7 +66,8 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise WeightsError(
                 f"The hub's cache cannot be written: {error}.",
-                "Make room, or choose another directory: HF_HOME=DIR.",
+                "Make room, choose another directory (HF_HOME=DIR), or do without the hub: "
+                "HF_HUB_OFFLINE=1.",
             ) from None
         _LOG.warning("%s could not be fetched from the hub: %s", name, error)
         return None
