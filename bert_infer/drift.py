@@ -126,10 +126,10 @@ class Sample:
         return found
 
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
-        # What it would set of malloc, it would take back from the run that this is part of.
-        device, engine = Cpu(keep_memory=False), Transformers()
+        device, engine = Cpu(), Transformers()
         theirs = Sample(self._tokens, self._chosen, self._pooling)
-        with device.active(), Fp32().active(device):
+        # The run's own device is active: another's malloc settings would end with this.
+        with Fp32().active(device):
             encode = engine.load(architecture, weights, Fp32(), device)
             for sequence in self._chosen:
                 ids = self._tokens[sequence]

@@ -70,7 +70,7 @@ class Model:
     def files(self) -> ModelFiles | None:
         """Return the model's files, from the hub if need be and it can be reached."""
         local = self.local_files()
-        is_directory = local is not None and local.provenance["source"] == "directory"
+        is_directory = Path(self.name).is_dir()
         if local and (is_directory or local.find("model.safetensors", "pytorch_model.bin")):
             return local
         # A cache may hold a model's config alone: other libraries fetch what they need.
