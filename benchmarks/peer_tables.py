@@ -18,6 +18,7 @@ import numpy as np
 from peer_engines import THREADS, VENDOR
 
 from bert_infer.environment import cpu_flags
+from bert_infer.runs import at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,6 +102,10 @@ class Table:
     rows: list[Row]
     around: Surroundings
 
+    def flop_of(self, row: Row) -> int:
+        """Return the useful FLOP that a row's engine computes of a pass."""
+        return self.flop - int(at(row.found or {}, "compute.omitted_flop") or 0)
+
     def ranked(self) -> list[Row]:
         """Return those that were measured, best first."""
         return sorted((row for row in self.rows if not row.failure), key=lambda row: row.seconds)
@@ -125,7 +130,7 @@ class Table:
                     "overrides": row.overrides,
                     "failure": row.failure,
                     "pass_s": row.turns,
-                    "useful_flop_per_s": None if row.failure else self.flop / row.seconds,
+                    "useful_flop_per_s": None if row.failure else self.flop_of(row) / row.seconds,
                     "min_cosine": row.cosine if math.isfinite(row.cosine or 0.0) else None,
                     "peak_host_bytes": row.peak_bytes,
                     "rested_between_turns": row.rested,
@@ -173,7 +178,7 @@ def milliseconds(row: Row) -> str:
 
 def useful_gflop_per_s(table: Table, row: Row) -> str:
     """Return the rate of matrix-multiply work on real tokens."""
-    return f"{table.flop / row.seconds / 1e9:,.1f}"
+    return f"{table.flop_of(row) / row.seconds / 1e9:,.1f}"
 
 
 def of_ceiling(table: Table, row: Row) -> str:
@@ -181,7 +186,7 @@ def of_ceiling(table: Table, row: Row) -> str:
     rates = table.around.flop_per_s(row.dtype)
     if len(rates) != len(row.turns):
         return "-"
-    return f"{float(np.median(table.flop / row.by_round / rates)):.1%}"
+    return f"{float(np.median(table.flop_of(row) / row.by_round / rates)):.1%}"
 
 
 def cosine(row: Row) -> str:

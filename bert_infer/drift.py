@@ -55,7 +55,7 @@ class Drift:
         texts: how many texts were compared.
         reference: what they were compared with.
         max_abs: largest difference of two hidden states' values.
-        mean_cosine: mean over all tokens of the cosine between hidden states.
+        mean_cosine: mean over all tokens that have them of the cosine between hidden states.
         min_cosine: the smallest of these.
         pooled_min_cosine: the smallest cosine of two texts' pooled outputs.
     """
@@ -102,8 +102,11 @@ class TextOutputs(NamedTuple):
 class Sample:
     """A few of a run's texts: keeps their outputs, and knows what the reference makes of them."""
 
-    def __init__(self, tokens: Tokens, chosen: list[int], pooling: Pooling) -> None:
-        self._tokens, self._chosen, self._pooling = tokens, chosen, pooling
+    def __init__(
+        self, tokens: Tokens, chosen: list[int], pooling: Pooling, kept: slice = PaddedBatch.kept
+    ) -> None:
+        """Compare ``chosen`` of the texts, by those of their tokens that are ``kept``."""
+        self._tokens, self._chosen, self._pooling, self._kept = tokens, chosen, pooling, kept
         self._hidden_states = HiddenStates(tokens, chosen)
         self._pooled = Pooled(tokens, pooling, chosen)
 
@@ -117,13 +120,13 @@ class Sample:
         return TextOutputs(self._hidden_states.in_order, self._pooled.stacked())
 
     def reference(self, architecture: Architecture, weights: Weights) -> TextOutputs:
-        """Return the reference's outputs, from the cache if it has them."""
+        """Return the reference's outputs for what is kept, from the cache if it has them."""
         path = self._cached_at(architecture, weights)
         found = _read(path)
         if found is None:
             found = self._computed(architecture, weights)
             _store(found, path)
-        return found
+        return found._replace(hidden_states=[text[self._kept] for text in found.hidden_states])
 
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
         device, engine = Cpu(), Transformers()
@@ -162,7 +165,7 @@ def sample(runner: Runner, prepared: Prepared) -> Sample | None:
     if not asked.texts or (asked.min_cosine is None and is_reference(*parts)):
         return None
     chosen = spread(tokens.lengths[: tokens.texts], asked.texts)
-    return Sample(tokens, chosen, runner.output.pooling)
+    return Sample(tokens, chosen, runner.output.pooling, runner.engine.layout.kept)
 
 
 def compare(ours: TextOutputs, theirs: TextOutputs) -> Drift:

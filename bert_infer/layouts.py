@@ -59,9 +59,11 @@ class Batch(ABC):
         lengths: ``int64 [sequences]``, real tokens of each.
         token_ids: ``int32``, laid out as the class says.
         extents: what tells few shapes from many, in words.
+        kept: which of a sequence's tokens have final states.
     """
 
     extents: ClassVar[str]
+    kept: ClassVar[slice] = slice(None)
 
     sequences: NDArray[np.int64]
     lengths: NDArray[np.int64]
@@ -108,7 +110,7 @@ class Batch(ABC):
 
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
-        """Return a view of the ``index``-th sequence's states, ``[length, hidden]``."""
+        """Return a view of the ``index``-th sequence's states, ``[length, hidden]`` or as kept."""
 
     @property
     def real_tokens(self) -> int:

@@ -64,6 +64,7 @@ class Record:
     peak_device_bytes: int | None = None
     counted: Counted | None = None
     shapes_without_graph: int = 0
+    omitted_flop: int | None = None
 
     def broke_off(self, status: str, kind: str, message: str, remedy: str) -> None:
         """Note why the run ended early, and in which phase."""
@@ -118,7 +119,7 @@ class Record:
             "phases_s": self.phases.seconds,
             "latency_ms": latency_ms(self.forwards, samples),
             "throughput": _throughput(self.forwards, self.workload, samples),
-            "compute": _compute(self.forwards, self.workload, self.architecture, self.ceiling),
+            "compute": _compute(self),
             "memory": {
                 "peak_host_bytes": self.peak_host_bytes,
                 "peak_device_bytes": self.peak_device_bytes,
@@ -244,19 +245,17 @@ def _throughput(
     }
 
 
-def _compute(
-    forwards: list[Forward],
-    workload: Workload | None,
-    architecture: Architecture | None,
-    ceiling: Ceiling | None,
-) -> dict[str, Any]:
+def _compute(record: Record) -> dict[str, Any]:
+    workload, architecture, ceiling = record.workload, record.architecture, record.ceiling
     flop = architecture.useful_flop(workload.lengths) if workload and architecture else None
-    complete = workload is not None and len(forwards) % workload.forwards == 0
-    passes = len(forwards) // workload.forwards if workload else 0
-    wall_s = sum(forward.wall_s for forward in forwards)
-    flop_per_s = _rate(flop * passes, wall_s) if flop and complete else None
+    complete = workload is not None and len(record.forwards) % workload.forwards == 0
+    passes = len(record.forwards) // workload.forwards if workload else 0
+    wall_s = sum(forward.wall_s for forward in record.forwards)
+    done = flop - (record.omitted_flop or 0) if flop else None
+    flop_per_s = _rate(done * passes, wall_s) if done and complete else None
     return {
         "useful_flop": flop,
+        "omitted_flop": record.omitted_flop,
         "useful_flop_per_s": flop_per_s,
         "ceiling_flop_per_s": ceiling.flop_per_s if ceiling else None,
         "fraction_of_ceiling": flop_per_s / ceiling.flop_per_s if ceiling and flop_per_s else None,

@@ -52,6 +52,15 @@ class Output:
         """Return the sinks that were asked for."""
         return _SINKS[self.save](tokens, self.pooling)
 
+    @property
+    def all_tokens(self) -> str:
+        """What was asked for that takes every token's state, as ``output.pooling=mean``."""
+        asked = (
+            "output.pooling=mean" if self.pooling is Pooling.mean else "",
+            "output.save=hidden_states" if self.save is Save.hidden_states else "",
+        )
+        return " with ".join(filter(None, asked))
+
     def pooled(self, batch: Batch, outputs: Outputs) -> torch.Tensor:
         """Return what ``pooling`` makes of a batch's outputs, ``[sequences, hidden]``."""
         import torch

@@ -75,6 +75,7 @@ def prepare(runner: Runner) -> Prepared:
             "does not take.",
             "Choose another batching, or engine=fused, which takes every one.",
         )
+    runner.engine.check_output(runner.output)
     architecture = runner.model.architecture()
     runner.engine.check(architecture, dtype)
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)

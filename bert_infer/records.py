@@ -77,8 +77,8 @@ class Outputs:
     """What one forward pass computes.
 
     Attributes:
-        hidden_states: the last layer's, ``[rows, width, hidden]`` or ``[tokens, hidden]`` as the
-            batch is laid out.
+        hidden_states: the last layer's, ``[rows, width, hidden]``, ``[tokens, hidden]`` or of
+            first tokens ``[sequences, hidden]``, as the batch is laid out.
         pooled: ``[sequences, hidden]``, the pooler's.
     """
 

@@ -58,7 +58,8 @@ class Result:
 
     Attributes:
         record: the content of metrics.json.
-        hidden_states: a tensor ``[tokens, hidden]`` for each text, in input order.
+        hidden_states: a tensor ``[tokens, hidden]`` for each text, in input order; of
+            engine=fused_cls ``[1, hidden]``.
         pooled: ``[texts, hidden]``, by ``output.pooling``.
         positions: ``int64 [texts]``, where each text stood in the input, empty ones counted.
     """
@@ -264,6 +265,8 @@ class Runner:
             "input": {"sha256": prepared.tokens.sha256},
         }
         record.in_flight = prepared.device.in_flight
+        lengths = prepared.tokens.lengths
+        record.omitted_flop = self.engine.omitted_flop(prepared.architecture, lengths)
 
     def _total(self, prepared: Prepared) -> int | None:
         """Return how many forwards will be measured, where that is known before."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bert_infer import compose, weights
 from bert_infer.engines.fused import Fused
-from bert_infer.layouts import Group, PackedBatch
+from bert_infer.layouts import Group
 from bert_infer.measure import forward
 from bert_infer.records import Tokens
 
@@ -19,11 +19,11 @@ LENGTHS = st.lists(
 )
 
 
-def encoder(*overrides):
+def encoder(*overrides, engine=Fused()):  # noqa: B008  frozen
     """Trained MiniLM, which takes packed sequences: each one's states, and pooled."""
     runner = compose(["model=minilm", *overrides])
     prepared = runner.prepare()
-    device, dtype, engine = prepared.device, runner.dtype, Fused()
+    device, dtype = prepared.device, runner.dtype
     loaded = weights.load(prepared.source, prepared.architecture)
 
     @contextmanager
@@ -39,7 +39,7 @@ def encoder(*overrides):
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = np.concatenate(sequences).astype(np.int32)
         tokens = Tokens(ids, offsets, np.arange(len(lengths)), 0, 0, "")
-        batch = PackedBatch.of(Group(np.arange(len(lengths)), 512), tokens, 0)
+        batch = engine.layout.of(Group(np.arange(len(lengths)), 512), tokens, 0)
         with active():
             outputs = forward(encode, engine.inputs(batch, keep_mask=False), device)
         states = [batch.states(outputs.hidden_states, i) for i in range(len(lengths))]

@@ -147,6 +147,17 @@ def test_narrow_formats_are_near_the_processors(dtype, graph, choices, prose, mi
     assert result.record["drift"]["min_cosine"] >= SMALLEST_COSINE[dtype]
 
 
+@pytest.mark.parametrize("graph", ["eager", "compile", of_graph("cuda_graphs")])
+@pytest.mark.parametrize("dtype", ["fp32", with_("bf16"), with_("fp8")])
+def test_first_tokens_alone_are_near_the_processors(dtype, graph, prose, minilm_reference):
+    chosen = [f"dtype={dtype}", f"graph={graph}", "engine=fused_cls", "batching=packed"]
+    result = compose([*ON_DEVICE, *chosen]).run(prose)
+    firsts = [(states[:1], pooled) for states, pooled in minilm_reference]
+    assert [len(states) for states in result.hidden_states] == [1] * len(prose)
+    assert smallest_cosine(result, firsts) >= SMALLEST_COSINE.get(dtype, 0.9999)
+    assert result.record["drift"]["min_cosine"] >= SMALLEST_COSINE.get(dtype, 0.9999)
+
+
 @pytest.mark.parametrize("choices", FUSED, ids="-".join)
 @pytest.mark.parametrize("graph", ["eager", "compile", of_graph("cuda_graphs")])
 @pytest.mark.parametrize("dtype", [with_("fp8")])

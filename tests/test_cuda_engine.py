@@ -32,6 +32,7 @@ from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.engines.fused import Fused, Layer
+from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.fp8 import ByRow, Fp8
 from bert_infer.graphs import Compile, CompileMode
@@ -254,6 +255,30 @@ def test_sequences_that_fill_up_change_nothing(encoders, filling):
         filled, pooled_filled = encode(ids, positions, ends)
         torch.testing.assert_close(filled[:38], alone)
         torch.testing.assert_close(pooled_filled[:3], pooled)
+
+
+@pytest.mark.parametrize("filling", [[], [5, 0, 0]])
+@pytest.mark.parametrize("dtype", [Fp32(), Bf16(), ByRow()])
+@pytest.mark.parametrize("card", [OnCpu(), Compiling()], ids=["plain", "compiled"])
+def test_first_tokens_alone_are_those_among_all(encoders, card, dtype, filling):
+    """Two shapes, so that what is compiled for the first has to serve another.
+
+    Seen to fail: empty sequences' first token past the end.
+    """
+    prepared = compose(["model=tiny"]).prepare()
+    read = weights.load(prepared.source, prepared.architecture)
+    encode = FusedCls().load(prepared.architecture, read, dtype, card)
+    for lengths in ([7, 1, 30, *filling], [2, 40, 9, 11, *filling]):
+        inputs = packed(lengths, 0)
+        with torch.inference_mode():
+            states, pooled = encode(*inputs)
+            of_all, pooled_of_all = encoders[dtype](*inputs)
+        real = len(lengths) - len(filling)
+        assert len(states) == len(pooled) == len(lengths)
+        least = 0.99 if dtype == ByRow() else 0.9999
+        assert cosines(states[:real], of_all[inputs[2][:real]]).min() > least
+        assert cosines(pooled[:real], pooled_of_all[:real]).min() > least
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("head_dim", [32, 64])

@@ -128,6 +128,7 @@ def equal(ours, theirs):
         ("transformers", ["batching=by_length", "batching.edges=[8,32]", "max_length=32"]),
         ("fused", ["batching=by_length", "batch=2"]),
         ("fused", ["batching=packed", "batching.max_tokens=40", "graph.max_buckets=3"]),
+        ("fused_cls", ["batching=packed", "batching.max_tokens=40", "graph.max_buckets=3"]),
     ],
 )
 def test_replays_give_what_the_forward_gives(engine, batching):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
+    from bert_infer.outputs import Output
     from bert_infer.records import Weights
 
 Encode = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
@@ -43,6 +44,13 @@ class Engine(ABC):
             RefusedError: naming another engine.
         """
 
+    def check_output(self, output: Output) -> None:
+        """Refuse to be asked for an output that it does not compute.
+
+        Raises:
+            RefusedError: naming ``output`` and another engine.
+        """
+
     @abstractmethod
     def load(
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
@@ -52,6 +60,16 @@ class Engine(ABC):
     def first_forwards(self, device: Device) -> int:
         """Return how many forwards of a shape also compile, whatever the graph mode."""
         del device
+        return 0
+
+    def omitted_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
+        """Return how many of the useful FLOP are not computed, as no output needs them.
+
+        Args:
+            architecture: the model's.
+            lengths: ``int64 [sequences]``, real tokens of each.
+        """
+        del architecture, lengths
         return 0
 
     @abstractmethod

@@ -14,7 +14,7 @@ from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
 from bert_infer.memory import give_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     import torch
@@ -41,13 +41,13 @@ class Fused(Engine):
         """Refuse what only PyTorch's modules do: other activations, and autocast."""
         if architecture.activation != "gelu":
             raise RefusedError(
-                f"engine=fused computes hidden_act=gelu alone, and the model's config.json says "
-                f"{architecture.activation}.",
+                f"engine={self.name} computes hidden_act=gelu alone, and the model's config.json "
+                f"says {architecture.activation}.",
                 "Use engine=transformers.",
             )
         if dtype.is_autocast:
             raise RefusedError(
-                f"engine=fused does not take dtype={dtype.name}: it converts weights once.",
+                f"engine={self.name} does not take dtype={dtype.name}: it converts weights once.",
                 f"Use dtype={dtype.name.removesuffix('_autocast')}, or engine=transformers.",
             )
         uneven = [
@@ -60,14 +60,15 @@ class Fused(Engine):
         ]
         if uneven:
             raise RefusedError(
-                f"engine=fused does not take dtype={dtype.name} for this model: it multiplies "
-                f"matrices of multiples of {dtype.multiple}, and config.json says "
+                f"engine={self.name} does not take dtype={dtype.name} for this model: it "
+                f"multiplies matrices of multiples of {dtype.multiple}, and config.json says "
                 f"{' and '.join(uneven)}.",
                 "Use dtype=bf16.",
             )
         if dtype.has_scales:
             raise RefusedError(
-                f"engine=fused does not take dtype={dtype.name}: PyTorch's modules are converted.",
+                f"engine={self.name} does not take dtype={dtype.name}: PyTorch's modules are "
+                "converted.",
                 "Use engine=transformers.",
             )
 
@@ -75,6 +76,12 @@ class Fused(Engine):
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
     ) -> Encode:
         """Pack the weights, a part of the model at a time."""
+        return self.encoder(architecture, weights, dtype, device).forward
+
+    def encoder(
+        self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
+    ) -> Encoder:
+        """Return the encoder with its weights packed, as ``device`` runs its parts."""
         place, number = device.torch_device(), dtype.weights()
 
         def read(names: list[str]) -> dict[str, torch.Tensor]:
@@ -96,7 +103,7 @@ class Fused(Engine):
             device.region(Layer.__call__),
         )
         give_back()
-        return encoder.forward
+        return encoder
 
     def first_forwards(self, device: Device) -> int:
         """Return one where the device compiles layers: nobody knows for which shapes."""
@@ -186,12 +193,21 @@ class Layer(NamedTuple):
 
         Made here, ``operand`` can come out of the same kernel.
         """
-        tokens, hidden = x.shape
-        qkv = self.qkv(operand).view(tokens, 3, heads, hidden // heads)
-        attended = self.attended.operand(attend(qkv, bounds))
-        x = self.attended_norm(self.attended.plus(attended, x))
-        x = self.norm(self.down.plus(self.up.gelu(self.up.operand(x)), x))
+        x = self.transformed(x, self.attention(operand, bounds, heads, attend))
         return x, self.qkv.operand(x)
+
+    def attention(
+        self, operand: Operand, bounds: torch.Tensor, heads: int, attend: Attention
+    ) -> torch.Tensor:
+        """Return what each token attends to, ``[tokens, hidden]``."""
+        qkv = self.qkv(operand)
+        tokens, width = qkv.shape
+        return attend(qkv.view(tokens, 3, heads, width // (3 * heads)), bounds)
+
+    def transformed(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Return ``[rows, hidden]``: what follows attention, of each row of both by itself."""
+        x = self.attended_norm(self.attended.plus(self.attended.operand(attended), x))
+        return self.norm(self.down.plus(self.up.gelu(self.up.operand(x)), x))
 
 
 class Encoder(NamedTuple):
@@ -211,12 +227,34 @@ class Encoder(NamedTuple):
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states ``[tokens, hidden]`` and pooled ``[sequences, hidden]``."""
+        x, _, _ = self.through(self.layers, token_ids, positions, cu_seqlens)
+        return x, self.pooled(x[firsts(cu_seqlens, len(x))])
+
+    def through(
+        self,
+        layers: Iterable[Layer],
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+    ) -> tuple[torch.Tensor, Operand, torch.Tensor]:
+        """Return the states after ``layers``, those as the next multiplies them, and ``bounds``."""
         x, operand = self.embed(self.embeddings, self.layers[0].qkv, token_ids, positions)
         bounds = self.attend.bounds(x, cu_seqlens)
-        for layer in self.layers:
+        for layer in layers:
             x, operand = self.apply(layer, x, operand, bounds, self.heads, self.attend)
-        firsts = cu_seqlens[:-1].clamp(max=len(x) - 1)  # an empty sequence may begin at the end
-        return x, self.pooler(self.pooler.operand(x[firsts])).tanh()
+        return x, operand, bounds
+
+    def pooled(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the pooler's output for ``states [sequences, hidden]`` of first tokens."""
+        return self.pooler(self.pooler.operand(states)).tanh()
+
+
+def firsts(cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return where each sequence's first token lies, ``[sequences]``.
+
+    An empty one may begin at the end, where there is none: it gets the last of ``tokens``.
+    """
+    return cu_seqlens[:-1].clamp(max=tokens - 1)
 
 
 def _embedded(

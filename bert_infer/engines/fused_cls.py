@@ -1,0 +1,88 @@
+"""The fused engine for those who want each text's first token, [CLS], alone: pooled, or as it is.
+
+Of the last layer it computes what that token needs: keys and values of all tokens, everything that
+follows attention of the first. Outputs are those of ``fused``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from bert_infer.engines.fused import Encoder, Fused, Layer, firsts
+from bert_infer.errors import RefusedError
+from bert_infer.layouts import Batch, PackedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from bert_infer.architecture import Architecture
+    from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
+    from bert_infer.engines import Encode
+    from bert_infer.outputs import Output
+    from bert_infer.records import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFirsts(PackedBatch):
+    """Sequences end to end, of which the first tokens alone have final states."""
+
+    kept: ClassVar[slice] = slice(1)
+
+    def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """Return a view of a sequence's row of ``hidden_states [sequences, hidden]``."""
+        return hidden_states[index : index + 1]
+
+
+@dataclass(frozen=True)
+class FusedCls(Fused):
+    """The encoder of ``fused``, whose last layer is finished for first tokens alone."""
+
+    name = "fused_cls"
+    layout: ClassVar[type[Batch]] = PackedFirsts
+
+    def check_output(self, output: Output) -> None:
+        """Refuse what takes the states of all tokens."""
+        if output.all_tokens:
+            raise RefusedError(
+                f"{output.all_tokens} takes every token's state, and engine={self.name} computes "
+                "those of first tokens alone.",
+                "Use engine=fused, or output.pooling=pooler or cls and output.save=pooled or none.",
+            )
+
+    def load(
+        self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
+    ) -> Encode:
+        """Pack the weights, a part of the model at a time."""
+        encoder = self.encoder(architecture, weights, dtype, device)
+        return FirstTokens(encoder, device.region(Layer.transformed)).forward
+
+    def omitted_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
+        """Return what follows attention in the last layer, of all tokens but the first."""
+        hidden, intermediate = architecture.hidden, architecture.intermediate
+        others = int((lengths - 1).sum())
+        return 2 * others * (hidden**2 + 2 * hidden * intermediate)
+
+
+class FirstTokens(NamedTuple):
+    """An encoder, and how its last layer ends."""
+
+    encoder: Encoder
+    finish: Callable[[Layer, torch.Tensor, torch.Tensor], torch.Tensor]
+    """``Layer.transformed``, as the device runs it."""
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return first tokens' hidden states and the pooled, both ``[sequences, hidden]``."""
+        encoder, (*before, last) = self.encoder, self.encoder.layers
+        x, operand, bounds = encoder.through(before, token_ids, positions, cu_seqlens)
+        attended = last.attention(operand, bounds, encoder.heads, encoder.attend)
+        rows = firsts(cu_seqlens, len(x))
+        states = self.finish(last, x[rows], attended[rows])
+        return states, encoder.pooled(states)
