@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from omegaconf import OmegaConf
 
-from bert_infer.composition import (
-    config_from,
-    hydra_at_hand,
-    runner_from,
-    sweep_settings,
-)
+from bert_infer import combinations
+from bert_infer.composition import config_from, runner_from, sweep_settings
 from bert_infer.directories import check_apart, check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.limits import check_node
@@ -25,9 +21,8 @@ from bert_infer.overrides import (
     of_run,
     sweep,
 )
-from bert_infer.plan import Place, Plan, Planned
+from bert_infer.plan import Plan
 from bert_infer.report import Baseline
-from bert_infer.report.entries import alternatives
 from bert_infer.schema import interpolation_refused
 from bert_infer.settings import SweepSettings
 
@@ -155,7 +150,7 @@ class Request:
                 f"{' '.join(request.overrides)} asks for no run at all.",
                 "Check the ranges and patterns in it.",
             )
-        runs = self._checked(overrides)
+        runs = combinations.checked(overrides, self.searchpath)
         configs = [run.config for run in runs]
         settings = {sweep_settings(config) for config in configs}
         if len(settings) > 1:
@@ -169,7 +164,7 @@ class Request:
             baseline.matches(options) for run in runs for options in run.options
         ):
             raise OptionError("baseline", one.baseline, "what a run of the sweep has")
-        if one.fail_fast and not _starts_runs_itself(configs[0]):
+        if one.fail_fast and not combinations.starts_runs_itself(configs[0]):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with interpolation_refused():
             check_node(configs[0].hydra, self.kind)
@@ -192,24 +187,6 @@ class Request:
                 preload=tuple(sorted({name for run in runs for name in run.preload})),
                 places=tuple({run.place for run in runs}),
             )
-
-    def _checked(self, overrides: Sequence[list[str]]) -> list[Checked]:
-        """Compose and prepare each run.
-
-        Raises:
-            RefusedError: as ``plan``.
-        """
-        checked = []
-        refused: dict[str, list[str]] = {}
-        with hydra_at_hand():  # set up once for all
-            for number, of_run in enumerate(overrides):
-                try:
-                    checked.append(Checked.of(of_run, self.searchpath, number))
-                except RefusedError as error:
-                    refused.setdefault(str(error), []).append(" ".join(_varied(of_run, overrides)))
-        if refused:
-            raise _all_refused(refused, len(overrides))
-        return checked
 
     def _resumed(self) -> Request:
         """Return the request with the overrides of the sweep that it completes, if it has none.
@@ -239,69 +216,6 @@ class Request:
             if override.partition("=")[0] not in {*given, "hydra.sweep.dir", "hydra.mode"}
         ]
         return replace(self, overrides=[*kept, *self.overrides])
-
-
-class Checked(NamedTuple):
-    """A run of a sweep that nothing is known to stand against.
-
-    Attributes:
-        config: Hydra's own node included.
-        options: what it has, by key, resolved and as asked for.
-    """
-
-    config: DictConfig
-    planned: Planned
-    preload: frozenset[str]
-    place: Place
-    options: list[dict[str, str]]
-
-    @classmethod
-    def of(cls, overrides: list[str], searchpath: Sequence[str], number: int) -> Checked:
-        """Compose and prepare the run of this number.
-
-        Raises:
-            RefusedError: the first mistake.
-        """
-        config = config_from(overrides, searchpath, job=number)
-        runner = runner_from(config)
-        if not _starts_runs_itself(config):
-            runner.check_is_repeatable()
-        prepared = runner.prepare()
-        with interpolation_refused():
-            variables = {**config.hydra.job.env_set, **runner.variables()}
-        return cls(
-            config,
-            Planned(of_run(overrides), runner.content_hash(prepared)),
-            runner.preload,
-            Place(prepared.device, frozenset(variables.items())),
-            alternatives(runner.choice(prepared), overrides),
-        )
-
-
-def _starts_runs_itself(config: DictConfig) -> bool:
-    """Tell whether this process starts the runs, one by one, and no launcher's."""
-    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
-
-
-def _varied(of_run: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
-    """Return the overrides of a run that others do not have."""
-    return [
-        override for place, override in enumerate(of_run) if len({o[place] for o in of_all}) > 1
-    ]
-
-
-def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
-    """Return an error with every reason, and the runs that it concerns."""
-    if runs == 1 or (len(refused) == 1 and len(next(iter(refused.values()))) == runs):
-        return RefusedError(next(iter(refused)), "")
-    count = sum(map(len, refused.values()))
-    lines = [
-        f"{reason}\n    " + "\n    ".join(f"in {combination}" for combination in combinations)
-        for reason, combinations in refused.items()
-    ]
-    return RefusedError(
-        f"{count} of {runs} runs are refused, and none is started.\n" + "\n".join(lines), ""
-    )
 
 
 def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ()) -> None:
