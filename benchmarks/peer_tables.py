@@ -104,7 +104,7 @@ class Table:
 
     def flop_of(self, row: Row) -> int:
         """Return the useful FLOP that a row's engine computes of a pass."""
-        return self.flop - int(at(row.found or {}, "compute.omitted_flop") or 0)
+        return self.flop - int(at(row.found or {}, "compute.unneeded_flop") or 0)
 
     def ranked(self) -> list[Row]:
         """Return those that were measured, best first."""

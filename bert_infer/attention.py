@@ -40,6 +40,12 @@ class Attention(ABC):
     def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
         """Return ``[tokens, hidden]`` for ``qkv [tokens, 3, heads, head_dim]``."""
 
+    def of_firsts(
+        self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``[sequences, hidden]``: what first tokens attend to, which lie at ``rows``."""
+        return self(qkv, bounds)[rows]
+
 
 class ByMask(Attention):
     """All tokens at once, with a mask between sequences: shapes depend on no value.
@@ -70,6 +76,16 @@ class ByMask(Attention):
 class BySequence(Opaque, Attention):
     """A sequence at a time."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._firsts = FirstsBySequence(self.of_one)
+
+    def of_firsts(
+        self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what first tokens attend to, and compute nothing for others."""
+        return self._firsts(qkv, bounds, rows)
+
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Take ``qkv`` and ``cu_seqlens``; see ``Attention``."""
         qkv, cu_seqlens = tensors
@@ -88,7 +104,38 @@ class BySequence(Opaque, Attention):
 
     @abstractmethod
     def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Return ``softmax(q k^T / sqrt(head_dim)) v``, all ``[heads, length, head_dim]``."""
+        """Return ``softmax(q k^T / sqrt(head_dim)) v``.
+
+        Args:
+            q: ``[heads, queries, head_dim]``, as is the result.
+            k: ``[heads, length, head_dim]``.
+            v: likewise.
+        """
+
+
+class FirstsBySequence(Opaque):
+    """The first token of a sequence at a time; ``of_one`` is ``BySequence``'s."""
+
+    def __init__(self, of_one: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self._of_one = of_one
+
+    def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Take ``qkv``, ``cu_seqlens`` and ``rows``; see ``Attention.of_firsts``."""
+        qkv, cu_seqlens, rows = tensors
+        attended = self.empty(*tensors)
+        queries = qkv[rows, 0].unsqueeze(2)  # [sequences, heads, 1, head_dim]
+        keys, values = qkv[:, 1:].permute(1, 2, 0, 3)  # [heads, tokens, head_dim] each
+        for row, q, (start, end) in zip(
+            attended, queries, pairwise(cu_seqlens.tolist()), strict=True
+        ):
+            row.copy_(self._of_one(q, keys[:, start:end], values[:, start:end]).flatten())
+        return attended
+
+    def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return what ``kernel`` does, but for its values."""
+        qkv, _, rows = tensors
+        return qkv.new_empty(rows.shape[0], qkv.shape[2] * qkv.shape[3])
 
 
 class ByMatmul(BySequence):
@@ -142,3 +189,9 @@ class Narrowed(Attention):
     def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
         """Convert, attend, and convert back."""
         return self._attend(qkv.to(self._dtype), bounds).to(qkv.dtype)
+
+    def of_firsts(
+        self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Likewise of first tokens."""
+        return self._attend.of_firsts(qkv.to(self._dtype), bounds, rows).to(qkv.dtype)

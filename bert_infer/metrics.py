@@ -64,7 +64,7 @@ class Record:
     peak_device_bytes: int | None = None
     counted: Counted | None = None
     shapes_without_graph: int = 0
-    omitted_flop: int | None = None
+    unneeded_flop: int | None = None
 
     def broke_off(self, status: str, kind: str, message: str, remedy: str) -> None:
         """Note why the run ended early, and in which phase."""
@@ -251,11 +251,11 @@ def _compute(record: Record) -> dict[str, Any]:
     complete = workload is not None and len(record.forwards) % workload.forwards == 0
     passes = len(record.forwards) // workload.forwards if workload else 0
     wall_s = sum(forward.wall_s for forward in record.forwards)
-    done = flop - (record.omitted_flop or 0) if flop else None
+    done = flop - (record.unneeded_flop or 0) if flop else None
     flop_per_s = _rate(done * passes, wall_s) if done and complete else None
     return {
         "useful_flop": flop,
-        "omitted_flop": record.omitted_flop,
+        "unneeded_flop": record.unneeded_flop,
         "useful_flop_per_s": flop_per_s,
         "ceiling_flop_per_s": ceiling.flop_per_s if ceiling else None,
         "fraction_of_ceiling": flop_per_s / ceiling.flop_per_s if ceiling and flop_per_s else None,

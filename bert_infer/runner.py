@@ -266,7 +266,7 @@ class Runner:
         }
         record.in_flight = prepared.device.in_flight
         lengths = prepared.tokens.lengths
-        record.omitted_flop = self.engine.omitted_flop(prepared.architecture, lengths)
+        record.unneeded_flop = self.engine.unneeded_flop(prepared.architecture, lengths)
 
     def _total(self, prepared: Prepared) -> int | None:
         """Return how many forwards will be measured, where that is known before."""

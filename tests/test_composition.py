@@ -105,7 +105,7 @@ def test_the_default_is_the_contracts():
         (["+extra=1"], ["extra", "no key"]),
         (["+input.extra=1"], ["input.extra", "no key"]),
         (["input=lines", "text=hello"], ["input.text", "Did you mean input.path?"]),
-        (["engine=onnxruntime"], ["engine takes transformers, fused."]),
+        (["engine=onnxruntime"], ["engine takes transformers, fused, fused_cls."]),
         (["experiment=raged"], ["experiment takes null, ", "Did you mean ragged?"]),
         (["+dtype=bf16"], ["+dtype=bf16", "Write dtype=bf16."]),
         (["+experiment=null"], ["+experiment=null", "Write experiment=null."]),

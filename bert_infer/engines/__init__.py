@@ -62,8 +62,8 @@ class Engine(ABC):
         del device
         return 0
 
-    def omitted_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
-        """Return how many of the useful FLOP are not computed, as no output needs them.
+    def unneeded_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
+        """Return how many of the useful FLOP no output needs that this engine gives.
 
         Args:
             architecture: the model's.

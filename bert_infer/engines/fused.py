@@ -193,16 +193,14 @@ class Layer(NamedTuple):
 
         Made here, ``operand`` can come out of the same kernel.
         """
-        x = self.transformed(x, self.attention(operand, bounds, heads, attend))
+        x = self.transformed(x, attend(self.projected(operand, heads), bounds))
         return x, self.qkv.operand(x)
 
-    def attention(
-        self, operand: Operand, bounds: torch.Tensor, heads: int, attend: Attention
-    ) -> torch.Tensor:
-        """Return what each token attends to, ``[tokens, hidden]``."""
+    def projected(self, operand: Operand, heads: int) -> torch.Tensor:
+        """Return queries, keys and values, ``[tokens, 3, heads, head_dim]``."""
         qkv = self.qkv(operand)
         tokens, width = qkv.shape
-        return attend(qkv.view(tokens, 3, heads, width // (3 * heads)), bounds)
+        return qkv.view(tokens, 3, heads, width // (3 * heads))
 
     def transformed(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Return ``[rows, hidden]``: what follows attention, of each row of both by itself."""

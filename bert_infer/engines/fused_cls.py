@@ -1,7 +1,7 @@
 """The fused engine for those who want each text's first token, [CLS], alone: pooled, or as it is.
 
-Of the last layer it computes what that token needs: keys and values of all tokens, everything that
-follows attention of the first. Outputs are those of ``fused``.
+Of the last layer it computes what that token needs: keys and values of all tokens (and queries, in
+one matrix with them), everything else of the first. Outputs are those of ``fused``.
 """
 
 from __future__ import annotations
@@ -62,11 +62,15 @@ class FusedCls(Fused):
         encoder = self.encoder(architecture, weights, dtype, device)
         return FirstTokens(encoder, device.region(Layer.transformed)).forward
 
-    def omitted_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
-        """Return what follows attention in the last layer, of all tokens but the first."""
+    def unneeded_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
+        """Return what is done in the last layer of all tokens but the first.
+
+        For each sequence of n tokens ``2(n - 1)(2H^2 + 2HI)``, queries and what follows attention,
+        and ``4n(n - 1)H`` in attention.
+        """
         hidden, intermediate = architecture.hidden, architecture.intermediate
-        others = int((lengths - 1).sum())
-        return 2 * others * (hidden**2 + 2 * hidden * intermediate)
+        others, pairs = int((lengths - 1).sum()), int((lengths * (lengths - 1)).sum())
+        return 2 * others * (2 * hidden**2 + 2 * hidden * intermediate) + 4 * pairs * hidden
 
 
 class FirstTokens(NamedTuple):
@@ -82,7 +86,6 @@ class FirstTokens(NamedTuple):
         """Return first tokens' hidden states and the pooled, both ``[sequences, hidden]``."""
         encoder, (*before, last) = self.encoder, self.encoder.layers
         x, operand, bounds = encoder.through(before, token_ids, positions, cu_seqlens)
-        attended = last.attention(operand, bounds, encoder.heads, encoder.attend)
-        rows = firsts(cu_seqlens, len(x))
-        states = self.finish(last, x[rows], attended[rows])
+        rows, qkv = firsts(cu_seqlens, len(x)), last.projected(operand, encoder.heads)
+        states = self.finish(last, x[rows], encoder.attend.of_firsts(qkv, bounds, rows))
         return states, encoder.pooled(states)
