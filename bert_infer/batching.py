@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from bert_infer.devices import Device
 
 
 class Batching(ABC):
@@ -35,6 +37,16 @@ class Batching(ABC):
     layout: ClassVar[type[Batch]] = PaddedBatch
     uses_batch: ClassVar[bool] = True
     less_padding: ClassVar[str] = "Use batching=by_length or batching=token_budget."
+
+    @property
+    def budget(self) -> int | None:
+        """Slots, real or not, that a group fills at most; None where it counts none."""
+        return None
+
+    def resolve(self, device: Device, layout: type[Batch]) -> Batching:
+        """Return the policy with what it leaves to ``device``, for batches of this layout."""
+        del device, layout
+        return self
 
     @abstractmethod
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
@@ -113,23 +125,43 @@ class ByLength(Batching):
 
 @dataclass(frozen=True)
 class Budgeted(Batching):
-    """What fills batches up to a number of tokens, whatever ``batch`` says."""
+    """What fills batches up to a number of tokens, whatever ``batch`` says.
 
-    max_tokens: int
+    Attributes:
+        max_tokens: None leaves it to the device.
+        window: sequences that are sorted together.
+    """
+
+    max_tokens: int | None
     window: int
 
     uses_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_window(self.window)
-        if self.max_tokens < 1:
-            raise OptionError("max_tokens", self.max_tokens, "a whole number from 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise OptionError("max_tokens", self.max_tokens, "null or a whole number from 1")
+
+    def resolve(self, device: Device, layout: type[Batch]) -> Batching:
+        """Return it with what suits ``device``, if it has no ``max_tokens`` of its own."""
+        return replace(self, max_tokens=self.max_tokens or device.tokens_at_once(layout))
+
+    @property
+    def budget(self) -> int:
+        """``max_tokens``.
+
+        Raises:
+            ValueError: it is not settled yet.
+        """
+        if self.max_tokens is None:
+            raise ValueError("resolve it first")
+        return self.max_tokens
 
     def check_lengths(self, lengths: NDArray[np.int64]) -> None:
         """Refuse a budget that the longest sequence does not fit."""
-        if self.max_tokens < lengths.max():
+        if self.budget < lengths.max():
             raise InputError(
-                f"batching.max_tokens={self.max_tokens} is less than the longest sequence, "
+                f"batching.max_tokens={self.budget} is less than the longest sequence, "
                 f"{lengths.max()} tokens.",
                 f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
             )
@@ -151,7 +183,7 @@ class TokenBudget(Budgeted):
             start = 0
             while start < len(order):
                 width = int(lengths[order[start]])
-                rows = order[start : start + self.max_tokens // width]
+                rows = order[start : start + self.budget // width]
                 yield Group(rows, width)
                 start += len(rows)
 
@@ -166,9 +198,9 @@ class Packed(Budgeted):
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
         """Yield sequences of ``max_tokens`` tokens in all, at most: best fit, decreasing."""
         del batch
-        width = min(self.max_tokens, limit)  # one for all: nothing is padded to it
+        width = min(self.budget, limit)  # one for all: nothing is padded to it
         for order in _longest_first(lengths, self.window):
-            for members in best_fit(lengths[order], self.max_tokens):
+            for members in best_fit(lengths[order], self.budget):
                 yield Group(order[members], width)
 
 

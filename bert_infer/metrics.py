@@ -191,6 +191,7 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
                 "padded_tokens",
                 "padding_waste",
                 "truncated_texts",
+                "max_tokens",
             ),
         ) | {
             "length": dict.fromkeys(("min", "mean", "p50", "p90", "max")),
@@ -205,6 +206,7 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
         "padded_tokens": workload.padded_tokens,
         "padding_waste": workload.padding_waste,
         "truncated_texts": workload.truncated,
+        "max_tokens": workload.max_tokens,
         "length": {
             "min": int(lengths.min()),
             "mean": float(lengths.mean()),

@@ -39,7 +39,7 @@ class Passes:
     """What passes are made of.
 
     Attributes:
-        runner: whose batching and engine are used.
+        runner: whose engine is used.
         prepared: what is run.
         encode: the encoder as the graph mode makes it.
         plain: operator by operator.
@@ -91,7 +91,7 @@ class Passes:
     def one(self) -> Iterator[LaidOut]:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
         lengths, limit = self.prepared.tokens.lengths, self.prepared.architecture.max_length
-        groups = self.runner.batching.plan(lengths, self.runner.settings.batch, limit)
+        groups = self.prepared.batching.plan(lengths, self.runner.settings.batch, limit)
         filled = (self.prepared.buckets.fill(group, lengths) for group in groups)
         return self.record.attempts.following(filled, self.lay_out)
 
@@ -130,5 +130,5 @@ class Passes:
                 raise
             attempts.forget(error)
             largest = tried.largest or attempts.first_half_that_fits(failed.group, compute)
-            uses_batch = self.runner.batching.uses_batch
+            uses_batch = self.prepared.batching.uses_batch
             raise attempts.out_of_memory(error, failed, largest, uses_batch=uses_batch) from error

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.architecture import Architecture
+    from bert_infer.batching import Batching
     from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
@@ -35,7 +36,7 @@ class Prepared:
     """A run that nothing is known to stand against.
 
     Attributes:
-        device: the one that will really be used, as are ``dtype`` and ``graph``.
+        device: the one that will really be used, as are ``dtype``, ``graph`` and ``batching``.
         buckets: what its groups are filled up to.
         groups: the distinct shapes of a pass' batches, each with a group that makes it.
         max_length: tokens at which texts were truncated.
@@ -44,6 +45,7 @@ class Prepared:
     device: Device
     dtype: Dtype
     graph: Graph
+    batching: Batching
     architecture: Architecture
     tokens: Tokens
     buckets: Buckets
@@ -79,7 +81,8 @@ def prepare(runner: Runner) -> Prepared:
     architecture = runner.model.architecture()
     runner.engine.check(architecture, dtype)
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)
-    runner.batching.check(max_length)
+    batching = runner.batching.resolve(device, runner.engine.layout)
+    batching.check(max_length)
     files = runner.model.tokenizer_files()
     versions = (runner.input.version(), tokens.version(files))
     try:
@@ -93,13 +96,13 @@ def prepare(runner: Runner) -> Prepared:
     batch = runner.settings.batch
     try:
         one_pass = runner.input.fill(one_pass, batch)
-        runner.batching.check_lengths(one_pass.lengths)
-        groups = list(runner.batching.plan(one_pass.lengths, batch, architecture.max_length))
+        batching.check_lengths(one_pass.lengths)
+        groups = list(batching.plan(one_pass.lengths, batch, architecture.max_length))
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
-    graph = graph.settled(groups, lengths, runner.batching, layout, architecture)
-    buckets = graph.buckets(groups, lengths, runner.batching, layout, architecture.max_length)
+    graph = graph.settled(groups, lengths, batching, layout, architecture)
+    buckets = graph.buckets(groups, lengths, batching, layout, architecture.max_length)
     groups = [buckets.fill(group, lengths) for group in groups]
     _check_fits(layout, groups, lengths, architecture, device)
     # Last, since it may wait for the hub.
@@ -111,6 +114,7 @@ def prepare(runner: Runner) -> Prepared:
         device=device,
         dtype=dtype,
         graph=graph,
+        batching=batching,
         architecture=architecture,
         tokens=one_pass,
         buckets=buckets,
@@ -124,8 +128,9 @@ def prepare(runner: Runner) -> Prepared:
             truncated=one_pass.truncated,
             skipped=one_pass.skipped,
             batch=batch,
-            uses_batch=runner.batching.uses_batch,
-            less_padding=runner.batching.less_padding,
+            uses_batch=batching.uses_batch,
+            max_tokens=batching.budget,
+            less_padding=batching.less_padding,
             shapes=tuple(shapes),
             tokenize_s=tokenize_s,
         ),

@@ -11,7 +11,7 @@ BATCHINGS = [
     ["batching=by_length", "batch=4"],
     ["batching=token_budget", "batching.max_tokens=1024"],
 ]
-PACKED = ["batching=packed", "engine=fused"]
+PACKED = ["batching=packed", "batching.max_tokens=1024", "engine=fused"]
 EAGER = [*BATCHINGS, PACKED, *([*batching, "engine=fused"] for batching in BATCHINGS)]
 
 

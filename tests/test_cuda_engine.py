@@ -589,6 +589,20 @@ def test_layers_are_compiled_where_that_is_possible(
 
 
 @pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("policy", ["packed", "token_budget"])
+def test_a_card_has_larger_batches_than_a_processor_unless_asked(policy):
+    """Seen to fail: the processor's budget on both."""
+
+    def budget(*choices):
+        chosen = ["model=tiny", "engine=fused", f"batching={policy}", *choices]
+        return compose(chosen).prepare().workload.max_tokens
+
+    assert budget("device=cuda") == 33_792
+    assert budget("device=cpu") == 1_024
+    assert budget("device=cuda", "batching.max_tokens=512") == 512
+
+
+@pytest.mark.usefixtures("card")
 def test_the_ceiling_of_fp8_is_that_of_codes_alone():
     found = ceiling.search(Cuda(), ByRow(), 64, 256)
     assert found.make is scaled.ScaledMatmul

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode
+    from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -247,6 +248,14 @@ class Device(ABC):
         """Return ``mask``, true at real tokens, as attention of ``dtype`` takes it here."""
         del dtype
         return mask
+
+    def tokens_at_once(self, layout: type[Batch]) -> int:
+        """Return how many tokens, real or not, a forward should hold, where no option says so.
+
+        On a processor their states should stay in a cache (benchmarks/notes.md).
+        """
+        del layout
+        return 1024
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Tell whether ``dtype`` is computed by way of another, which is slow."""

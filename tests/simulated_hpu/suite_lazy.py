@@ -473,6 +473,18 @@ def test_what_cannot_be_is_refused(overrides, says):
         assert part in str(refused.value)
 
 
+def test_few_tokens_meet_in_one_mask_unless_asked():
+    """Seen to fail: the budget by the batching's layout, not the engine's."""
+
+    def budget(*choices):
+        return runner(*choices).prepare().workload.max_tokens
+
+    assert budget("batching=token_budget", "graph=eager", "device.lazy=true") == 16_384
+    assert budget("batching=token_budget", "engine=fused") == 1_024
+    assert budget("batching=packed", "engine=fused") == 1_024
+    assert budget("batching=packed", "engine=fused", "batching.max_tokens=64") == 64
+
+
 def test_too_many_shapes_are_refused_with_edges_that_fit():
     texts = ["word " * n for n in range(1, 200, 7)]
     chosen = ["batching=token_budget", "batching.max_tokens=256", "graph=hpu_graphs"]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
+    from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
 
 
@@ -204,6 +205,11 @@ class Cuda(Device):
         if self.compiles_regions and Blocked.takes(head_dim):
             return Blocked()
         return Flash(architecture.max_length)
+
+    def tokens_at_once(self, layout: type[Batch]) -> int:
+        """Return 256 for each of an H200's 132 multiprocessors (benchmarks/notes.md)."""
+        del layout
+        return 33_792
 
     def fp8_linear(self) -> MakeLinear:
         """Return the Linear with a kernel for GELU and codes, if Triton can compile it."""

@@ -20,6 +20,7 @@ from bert_infer.devices.hpu import hlml, host, modes, plugin
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
+from bert_infer.layouts import PackedBatch
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
+    from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
@@ -286,6 +288,10 @@ class Hpu(Device):
         """Return attention by a mask: nothing there depends on a value, so graphs can hold it."""
         del dtype, architecture
         return attention.ByMask(plugin.fused_sdpa if self.fused_attention else plugin.sdpa)
+
+    def tokens_at_once(self, layout: type[Batch]) -> int:
+        """Return few where all tokens of a forward meet in one mask; not tried on a card."""
+        return super().tokens_at_once(layout) if issubclass(layout, PackedBatch) else 16_384
 
     def attention_of_rows(self) -> str:
         """Return the name under which Gaudi's kernel is made known to transformers, or "sdpa"."""
