@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch
-    from bert_infer.settings import Until
 
     Batches = Iterable[tuple[Batch, tuple[NDArray[np.generic], ...]]]
 
@@ -206,42 +205,6 @@ def warm_up_until_steady(
         without_gain = without_gain + 1 if seconds > fastest * (1 - STEADY_WITHIN) else 0
         fastest = min(fastest, seconds)
     return WarmUp(passes, steady=True)
-
-
-def as_long_as_asked(
-    iterations: int,
-    until: Until,
-    forwards: list[Forward],
-    relative_ci: Callable[[], float | None],
-) -> Iterator[int]:
-    """Yield the index of each pass to measure.
-
-    Past ``iterations``, passes go on until the interval is as narrow as ``until`` asks or its time
-    is up. The interval is looked at after every tenth part more of passes, since it costs time.
-
-    Args:
-        iterations: passes to measure in any case.
-        until: when to stop after them.
-        forwards: what has been measured so far, by the caller.
-        relative_ci: returns half of throughput's confidence interval over the throughput.
-    """
-    yield from range(iterations)
-    if until.relative_ci is None:
-        return
-    index = look_again_at = iterations
-    counted, measured_s = 0, 0.0
-    while True:
-        measured_s += sum(forward.wall_s for forward in forwards[counted:])
-        counted = len(forwards)
-        if measured_s >= until.max_s:
-            return
-        if index == look_again_at:
-            reached = relative_ci()
-            if reached is not None and reached <= until.relative_ci:
-                return
-            look_again_at = math.ceil(index * 1.1)
-        yield index
-        index += 1
 
 
 @contextmanager

@@ -21,15 +21,16 @@ from bert_infer import (
 from bert_infer.counters import Counted
 from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
-from bert_infer.measure import as_long_as_asked, without_garbage_collection
+from bert_infer.measure import without_garbage_collection
 from bert_infer.memory import PeakMemory
 from bert_infer.metrics import Record
 from bert_infer.outputs import HiddenStates, Pooled
 from bert_infer.passes import Passes
 from bert_infer.profile import Trace
+from bert_infer.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import torch
@@ -187,7 +188,7 @@ class Runner:
         prepared: Prepared,
         sinks: Sequence[Sink] = (),
         progress: ShowProgress = lambda _done, _total: None,
-        passes: Callable[[list[Forward]], Iterator[int]] | None = None,
+        schedule: Schedule | None = None,
     ) -> tuple[Batch, Outputs]:
         """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
 
@@ -196,8 +197,7 @@ class Runner:
             prepared: what ``prepare`` returned.
             sinks: are given every batch of every pass, and keep the last.
             progress: is told of every forward, never while the clock runs.
-            passes: given what has been measured, yields the index of each pass to measure; None
-                measures as long as the settings ask.
+            schedule: which passes are measured; None: as many as the settings ask.
 
         Returns:
             The last batch and its outputs, in host memory.
@@ -208,7 +208,9 @@ class Runner:
             self._import(prepared)
         import torch
 
-        total = self._total(prepared) if passes is None else None
+        until, iterations = self.until, self.settings.iterations
+        schedule = schedule or Schedule.of(iterations, until, record.relative_ci)
+        total = prepared.workload.forwards * schedule.passes if schedule.passes else None
         compared = drift.sample(self, prepared)
         record.emulated = device.emulates(prepared.dtype.matmuls())
         with torch.inference_mode(), device.active():
@@ -231,22 +233,22 @@ class Runner:
                 with record.phases("ceiling"), memory.uncounted():
                     record.ceiling = ceiling.before(device, prepared.dtype, architecture)
                 earlier = conditions.snapshot(device)
-                asked = (passes or self._passes(record))(record.forwards)
                 last = _measure(
                     record,
-                    work.measured(asked),
+                    work.measured(schedule.indices(record.forwards)),
                     sinks,
                     lambda: progress(len(record.forwards), total),
                 )
                 later = conditions.snapshot(device)
                 counted = Counted(begun, earlier.counters, later.counters)
-                # Who grants the passes lets others work between them.
-                record.counted = counted.beside_others() if passes else counted
-                record.conditions = None if passes else conditions.between(earlier, later)
                 record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
-                if passes is None:
+                if schedule.is_alone:
+                    record.counted = counted
+                    record.conditions = conditions.between(earlier, later)
                     with record.phases("ceiling"):
                         record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
+                else:
+                    record.counted = counted.beside_others()
                 for sink in sinks:
                     sink.watch(work.one(), work.encode, device)
             if compared:
@@ -268,11 +270,6 @@ class Runner:
         lengths = prepared.tokens.lengths
         record.unneeded_flop = self.engine.unneeded_flop(prepared.architecture, lengths)
 
-    def _total(self, prepared: Prepared) -> int | None:
-        """Return how many forwards will be measured, where that is known before."""
-        is_known = self.until.relative_ci is None
-        return self.settings.iterations * prepared.workload.forwards if is_known else None
-
     def _import(self, prepared: Prepared) -> None:
         """Import what the parts need, the device's first: it may change what the others find."""
         device = prepared.device
@@ -280,11 +277,6 @@ class Runner:
         with interruption.held_back():
             for name in (*device.imports, *self.imports):
                 importlib.import_module(name)
-
-    def _passes(self, record: Record) -> Callable[[list[Forward]], Iterator[int]]:
-        return lambda forwards: as_long_as_asked(
-            self.settings.iterations, self.until, forwards, record.relative_ci
-        )
 
     def choice(self, prepared: Prepared) -> dict[str, Any]:
         """Return the resolved values."""

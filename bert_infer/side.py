@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bert_infer import process, worker
 from bert_infer.errors import BertInferError
 from bert_infer.isolated import recorded_runner
+from bert_infer.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,7 +152,7 @@ def _run(pipe: Connection, order: Order) -> None:
                 lambda: recorded_runner(order.directory),
                 order.directory,
                 isolation="process",
-                passes=partial(_turns, pipe, order.fewest),
+                schedule=Schedule.granted(partial(_turns, pipe, order.fewest)),
             )
         )
 

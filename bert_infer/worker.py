@@ -12,13 +12,13 @@ from bert_infer.errors import BertInferError, RefusedError
 from bert_infer.metrics import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
 
-    from bert_infer.records import Forward
     from bert_infer.runner import Runner, ShowProgress
+    from bert_infer.schedule import Schedule
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def carry_out(
     directory: Path,
     watch: Watch = NOBODY,
     isolation: str = "inline",
-    passes: Callable[[list[Forward]], Iterator[int]] | None = None,
+    schedule: Schedule | None = None,
 ) -> Finished:
     """Make one run, and leave its record in ``directory`` whatever happens.
 
@@ -89,7 +89,7 @@ def carry_out(
         directory: where its files go; it is there.
         watch: is told how the run goes on.
         isolation: "process" where this process makes no other run, else "inline".
-        passes: as in ``Runner.execute``.
+        schedule: as in ``Runner.execute``.
 
     Raises:
         KeyboardInterrupt: passed on, after the record is written.
@@ -109,7 +109,7 @@ def carry_out(
         prepared = runner.prepare()
         record.run["content_hash"] = runner.content_hash(prepared)
         sinks = runner.sinks(prepared.tokens)
-        batch, computed = runner.execute(record, prepared, sinks, progress, passes)
+        batch, computed = runner.execute(record, prepared, sinks, progress, schedule)
         with record.phases("write"):
             for sink in sinks:
                 sink.write(directory)

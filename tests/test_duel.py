@@ -19,6 +19,7 @@ from bert_infer import compose, console
 from bert_infer.counters import Counters
 from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
+from bert_infer.schedule import Schedule
 from bert_infer.side import Turn
 from bert_infer.statistics import paired_ratio
 
@@ -71,12 +72,14 @@ class Metered(Cpu):
         return Counters(compilations=1, energy_j=float(next(self.readings_so_far)))
 
 
-@pytest.mark.parametrize(("passes", "energy_j"), [(None, 1.0), (lambda _: range(2), None)])
-def test_what_the_other_side_takes_is_no_energy_of_this_one(passes, energy_j):
+@pytest.mark.parametrize(
+    ("schedule", "energy_j"), [(None, 1.0), (Schedule.granted(lambda _: range(2)), None)]
+)
+def test_what_the_other_side_takes_is_no_energy_of_this_one(schedule, energy_j):
     """Seen to fail: it was all that the card took from a side's first turn to its last."""
     runner = compose(["model=tiny", "drift.texts=0", "text=Good morning BERT!"])
     prepared, record = replace(runner.prepare(), device=Metered()), runner.new_record()
-    runner.execute(record, prepared, (), passes=passes)
+    runner.execute(record, prepared, (), schedule=schedule)
     counted = record.metrics()["accelerator"]
     assert counted["measured_energy_j"] == energy_j
     assert counted["measured_compilations"] == 0

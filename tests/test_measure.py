@@ -16,7 +16,6 @@ from bert_infer.measure import (
     Pace,
     Phases,
     WarmUp,
-    as_long_as_asked,
     fastest_s,
     measured_pass,
     run_once_in_time,
@@ -26,6 +25,7 @@ from bert_infer.measure import (
     without_garbage_collection,
 )
 from bert_infer.records import Forward, Outputs
+from bert_infer.schedule import as_long_as_asked
 from bert_infer.settings import Until
 
 
