@@ -37,8 +37,10 @@ class Quantised(Opaque, Linear):
         """Return the product, in float32."""
         import torch
 
-        blocks = [self._multiply(block) for block in torch.split(tensors[0], _ROWS_AT_ONCE)]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        (x,) = tensors
+        if len(x) <= _ROWS_AT_ONCE:
+            return self._multiply(x)
+        return torch.cat([self._multiply(block) for block in torch.split(x, _ROWS_AT_ONCE)])
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return ``[rows, outputs]`` of no values."""
