@@ -43,9 +43,15 @@ class Batching(ABC):
         """Slots, real or not, that a group fills at most; None where it counts none."""
         return None
 
-    def resolve(self, device: Device, layout: type[Batch]) -> Batching:
-        """Return the policy with what it leaves to ``device``, for batches of this layout."""
-        del device, layout
+    def resolve(self, device: Device, layout: type[Batch], longest: int) -> Batching:
+        """Return the policy with what it leaves to ``device``.
+
+        Args:
+            device: where batches are computed.
+            layout: how they are laid out.
+            longest: tokens of the longest sequence.
+        """
+        del device, layout, longest
         return self
 
     @abstractmethod
@@ -142,9 +148,10 @@ class Budgeted(Batching):
         if self.max_tokens is not None and self.max_tokens < 1:
             raise OptionError("max_tokens", self.max_tokens, "null or a whole number from 1")
 
-    def resolve(self, device: Device, layout: type[Batch]) -> Batching:
+    def resolve(self, device: Device, layout: type[Batch], longest: int) -> Batching:
         """Return it with what suits ``device``, if it has no ``max_tokens`` of its own."""
-        return replace(self, max_tokens=self.max_tokens or device.tokens_at_once(layout))
+        suited = max(longest, device.tokens_at_once(layout))
+        return replace(self, max_tokens=self.max_tokens or suited)
 
     @property
     def budget(self) -> int:
@@ -154,7 +161,7 @@ class Budgeted(Batching):
             ValueError: it is not settled yet.
         """
         if self.max_tokens is None:
-            raise ValueError("resolve it first")
+            raise ValueError("max_tokens is the device's to say: resolve the policy first")
         return self.max_tokens
 
     def check_lengths(self, lengths: NDArray[np.int64]) -> None:

@@ -84,6 +84,8 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     how = " ".join(
         f"{key}={choice[key]}" for key in ("dtype", "batching", "device", "engine", "graph")
     )
+    if choice.get("batching.max_tokens"):
+        how += f" batching.max_tokens={choice['batching.max_tokens']}"
     length = workload["length"]
     rows = {
         "model": f"{choice['model']}, {choice['weights']} weights",

@@ -152,6 +152,7 @@ _CHOICE = (
     "model",
     "weights",
     "batch",
+    "batching.max_tokens",
     "iterations",
     "max_length",
 )
@@ -191,7 +192,6 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
                 "padded_tokens",
                 "padding_waste",
                 "truncated_texts",
-                "max_tokens",
             ),
         ) | {
             "length": dict.fromkeys(("min", "mean", "p50", "p90", "max")),
@@ -206,7 +206,6 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
         "padded_tokens": workload.padded_tokens,
         "padding_waste": workload.padding_waste,
         "truncated_texts": workload.truncated,
-        "max_tokens": workload.max_tokens,
         "length": {
             "min": int(lengths.min()),
             "mean": float(lengths.mean()),

@@ -81,8 +81,7 @@ def prepare(runner: Runner) -> Prepared:
     architecture = runner.model.architecture()
     runner.engine.check(architecture, dtype)
     max_length = runner.settings.longest(architecture.max_length, runner.model.name)
-    batching = runner.batching.resolve(device, runner.engine.layout)
-    batching.check(max_length)
+    runner.batching.check(max_length)
     files = runner.model.tokenizer_files()
     versions = (runner.input.version(), tokens.version(files))
     try:
@@ -96,6 +95,8 @@ def prepare(runner: Runner) -> Prepared:
     batch = runner.settings.batch
     try:
         one_pass = runner.input.fill(one_pass, batch)
+        longest = int(one_pass.lengths.max())
+        batching = runner.batching.resolve(device, runner.engine.layout, longest)
         batching.check_lengths(one_pass.lengths)
         groups = list(batching.plan(one_pass.lengths, batch, architecture.max_length))
     except MemoryError:
@@ -129,7 +130,6 @@ def prepare(runner: Runner) -> Prepared:
             skipped=one_pass.skipped,
             batch=batch,
             uses_batch=batching.uses_batch,
-            max_tokens=batching.budget,
             less_padding=batching.less_padding,
             shapes=tuple(shapes),
             tokenize_s=tokenize_s,

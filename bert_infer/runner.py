@@ -289,6 +289,7 @@ class Runner:
             "model": self.model.name,
             "weights": prepared.source.kind,
             "batch": self.settings.batch if self.batching.uses_batch else None,
+            "batching.max_tokens": prepared.batching.budget,
             "iterations": self.settings.iterations,
             "max_length": prepared.max_length,
         }

@@ -21,7 +21,6 @@ class Workload:
         largest: the most sequences in one forward.
         batch: sequences that a forward was asked to hold.
         uses_batch: whether the batching policy heeds that.
-        max_tokens: slots that it lets a forward have; None where it counts none.
         less_padding: what the policy advises against padding.
         shapes: the distinct shapes of its batches.
     """
@@ -38,7 +37,6 @@ class Workload:
     less_padding: str
     shapes: tuple[Shape, ...]
     tokenize_s: float | None
-    max_tokens: int | None = None
 
     @property
     def real_tokens(self) -> int:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget, best_fit
+from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import InputError, OptionError
 from bert_infer.layouts import PackedBatch, PaddedBatch, shapes
 from bert_infer.records import Tokens
@@ -126,6 +127,20 @@ def test_settings_that_cannot_work_are_refused():
             policy(16, 1).check_lengths(np.array([3, 17]))
         with pytest.raises(OptionError, match="max_tokens"):
             policy(0, 1)
+
+
+@pytest.mark.parametrize("policy", [TokenBudget, Packed])
+def test_a_budget_that_nobody_gave_is_the_devices_and_holds_the_longest_text(policy):
+    """Seen to fail: the device's alone, by which a text of 3,000 tokens was refused."""
+
+    def budget(asked, longest):
+        return policy(asked, 1).resolve(Cpu(), PaddedBatch, longest).budget
+
+    assert budget(None, 10) == 1024
+    assert budget(None, 3000) == 3000
+    assert budget(16, 3000) == 16
+    with pytest.raises(ValueError, match="resolve"):
+        list(policy(None, 1).plan(np.array([3]), 1, 512))
 
 
 def ragged(lengths):

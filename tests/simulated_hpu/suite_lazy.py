@@ -477,7 +477,7 @@ def test_few_tokens_meet_in_one_mask_unless_asked():
     """Seen to fail: the budget by the batching's layout, not the engine's."""
 
     def budget(*choices):
-        return runner(*choices).prepare().workload.max_tokens
+        return runner(*choices).prepare().batching.budget
 
     assert budget("batching=token_budget", "graph=eager", "device.lazy=true") == 16_384
     assert budget("batching=token_budget", "engine=fused") == 1_024
