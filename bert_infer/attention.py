@@ -160,7 +160,7 @@ class ByCopyAndMatmul(ByMatmul):
 
     def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return the attended values, of a few tokens in float32."""
-        if q.shape[1] <= _FEW:
+        if k.shape[1] <= _FEW:
             return super().of_one(q.float(), k.float(), v.float())
         return super().of_one(q.contiguous(), k.contiguous(), v.contiguous())
 

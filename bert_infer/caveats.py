@@ -73,7 +73,7 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
             "random_pooler",
             "The weights have no pooler, as those of models for single tokens; a random one stands "
             "in, whose pooled output is meaningless.",
-            "Take hidden states, or output.pooling=cls or mean.",
+            "Take output.pooling=cls, or what engine=fused_cls lacks: mean, or hidden states.",
         )
     if workload.truncated:
         limit = record.choice["max_length"]
@@ -102,10 +102,11 @@ def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]
             "Use a dtype of greater range (bf16, fp32); if it stays, look into the weights.",
         )
     elif drift and drift["min_cosine"] < _POOR_COSINE:
+        token = "first token" if drift["tokens"] == "first" else "token"
         yield Caveat(
             "large_drift",
-            f"Outputs drift: some token's cosine to the fp32 reference is {drift['min_cosine']:.4f}"
-            f" (mean {drift['mean_cosine']:.4f}).",
+            f"Outputs drift: some {token}'s cosine to the fp32 reference is "
+            f"{drift['min_cosine']:.4f} (mean {drift['mean_cosine']:.4f}).",
             "Check what it costs your task, or use a more exact dtype.",
         )
 

@@ -230,8 +230,9 @@ def between(interval: Sequence[float] | None) -> str:
 
 
 def _drift(drift: dict[str, Any]) -> str:
+    first = "first tokens' " if drift["tokens"] == "first" else ""
     return (
-        f"cosine to fp32 {_fraction(drift['min_cosine'])} at least, "
+        f"{first}cosine to fp32 {_fraction(drift['min_cosine'])} at least, "
         f"{_fraction(drift['mean_cosine'])} on average; pooled "
         f"{_fraction(drift['pooled_min_cosine'])} at least (texts: {drift['texts']})"
     )

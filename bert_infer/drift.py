@@ -21,7 +21,7 @@ from bert_infer.engines.transformers import Transformers
 from bert_infer.environment import digest
 from bert_infer.files import whole
 from bert_infer.graphs import Eager
-from bert_infer.layouts import PaddedBatch
+from bert_infer.layouts import Kept, PaddedBatch
 from bert_infer.measure import forward
 from bert_infer.outputs import HiddenStates, Pooled
 
@@ -54,14 +54,16 @@ class Drift:
     Attributes:
         texts: how many texts were compared.
         reference: what they were compared with.
+        tokens: whose hidden states were compared, "all" or each text's "first".
         max_abs: largest difference of two hidden states' values.
-        mean_cosine: mean over all tokens that have them of the cosine between hidden states.
+        mean_cosine: mean over these tokens of the cosine between hidden states.
         min_cosine: the smallest of these.
         pooled_min_cosine: the smallest cosine of two texts' pooled outputs.
     """
 
     texts: int
     reference: str
+    tokens: str
     max_abs: float | None
     mean_cosine: float | None
     min_cosine: float | None
@@ -103,10 +105,10 @@ class Sample:
     """A few of a run's texts: keeps their outputs, and knows what the reference makes of them."""
 
     def __init__(
-        self, tokens: Tokens, chosen: list[int], pooling: Pooling, kept: slice = PaddedBatch.kept
+        self, tokens: Tokens, chosen: list[int], pooling: Pooling, kept: Kept = Kept.all
     ) -> None:
         """Compare ``chosen`` of the texts, by those of their tokens that are ``kept``."""
-        self._tokens, self._chosen, self._pooling, self._kept = tokens, chosen, pooling, kept
+        self._tokens, self._chosen, self._pooling, self.kept = tokens, chosen, pooling, kept
         self._hidden_states = HiddenStates(tokens, chosen)
         self._pooled = Pooled(tokens, pooling, chosen)
 
@@ -126,7 +128,7 @@ class Sample:
         if found is None:
             found = self._computed(architecture, weights)
             _store(found, path)
-        return found._replace(hidden_states=[text[self._kept] for text in found.hidden_states])
+        return found._replace(hidden_states=[self.kept.of(text) for text in found.hidden_states])
 
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
         device, engine = Cpu(), Transformers()
@@ -168,8 +170,8 @@ def sample(runner: Runner, prepared: Prepared) -> Sample | None:
     return Sample(tokens, chosen, runner.output.pooling, runner.engine.layout.kept)
 
 
-def compare(ours: TextOutputs, theirs: TextOutputs) -> Drift:
-    """Return how far ``ours`` are from the reference's."""
+def compare(ours: TextOutputs, theirs: TextOutputs, kept: Kept = Kept.all) -> Drift:
+    """Return how far ``ours``, of the tokens that are ``kept``, are from the reference's."""
     import torch
 
     def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -180,6 +182,7 @@ def compare(ours: TextOutputs, theirs: TextOutputs) -> Drift:
     return Drift(
         texts=len(ours.hidden_states),
         reference=REFERENCE,
+        tokens=kept.value,
         max_abs=_finite((states.double() - expected.double()).abs().max()),
         mean_cosine=_finite(by_token.mean()),
         min_cosine=_finite(by_token.min()),

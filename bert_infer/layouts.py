@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -50,6 +51,17 @@ class Shape(NamedTuple):
     has_padding: bool
 
 
+class Kept(Enum):
+    """Which of a sequence's tokens have final states."""
+
+    all = "all"
+    first = "first"
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """Return these of ``states [tokens, hidden]``, which are of all."""
+        return states if self is Kept.all else states[:1]
+
+
 @dataclass(frozen=True, eq=False)
 class Batch(ABC):
     """What one forward pass takes.
@@ -63,7 +75,7 @@ class Batch(ABC):
     """
 
     extents: ClassVar[str]
-    kept: ClassVar[slice] = slice(None)
+    kept: ClassVar[Kept] = Kept.all
 
     sequences: NDArray[np.int64]
     lengths: NDArray[np.int64]

@@ -53,13 +53,14 @@ class Output:
         return _SINKS[self.save](tokens, self.pooling)
 
     @property
-    def all_tokens(self) -> str:
-        """What was asked for that takes every token's state, as ``output.pooling=mean``."""
-        asked = (
-            "output.pooling=mean" if self.pooling is Pooling.mean else "",
-            "output.save=hidden_states" if self.save is Save.hidden_states else "",
-        )
-        return " with ".join(filter(None, asked))
+    def of_all_tokens(self) -> dict[str, str]:
+        """What was asked for that takes every token's state, and what would not."""
+        found = {}
+        if self.pooling is Pooling.mean:
+            found["output.pooling=mean"] = "output.pooling=pooler or cls"
+        if self.save is Save.hidden_states:
+            found["output.save=hidden_states"] = "output.save=pooled or none"
+        return found
 
     def pooled(self, batch: Batch, outputs: Outputs) -> torch.Tensor:
         """Return what ``pooling`` makes of a batch's outputs, ``[sequences, hidden]``."""

@@ -253,7 +253,7 @@ class Runner:
                     sink.watch(work.one(), work.encode, device)
             if compared:
                 with record.phases("drift"):
-                    record.drift = drift.compare(compared.outputs(), reference)
+                    record.drift = drift.compare(compared.outputs(), reference, compared.kept)
         record.finish(self.drift.min_cosine)
         return last
 

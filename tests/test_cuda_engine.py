@@ -268,7 +268,7 @@ def test_first_tokens_alone_are_those_among_all(encoders, card, dtype, filling):
     prepared = compose(["model=tiny"]).prepare()
     read = weights.load(prepared.source, prepared.architecture)
     encode = FusedCls().load(prepared.architecture, read, dtype, card)
-    for lengths in ([7, 1, 30, *filling], [2, 40, 9, 11, *filling]):
+    for lengths in ([7, 1, 30, *filling], [2, 40, 9, 11, *filling], [5, *filling]):
         inputs = packed(lengths, 0)
         with torch.inference_mode():
             states, pooled = encode(*inputs)
@@ -595,7 +595,7 @@ def test_a_card_has_larger_batches_than_a_processor_unless_asked(policy):
 
     def budget(*choices):
         chosen = ["model=tiny", "engine=fused", f"batching={policy}", *choices]
-        return compose(chosen).prepare().workload.max_tokens
+        return compose(chosen).prepare().batching.budget
 
     assert budget("device=cuda") == 33_792
     assert budget("device=cpu") == 1_024

@@ -43,6 +43,7 @@ def test_figures_by_hand():
     assert drift.compare(ours, theirs) == Drift(
         texts=1,
         reference=drift.REFERENCE,
+        tokens="all",
         max_abs=1.0,
         mean_cosine=pytest.approx((1 + 24 / 25) / 2),
         min_cosine=pytest.approx(24 / 25),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,9 @@ from reference import BATCHINGS, PACKED, largest_difference
 from safetensors.torch import load_file
 
 from bert_infer import compose
+from bert_infer.attention import ByMatmul
+from bert_infer.devices.cpu import Cpu
+from bert_infer.engines.fused import Layer
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import RefusedError
 
@@ -32,8 +37,11 @@ def firsts(minilm_reference):
     return [(states[:1], pooled) for states, pooled in minilm_reference]
 
 
-@pytest.mark.parametrize("graph", ["eager", "compile"])
-@pytest.mark.parametrize("batching", [*BATCHINGS, PACKED[:1]], ids=lambda b: b[0])
+@pytest.mark.parametrize(
+    ("graph", "batching"),
+    [("eager", batching) for batching in (*BATCHINGS, PACKED[:1])] + [("compile", PACKED[:1])],
+    ids=str,
+)
 def test_first_tokens_equal_transformers(graph, batching, prose, firsts):
     """Seen to fail: the rows of sequences' last tokens; the last layer applied twice."""
     result = compose([*FIRSTS, "warmup=0", f"graph={graph}", *batching]).run(prose)
@@ -71,6 +79,37 @@ def test_drift_is_of_first_tokens_alone(prose, minilm_reference):
     ]
     assert done.record["drift"]["min_cosine"] == pytest.approx(min(of_texts), abs=1e-6)
     assert done.record["drift"]["texts"] == len(prose)
+    assert done.record["drift"]["tokens"] == "first"
+
+
+def test_nothing_is_attended_to_but_by_first_tokens_in_the_last_layer(prose):
+    """Seen to fail: attention of all tokens, of which the first ones' is taken."""
+    queries, rows = [], []
+
+    class Watching(ByMatmul):
+        def of_one(self, q, k, v):
+            queries.append((q.shape[1], k.shape[1]))
+            return super().of_one(q, k, v)
+
+    class Watched(Cpu):
+        def attention(self, _dtype, _architecture):
+            return Watching()
+
+        def region(self, function):
+            def run(*given):
+                rows.append(len(given[1]))
+                return function(*given)
+
+            return run if function is Layer.transformed else function
+
+    runner = replace(compose([*PACKED_FIRSTS, "drift.texts=0", "warmup=0"]), device=Watched())
+    done = runner.run(prose)
+    layers, texts = 6, len(prose)
+    forwards = done.record["workload"]["forwards_per_pass"]
+    assert len(queries) == layers * texts
+    assert sum(q == 1 and k > 1 for q, k in queries) == texts
+    assert len(rows) == forwards
+    assert sum(rows) == texts
 
 
 def test_what_nobody_needs_is_no_part_of_the_rate(prose):
@@ -78,6 +117,7 @@ def test_what_nobody_needs_is_no_part_of_the_rate(prose):
     everything = compose(["model=minilm", *PACKED, "drift.texts=0"]).run(prose)
     record = compose([*PACKED_FIRSTS, "drift.texts=0"]).run(prose).record
     compute, workload = record["compute"], record["workload"]
+    assert record["choice"]["batching.max_tokens"] == 1024
     lengths = [len(states) for states in everything.hidden_states]
     by_hand = [2 * (n - 1) * (2 * 384**2 + 2 * 384 * 1536 + 2 * n * 384) for n in lengths]
     assert compute["unneeded_flop"] == sum(by_hand)
@@ -91,8 +131,8 @@ def test_what_nobody_needs_is_no_part_of_the_rate(prose):
 @pytest.mark.parametrize(
     ("choices", "says"),
     [
-        (["output.pooling=mean"], "output.pooling=mean takes every token's state"),
-        (["output=files"], "output.save=hidden_states takes every token's state"),
+        (["output.pooling=mean"], "output.pooling=mean: that takes every token's state"),
+        (["output=files"], "output.save=hidden_states: that takes every token's state"),
         (["dtype=bf16_autocast"], "engine=fused_cls does not take dtype=bf16_autocast"),
     ],
 )
@@ -100,6 +140,17 @@ def test_what_takes_every_token_is_refused(choices, says):
     with pytest.raises(RefusedError, match=says) as refused:
         compose([*FIRSTS, *choices]).prepare()
     assert "engine=" in refused.value.remedy
+    assert ("output.pooling=pooler" in refused.value.remedy) == ("mean" in choices[0])
+
+
+def test_a_report_says_whose_cosines_they_are(command):
+    engines = ["engine=fused,fused_cls", "model=minilm", "dtype=bf16", "iterations=6"]
+    done = command("--multirun", *engines, "text=Good morning BERT!", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if " ok " in line}
+    assert "(first)" in lines["fused_cls"]
+    assert "(first)" not in lines["fused"]
+    assert "(first): of each text's first token alone." in done.stdout
 
 
 def test_pooled_outputs_are_saved_in_input_order(command, prose, minilm_reference):

@@ -1,7 +1,8 @@
 """The fused engine for those who want each text's first token, [CLS], alone: pooled, or as it is.
 
-Of the last layer it computes what that token needs: keys and values of all tokens (and queries, in
-one matrix with them), everything else of the first. Outputs are those of ``fused``.
+Of the last layer it computes what that token needs: keys and values of all tokens, and of the
+first everything else; but queries, which share a matrix with them, and attention on devices whose
+kernel is for all tokens. Outputs are those of ``fused``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from bert_infer.engines.fused import Encoder, Fused, Layer, firsts
 from bert_infer.errors import RefusedError
-from bert_infer.layouts import Batch, PackedBatch
+from bert_infer.layouts import Batch, Kept, PackedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class PackedFirsts(PackedBatch):
     """Sequences end to end, of which the first tokens alone have final states."""
 
-    kept: ClassVar[slice] = slice(1)
+    kept: ClassVar[Kept] = Kept.first
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's row of ``hidden_states [sequences, hidden]``."""
@@ -48,11 +49,13 @@ class FusedCls(Fused):
 
     def check_output(self, output: Output) -> None:
         """Refuse what takes the states of all tokens."""
-        if output.all_tokens:
+        asked = " and ".join(output.of_all_tokens)
+        if asked:
+            others = " and ".join(output.of_all_tokens.values())
             raise RefusedError(
-                f"{output.all_tokens} takes every token's state, and engine={self.name} computes "
-                "those of first tokens alone.",
-                "Use engine=fused, or output.pooling=pooler or cls and output.save=pooled or none.",
+                f"{asked}: that takes every token's state, and engine={self.name} computes those "
+                "of first tokens alone.",
+                f"Use engine=fused, or {others}.",
             )
 
     def load(

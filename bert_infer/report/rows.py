@@ -47,6 +47,11 @@ class Row:
         return self.entries[0]
 
     @property
+    def drifts_by_first(self) -> bool:
+        """Whether its drift is of each text's first token alone."""
+        return self.entry.text("drift.tokens") == "first"
+
+    @property
     def name(self) -> str:
         """The names of its directories."""
         return ", ".join(entry.name for entry in self.entries)

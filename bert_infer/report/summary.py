@@ -210,9 +210,10 @@ def labelled(options: Mapping[str, str], keys: Sequence[str]) -> str:
 def drift_sentence(row: Row) -> str:
     """Return what a row costs in accuracy."""
     lowest = row.lowest("drift.min_cosine")
+    token = "first token" if row.drifts_by_first else "token"
     if lowest is not None:
         return (
-            f"Drift: the smallest cosine of any token to the fp32 reference is "
+            f"Drift: the smallest cosine of any {token} to the fp32 reference is "
             f"{figures.cosine(lowest)}."
         )
     if row.entry.is_reference:

@@ -47,16 +47,20 @@ def _in_brackets(
 
 
 def brackets(summary: Summary) -> str:
-    """Return what the brackets behind figures hold."""
+    """Return what stands in brackets behind figures."""
     is_spread = any(row.spread and not row.interval for row in summary.rows)
     few = ", of less than six repeats the slowest and the fastest" if is_spread else ""
-    return f"In brackets: 95 %{few}."
+    is_first = any(row.drifts_by_first for row in summary.rows)
+    of_first = " (first): of each text's first token alone." if is_first else ""
+    return f"In brackets: 95 %{few}.{of_first}"
 
 
 def drift(row: Row) -> str:
     """Return a row's smallest cosine to the reference, in a cell."""
     lowest = row.lowest("drift.min_cosine")
-    return "reference" if lowest is None and row.entry.is_reference else figures.cosine(lowest)
+    if lowest is None and row.entry.is_reference:
+        return "reference"
+    return figures.cosine(lowest) + (" (first)" if row.drifts_by_first else "")
 
 
 def memory(row: Row) -> float | None:
