@@ -54,6 +54,7 @@ def test_a_batch_of_twelve_is_twelve_sequences_in_one_forward(command):
         "model": "tiny",
         "weights": "random",
         "batch": 12,
+        "batching.max_tokens": None,
         "iterations": 3,
         "max_length": 512,
     }
