@@ -1,4 +1,4 @@
-"""The fused engine: any packing gives the same, and no sequence sees another's tokens."""
+"""The fused engines: any packing gives the same, and no sequence sees another's tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from packing import LENGTHS, check_isolation, check_order_and_neighbours, encode
 from safetensors.torch import load_file, save_file
 
 from bert_infer import compose, weights
+from bert_infer.engines.fused import Fused
+from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.engines.transformers import Transformers
 from bert_infer.errors import RefusedError
 
 
-@pytest.fixture(scope="module")
-def encode():
-    return encoder("device=cpu")
+@pytest.fixture(scope="module", params=[Fused(), FusedCls()], ids=lambda engine: engine.name)
+def encode(request):
+    return encoder("device=cpu", engine=request.param)
 
 
 @settings(max_examples=15, deadline=None)

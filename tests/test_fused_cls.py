@@ -6,9 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from packing import LENGTHS, check_isolation, check_order_and_neighbours, encoder
 from reference import BATCHINGS, PACKED, largest_difference
 from safetensors.torch import load_file
 
@@ -16,7 +13,6 @@ from bert_infer import compose
 from bert_infer.attention import ByMatmul
 from bert_infer.devices.cpu import Cpu
 from bert_infer.engines.fused import Layer
-from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import RefusedError
 
 FIRSTS = ["model=minilm", "engine=fused_cls"]
@@ -25,11 +21,6 @@ PACKED_FIRSTS = [*FIRSTS, PACKED[0]]
 
 def cosines(ours, theirs):
     return torch.nn.functional.cosine_similarity(ours.double(), theirs.double(), dim=-1)
-
-
-@pytest.fixture(scope="module")
-def encode():
-    return encoder("device=cpu", engine=FusedCls())
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +47,6 @@ def test_what_is_pooled_is_what_all_tokens_would_give(dtype, least, pooling, pro
     ours = compose([*PACKED_FIRSTS, *chosen]).run(prose).pooled
     theirs = compose(["model=minilm", *PACKED, *chosen]).run(prose).pooled
     assert cosines(ours, theirs).min() >= least
-
-
-@settings(max_examples=10, deadline=None)
-@given(LENGTHS, st.integers(0, 99), st.randoms(use_true_random=False))
-def test_order_and_neighbours_change_nothing_beyond_rounding(encode, lengths, seed, random):
-    check_order_and_neighbours(encode, lengths, seed, random, 1e-5)
-
-
-@settings(max_examples=10, deadline=None)
-@given(LENGTHS.filter(lambda lengths: len(lengths) > 1), st.integers(0, 99), st.data())
-def test_no_sequence_sees_anothers_tokens(encode, lengths, seed, data):
-    check_isolation(encode, lengths, seed, data)
 
 
 def test_drift_is_of_first_tokens_alone(prose, minilm_reference):
