@@ -73,7 +73,7 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
             "random_pooler",
             "The weights have no pooler, as those of models for single tokens; a random one stands "
             "in, whose pooled output is meaningless.",
-            "Take output.pooling=cls, or what engine=fused_cls lacks: mean, or hidden states.",
+            "Take output.pooling=cls, or mean or hidden states (not of engine=fused_cls).",
         )
     if workload.truncated:
         limit = record.choice["max_length"]

@@ -1,8 +1,8 @@
 """The fused engine for those who want each text's first token, [CLS], alone: pooled, or as it is.
 
-Of the last layer it computes what that token needs: keys and values of all tokens, and of the
-first everything else; but queries, which share a matrix with them, and attention on devices whose
-kernel is for all tokens. Outputs are those of ``fused``.
+Of the last layer that token needs keys and values of all tokens, and everything else of itself.
+Computed of all tokens nevertheless are queries, which share a matrix with keys and values, and
+attention where a device's kernel knows no other way. Outputs are those of ``fused``.
 """
 
 from __future__ import annotations
