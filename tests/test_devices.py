@@ -92,6 +92,35 @@ def test_a_process_in_a_container_does_not_take_itself_for_another(
     assert Cuda().other_processes() == others
 
 
+@pytest.mark.parametrize(
+    ("listed", "others"),
+    [
+        # As drivers before 535.154 fill the list for two processes.
+        ([os.getpid(), 0, 2**32 - 1, 2**32 - 1], ()),
+        (pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION), ()),
+        (pynvml.NVMLLibraryMismatchError("the driver is older than the library"), ()),
+    ],
+    ids=["no_ids", "forbidden", "mismatch"],
+)
+def test_a_list_of_processes_that_cannot_be_read_ends_no_run(nvml, listed, others):
+    """Seen to fail: the numbers asked of psutil, which overflows; NVMLError alone suppressed."""
+    nvml.nvmlDeviceGetComputeRunningProcesses.side_effect = (
+        listed if isinstance(listed, Exception) else [[SimpleNamespace(pid=pid) for pid in listed]]
+    )
+    assert Cuda().other_processes() == others
+
+
+def test_a_part_of_a_card_is_asked_by_its_own_id(nvml):
+    """Seen to fail: "GPU-" alone, by which nothing is found."""
+    not_found = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+    nvml.nvmlDeviceGetHandleByUUID.side_effect = [not_found, "a part of a card"]
+    nvml.nvmlDeviceGetClockInfo.return_value = 1980
+    nvml.nvmlDeviceGetTemperature.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    nvml.nvmlDeviceGetPowerUsage.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert Cuda().readings() == {"sm_clock_mhz": 1980.0, "memory_clock_mhz": 1980.0}
+    nvml.nvmlDeviceGetHandleByUUID.assert_called_with("MIG-0123")
+
+
 def test_throttling_between_two_readings_is_seen(nvml):
     """Seen to fail: the reasons of the two moments alone."""
     nvml.nvmlDeviceGetCurrentClocksEventReasons.return_value = 0

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SILENT = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second is none of the first
+_LARGEST_PID = 2**31 - 1
+
 
 def of(uuid: str, read: Callable[[Any], T], unknown: T) -> T:
     """Return what ``read`` finds with the card's handle, else ``unknown``.
 
     Args:
-        uuid: the card's, without "GPU-": CUDA's numbers are others where CUDA_VISIBLE_DEVICES is
+        uuid: the card's, as CUDA tells it: CUDA's numbers are others where CUDA_VISIBLE_DEVICES is
             set.
         read: takes NVML's handle.
         unknown: returned where the library or the driver is missing, or the card has no such thing.
     """
-    with suppress(pynvml.NVMLError), _library():
-        return read(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+    with suppress(*_SILENT), _library():
+        return read(_handle(uuid))
     return unknown
 
 
@@ -53,9 +56,11 @@ def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
     """Return the ids of other processes that compute on the card.
 
     In a container they may be the host's ids, by which this process does not know itself. It is on
-    the card, so an only process that is not to be found here is this one.
+    the card, so an only process that is not to be found here is this one. Drivers before 535.154
+    fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue 75).
     """
-    listed = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(card)}
+    running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
+    listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
     strange = {pid for pid in listed if not psutil.pid_exists(pid)}
     ourselves = {os.getpid()}
     if not listed & ourselves and len(strange) == 1:
@@ -100,6 +105,14 @@ def driver_version() -> str | None:
     with suppress(pynvml.NVMLError), _library():
         return str(pynvml.nvmlSystemGetDriverVersion())
     return None
+
+
+def _handle(uuid: str) -> Any:  # noqa: ANN401  likewise
+    """Return NVML's handle of a card, or of the part of one (MIG) that CUDA has for a card."""
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError_NotFound:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
 @contextmanager
