@@ -221,10 +221,58 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (9, 0))
     with pytest.raises(RefusedError, match=r"device.index=2 is refused: .* 0 to 1"):
         Cuda(index=2).check()
     Cuda(index=1).check()
     assert isinstance(auto.Auto().resolve(), Cuda)
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(
+    ("capability", "built_for", "is_served"),
+    [
+        ((7, 0), "sm_75 sm_80 sm_90 sm_100 sm_120 compute_120", False),
+        ((8, 9), "sm_75 sm_80 sm_86 sm_90", True),
+        ((8, 0), "sm_75 sm_86 sm_90", False),
+        ((10, 0), "sm_90 sm_120", False),
+        ((12, 1), "sm_90 compute_120", True),
+        ((9, 0), "sm_80 sm_90a", True),
+    ],
+)
+def test_a_card_that_torch_has_no_kernels_for_is_refused(
+    capability, built_for, is_served, monkeypatch, caplog
+):
+    """Seen to fail: taken, and the run ends with "no kernel image is available"."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", built_for.split)
+    if is_served:
+        Cuda().check()
+        assert isinstance(auto.Auto().resolve(), Cuda)
+        return
+    with pytest.raises(RefusedError, match="has no kernels for GPU 0") as refused:
+        compose(["model=tiny", "device=cuda"]).prepare()
+    assert "Install a build of torch" in refused.value.remedy
+    assert isinstance(auto.Auto().resolve(), Cpu)
+    (told,) = caplog.records
+    assert "device=auto takes the CPU" in told.getMessage()
+    assert "has no kernels" in told.getMessage()
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_card_older_than_inductor_serves_gets_no_compiled_layers(monkeypatch):
+    """Seen to fail: is_possible() alone, and the first layer ends the run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda.fusing, "is_possible", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (7, 0))
+    assert Cuda().compiles_regions
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (6, 1))
+    assert not Cuda().compiles_regions
+    with pytest.raises(RefusedError, match=r"device.fuses=true is refused: .* older than Volta"):
+        Cuda(fuses=True).check()
 
 
 def test_what_nvml_cannot_say_is_unknown(nvml):

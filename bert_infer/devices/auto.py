@@ -36,10 +36,10 @@ class Auto(Device):
             return Hpu()
         if not driver.is_here():
             return Cpu()
-        complaint = driver.unusable()
-        if complaint:
+        if complaint := driver.unusable() or driver.without_kernels(0):
             _tell(complaint)
-        return Cpu() if complaint else Cuda()
+            return Cpu()
+        return Cuda()
 
     def synchronize(self) -> None:
         """Wait for the resolved device."""

@@ -73,25 +73,29 @@ class Cuda(Device):
         return torch.device("cuda", self.index)
 
     def check(self) -> None:
-        """Refuse a machine without a driver, a build without CUDA, and an index without a card."""
+        """Refuse what torch cannot use: no driver, no such card, or one it has no kernels for."""
         driver.check()
         import torch
 
         if self.index >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
             raise OptionError("device.index", self.index, f"0 to {last} on this machine")
-        if self.fuses and not fusing.is_possible():
+        driver.check_card(self.index)
+        if self.fuses and not self._can_fuse():
             raise OptionError(
                 "device.fuses",
                 "true",
                 "null or false: this machine lacks Triton, a C compiler (cc, gcc, clang) or "
-                "Python's headers",
+                "Python's headers, or its card is older than Volta",
             )
 
     @property
     def compiles_regions(self) -> bool:  # type: ignore[override]
         """Whether ``fuses`` says so, or else whether this machine can."""
-        return fusing.is_possible() if self.fuses is None else self.fuses
+        return self._can_fuse() if self.fuses is None else self.fuses
+
+    def _can_fuse(self) -> bool:
+        return fusing.is_possible() and self.capability() >= fusing.OLDEST
 
     def capability(self) -> tuple[int, int]:
         """Return the card's compute capability, as (8, 9)."""

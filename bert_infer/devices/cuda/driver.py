@@ -1,9 +1,10 @@
-"""NVIDIA's driver: whether it is there, and serves the CUDA that torch was built for."""
+"""NVIDIA's driver and torch's build: whether they are there, and fit each other and the card."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import warnings
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,46 @@ def unusable() -> str | None:
         f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
         f"({version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}."
     )
+
+
+def check_card(index: int) -> None:
+    """Refuse a card that torch has no kernels for: it would fail at the first.
+
+    Raises:
+        RefusedError: naming ``device``.
+    """
+    import torch
+
+    if complaint := without_kernels(index):
+        raise RefusedError(
+            f"device=cuda is refused: torch {torch.__version__} {complaint}",
+            "Install a build of torch that has them (https://pytorch.org/get-started/locally: for "
+            "an older card one for an older CUDA), or use device=cpu.",
+        )
+
+
+def without_kernels(index: int) -> str | None:
+    """Return why torch can multiply nothing on the card, a sentence's end; None where it can."""
+    import torch
+
+    capability, built_for = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+    if not built_for or any(_serves(built, capability) for built in built_for):
+        return None
+    major, minor = capability
+    return (
+        f"has no kernels for GPU {index}, whose compute capability is {major}.{minor}: it is built "
+        f"for {', '.join(built_for)}."
+    )
+
+
+def _serves(built: str, capability: tuple[int, int]) -> bool:
+    """Tell whether code such as ``sm_86`` or ``compute_90`` runs on such a card.
+
+    Machine code (sm) does on later minor versions of its major one, and the driver makes it of PTX
+    (compute) for any later card: CUDA C++ Programming Guide, "Compute Capabilities".
+    """
+    of = divmod(int(re.sub(r"\D", "", built)), 10)
+    return of <= capability and (built.startswith("compute") or of[0] == capability[0])
 
 
 def is_here() -> bool:

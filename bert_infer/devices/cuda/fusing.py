@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from bert_infer.devices import Function
 
 
+OLDEST = (7, 0)
+"""The least compute capability that inductor compiles for."""
+
+
 def is_possible() -> bool:
     """Tell whether this machine has Triton, and what it compiles C with."""
     compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
