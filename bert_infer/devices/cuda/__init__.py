@@ -8,11 +8,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer import linears, scaled
-from bert_infer.attention import ByMask
 from bert_infer.counters import Counters
 from bert_infer.devices import Device, precision_of
 from bert_infer.devices.cuda import driver, fusing, nvml
-from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, has_flash, takes
+from bert_infer.devices.cuda.attention import (
+    Blocked,
+    Efficient,
+    Flash,
+    Padded,
+    has_flash,
+    width_of,
+)
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError
@@ -196,19 +202,19 @@ class Cuda(Device):
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return flash attention where there is one, our own kernel if Triton can compile it.
 
-        Else the kernel that has no needs, and for heads of odd sizes a mask; all of them can be
-        recorded in a graph.
+        Else the kernel that has no needs but for heads of a multiple of 8. All of them can be
+        recorded in a graph, and take no more memory than their inputs.
         """
-        from torch.nn import functional
-
         head_dim = architecture.hidden // architecture.heads
-        if not takes(head_dim):
-            return ByMask(functional.scaled_dot_product_attention)
-        if not has_flash(self.capability(), dtype, head_dim):
-            return Efficient(architecture.max_length)
-        if self.compiles_regions and Blocked.takes(head_dim):
-            return Blocked()
-        return Flash(architecture.max_length)
+        width = width_of(head_dim)
+        attend: Attention
+        if not has_flash(self.capability(), dtype, width):
+            attend = Efficient(architecture.max_length)
+        elif self.compiles_regions and Blocked.takes(width):
+            attend = Blocked()
+        else:
+            attend = Flash(architecture.max_length)
+        return attend if width == head_dim else Padded(attend, width)
 
     def tokens_at_once(self, layout: type[Batch]) -> int:
         """Return 256 for each of an H200's 132 multiprocessors (benchmarks/notes.md)."""

@@ -114,14 +114,38 @@ class Efficient(ByLength):
         return apply(*of_all, None, *lengths, dropout, mask_type)[0].squeeze(0)  # type: ignore[no-any-return]
 
 
+class Padded(Attention):
+    """Heads of odd sizes filled up with zeros to what another mechanism loads.
+
+    Nothing but the scale of scores sees them, which is by the size of a head.
+    """
+
+    def __init__(self, attend: Attention, width: int) -> None:
+        self._attend, self._width = attend, width
+
+    def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Return what the other needs to know."""
+        return self._attend.bounds(x, cu_seqlens)
+
+    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Fill up, attend, and cut off."""
+        from torch.nn import functional
+
+        tokens, _, heads, head_dim = qkv.shape
+        filled = functional.pad(qkv, (0, self._width - head_dim))
+        filled[:, 0] *= (self._width / head_dim) ** 0.5
+        attended = self._attend(filled, bounds).view(tokens, heads, self._width)
+        return attended[..., :head_dim].flatten(1)
+
+
 def has_flash(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) -> bool:
     """Tell whether ``Flash`` computes this on a card of this compute capability."""
     import torch
 
     is_half = dtype in {torch.float16, torch.bfloat16}
-    return is_half and capability >= (8, 0) and takes(head_dim) and head_dim <= _MOST_PER_HEAD
+    return is_half and capability >= (8, 0) and head_dim <= _MOST_PER_HEAD
 
 
-def takes(head_dim: int) -> bool:
-    """Tell whether heads of this size lie in memory as kernels load them."""
-    return head_dim % 8 == 0
+def width_of(head_dim: int) -> int:
+    """Return how many numbers a head needs for all kernels to load it: a multiple of 8."""
+    return -(-head_dim // 8) * 8
