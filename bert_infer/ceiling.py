@@ -1,24 +1,27 @@
 """The ceiling: the best dense matmul rate of this device, in this dtype, on the model's shapes.
 
 Every way of multiplying that the device has is tried on the matrices of an encoder layer, with few
-rows first and more of them as far as the time allows. What the search finds is kept in the user's
-cache; each run repeats only the winner, before and after its measured passes.
+rows first and more of them as far as time and memory allow. What the search finds is kept in the
+user's cache; each run repeats only the winner, before and after its measured passes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from platformdirs import user_cache_path
 
-from bert_infer import environment, files
+from bert_infer import attempts, environment, files
 from bert_infer.measure import fastest_s, timed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from bert_infer.architecture import Architecture
@@ -71,17 +74,25 @@ class Ceiling:
 
 
 def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling | None:
-    """Return the rate now, of the matmul that a search finds best."""
+    """Return the rate now, of the matmul that a search finds best.
+
+    None where the dtype has none, or the model has left no memory for it. A matmul that was found
+    best where there was more memory is made with fewer rows.
+    """
     if not dtype.has_ceiling:
         return None
     matmul = search(device, dtype, architecture.hidden, architecture.intermediate)
-    return Ceiling(matmul, rate(matmul, device, dtype, _REPEAT_S))
+    while (found := _rate_if_it_fits(matmul, device, dtype, _REPEAT_S)) is None:
+        matmul = matmul._replace(rows=matmul.rows // 2)
+        if not matmul.rows:
+            return None
+    return Ceiling(matmul, found)
 
 
 def after(ceiling: Ceiling | None, device: Device, dtype: Dtype) -> Ceiling | None:
     """Return ``ceiling``, if there is one, with the rate that the same matmul reaches now."""
     return ceiling and replace(
-        ceiling, after_flop_per_s=rate(ceiling.matmul, device, dtype, _REPEAT_S)
+        ceiling, after_flop_per_s=_rate_if_it_fits(ceiling.matmul, device, dtype, _REPEAT_S)
     )
 
 
@@ -93,43 +104,64 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
     """
     depends_on = [environment.describe(device), repr(dtype), hidden, intermediate]
     path = user_cache_path("bert_infer") / "ceilings" / f"{environment.digest(depends_on)}.json"
+    makes = device.linears(dtype.matmuls())
     try:
         rows, inputs, outputs, kernel = json.loads(path.read_text("utf-8"))
-        makes = {make.__name__: make for make in device.linears(dtype.matmuls())}
-        return Matmul(rows, inputs, outputs, makes[kernel])
+        return Matmul(rows, inputs, outputs, {make.__name__: make for make in makes}[kernel])
     except (OSError, ValueError, TypeError, KeyError):
-        found = _sought(device, dtype, hidden, intermediate)
+        tried = _tried(device, dtype, hidden, intermediate)
+    # One call each may have met with something else: the first few are called again.
+    first = sorted(tried, key=lambda matmul: tried[matmul] or 0.0, reverse=True)[:_FINALISTS]
+    found = max(first, key=lambda matmul: _rate_if_it_fits(matmul, device, dtype, _FINAL_S) or 0.0)
+    if None not in tried.values():  # else a smaller model may leave memory for a faster one
+        _keep(path, found)
+    return found
+
+
+def _keep(path: Path, found: Matmul) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, [*found[:3], found.make.__name__])
     except OSError as error:
         _LOG.warning("the ceiling's matmul is not cached: %s", error)
-    return found
 
 
-def _sought(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
-    """Return the fastest matmul that about ``_SEARCH_S`` suffice to find."""
+def _tried(
+    device: Device, dtype: Dtype, hidden: int, intermediate: int
+) -> dict[Matmul, float | None]:
+    """Return the rates of as many matmuls as ``_SEARCH_S`` suffices for; None of what did not fit.
+
+    Fewest rows first, and those in any case.
+    """
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
-    for make in device.linears(dtype.matmuls()):
+    makes = device.linears(dtype.matmuls())
+    for make in makes:
         # Whatever is loaded when a device multiplies first would use up the search's time.
-        rate(Matmul(ROWS[0], hidden, hidden, make), device, dtype, 0.0)
-    tried: dict[Matmul, float] = {}
+        _rate_if_it_fits(Matmul(ROWS[0], hidden, hidden, make), device, dtype, 0.0)
+    tried: dict[Matmul, float | None] = {}
     left = _SEARCH_S
     for rows in (*ROWS, *device.ceiling_rows):
-        here = [
-            Matmul(rows, *shape, make)
-            for make in device.linears(dtype.matmuls())
-            for shape in layer
-        ]
-        for matmul in here:
+        for matmul in [Matmul(rows, *shape, make) for make in makes for shape in layer]:
             # Rates hardly grow by more than this from one number of rows to the next.
-            if tried and 2 * matmul.flop / max(tried.values()) > left:
+            fastest = max(filter(None, tried.values()), default=math.inf)
+            if 2 * matmul.flop / fastest > left:
                 continue
-            tried[matmul], seconds = timed(lambda m=matmul: rate(m, device, dtype, 0.0))  # type: ignore[misc]
+            tried[matmul], seconds = timed(
+                lambda m=matmul: _rate_if_it_fits(m, device, dtype, 0.0)  # type: ignore[misc]
+            )
             left -= seconds
-    # One call each may have met with something else: the first few are called again.
-    first = sorted(tried, key=lambda matmul: tried[matmul], reverse=True)[:_FINALISTS]
-    return max(first, key=lambda matmul: rate(matmul, device, dtype, _FINAL_S))
+    return tried
+
+
+def _rate_if_it_fits(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float | None:
+    """Return what ``rate`` does; None where memory does not suffice, beside the model's."""
+    try:
+        return rate(matmul, device, dtype, budget_s)
+    except (MemoryError, RuntimeError) as error:
+        if not attempts.ran_out(error):
+            raise
+        attempts.forget(error)
+        return None
 
 
 def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float:

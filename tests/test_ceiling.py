@@ -99,6 +99,53 @@ def test_one_disturbed_call_does_not_decide_the_search(monkeypatch):
     assert ceiling.search(Disturbed(), Fp32(), 8, 32)[:3] == (4, 8, 32)
 
 
+class Filled(Paced):
+    """Beside the model there is memory for this many rows; the instances are equal, as cards."""
+
+    def __init__(self, rows):
+        super().__init__()
+        object.__setattr__(self, "rows", rows)
+
+    def linears(self, dtype):
+        (counted,) = super().linears(dtype)
+
+        def fitting(weight, bias):
+            multiply = counted(weight, bias)
+
+            def run_out(x):
+                if len(x) > self.rows:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.15 GiB.")
+                return multiply(x)
+
+            return run_out
+
+        return (fitting,)
+
+
+def test_a_model_that_leaves_little_memory_has_a_ceiling_of_fewer_rows(monkeypatch):
+    """And keeps it from no other run. Seen to fail: the run ended, after it was warmed up."""
+    monkeypatch.setattr(ceiling, "ROWS", (2, 4, 8))
+    architecture = compose(["model=tiny"]).model.architecture()
+    sizes = architecture.hidden, architecture.intermediate
+    little = ceiling.before(Filled(4), Fp32(), architecture)
+    assert little.matmul.rows <= 4
+    assert little.flop_per_s > 0
+    ceiling.search.cache_clear()  # as another process
+    ample = Filled(100)
+    ceiling.search(ample, Fp32(), *sizes)
+    assert {rows for rows, *_ in ample.tried} == {2, 4, 8}
+    monkeypatch.setattr(ceiling, "search", lambda *_: Matmul(8, *sizes, Filled(3).linears(None)[0]))
+    assert ceiling.before(Filled(3), Fp32(), architecture).matmul.rows == 2
+    monkeypatch.setattr(ceiling, "search", lambda *_: Matmul(8, *sizes, Filled(0).linears(None)[0]))
+    assert ceiling.before(Filled(0), Fp32(), architecture) is None
+
+
+def test_memory_that_ends_after_the_passes_leaves_the_rate_before_them():
+    matmul = Matmul(8, 4, 4, Filled(4).linears(None)[0])
+    found = ceiling.after(Ceiling(matmul, 100.0), Cpu(), Fp32())
+    assert (found.flop_per_s, found.change) == (100.0, None)
+
+
 LARGE, MINILM = (1024, 4096), (384, 1536)
 
 

@@ -24,6 +24,7 @@ from reference import BATCHINGS, EAGER, PACKED, largest_difference, smallest_cos
 from torch.nn import functional
 
 from bert_infer import compose, scaled
+from bert_infer.architecture import Architecture
 from bert_infer.attention import BySdpa
 from bert_infer.devices.cuda import Cuda
 from bert_infer.devices.cuda.attention import Blocked
@@ -376,6 +377,22 @@ def test_forwards_in_flight_change_no_output(choices, graph, prose):
         assert torch.equal(one, two)
     assert torch.equal(both[0].pooled, both[1].pooled)
     assert [result.record["measurement"]["in_flight"] for result in both] == [1, 2]
+
+
+@of_cuda_alone
+@pytest.mark.parametrize("fuses", [False, None])
+@pytest.mark.parametrize("dtype", ["fp32", with_("bf16")])
+def test_heads_of_odd_sizes_are_attended_to(dtype, fuses):
+    """TinyBERT's: they are filled up to what kernels load."""
+    config = compose(["model=tiny"]).model.architecture().config
+    of_26 = Architecture({**config, "hidden_size": 3 * 26, "num_attention_heads": 3})
+    number = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    attend = Cuda(fuses=fuses).attention(number, of_26)
+    qkv, ends = torch.randn(40, 3, 3, 26), torch.tensor([0, 3, 4, 29, 40], dtype=torch.int32)
+    on_card = qkv.to("cuda", number)
+    found = attend(on_card, attend.bounds(on_card.flatten(1), ends.to("cuda")))
+    close = 1e-4 if dtype == "fp32" else 3e-2
+    torch.testing.assert_close(found.float().cpu(), BySdpa()(qkv, ends), rtol=close, atol=close)
 
 
 @compiling
