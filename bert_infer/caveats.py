@@ -189,6 +189,14 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
             "There was no warm-up: the first forward of each shape is among the figures.",
             "Leave warmup=auto.",
         )
+    if measurement["warmup_shapes_left"]:
+        yield Caveat(
+            "shapes_not_warmed",
+            f"{measurement['warmup_shapes_left']} of the batch shapes had not run when "
+            f"{WARMUP_LIMIT_S:.0f} s of warm-up were over: their first forward, which can take "
+            "longer, is among the figures.",
+            "Set warmup=1, which runs all of them.",
+        )
     if measurement["warmup_steady"] is False:
         yield Caveat(
             "not_steady",

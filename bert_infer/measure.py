@@ -144,10 +144,12 @@ class WarmUp:
     Attributes:
         passes: how many, not counting the first forward of each shape.
         steady: whether their times had settled before the limit; None where nobody looked.
+        shapes_left: batch shapes that had not run when the time was up.
     """
 
     passes: int
     steady: bool | None
+    shapes_left: int = 0
 
 
 def run_once(batches: Batches, encode: Encode, device: Device) -> None:
@@ -158,18 +160,19 @@ def run_once(batches: Batches, encode: Encode, device: Device) -> None:
 
 def run_once_in_time(
     batches: Batches, encode: Encode, device: Device, clock: Clock = time.perf_counter
-) -> bool:
-    """Run as many batches as ``WARMUP_LIMIT_S`` hold, and tell whether these are all.
+) -> int:
+    """Run as many batches as ``WARMUP_LIMIT_S`` hold, and return their number.
 
     Ragged text makes nearly as many shapes as batches, and what the last of them would still warm
     up is little.
     """
-    end = clock() + WARMUP_LIMIT_S
+    end, done = clock() + WARMUP_LIMIT_S, 0
     for _, inputs in batches:
         if clock() > end:
-            return False
+            break
         forward(encode, inputs, device)
-    return True
+        done += 1
+    return done
 
 
 def warm_up_passes(

@@ -278,6 +278,7 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
     return {
         "warmup_passes": record.warm_up.passes if record.warm_up else None,
         "warmup_steady": record.warm_up.steady if record.warm_up else None,
+        "warmup_shapes_left": record.warm_up.shapes_left if record.warm_up else None,
         "in_flight": record.in_flight,
         "sample": samples.unit if samples else None,
         "samples": len(samples.wall_s) if samples else 0,

@@ -59,28 +59,35 @@ class Passes:
         wrapped = prepared.graph.wrap(plain, prepared.groups, prepared.device)
         return cls(runner, prepared, record.attempts.watching(wrapped), plain, record)
 
-    def warm_up(self, warmup: int | str, *, is_single: bool) -> WarmUp | None:
-        """Run every shape until nothing is compiled, and then the passes that ``warmup`` asks for.
-
-        Args:
-            warmup: a number of passes, or "auto": every shape once, and passes until they are
-                steady.
-            is_single: a single pass is measured, before which no other is worth while.
-        """
+    def compile(self) -> None:
+        """Run every shape until compilers and recorders have seen it as often as they need."""
         device, graph, engine = self.prepared.device, self.prepared.graph, self.runner.engine
         with self._memory_explained():
             for _ in range(max(graph.first_forwards, engine.first_forwards(device))):
                 with self.record.phases("compile"):
                     run_once(self.every_shape(), self.encode, device)
-            if warmup == 0:
-                return None
-            with self.record.phases("warmup"):
-                if warmup != "auto":
-                    return warm_up_passes(int(warmup), self.one, self.encode, device)
-                is_complete = run_once_in_time(self.every_shape(), self.encode, device)
-                if is_complete and not is_single:
-                    return warm_up_until_steady(self.one, self.encode, device)
-                return None
+
+    def warm_up(self, warmup: int | str, *, is_single: bool) -> WarmUp | None:
+        """Run the passes that ``warmup`` asks for.
+
+        Args:
+            warmup: a number of passes, or "auto": every shape once, and passes until they are
+                steady.
+            is_single: a single pass is measured, before which no other is worth while; but where
+                forwards are in flight at once, they take memory of the host's that no single one
+                does, and which takes long to get.
+        """
+        if warmup == 0:
+            return None
+        device = self.prepared.device
+        with self._memory_explained(), self.record.phases("warmup"):
+            if warmup != "auto":
+                return warm_up_passes(int(warmup), self.one, self.encode, device)
+            left = len(self.prepared.groups)
+            left -= run_once_in_time(self.every_shape(), self.encode, device)
+            if left or (is_single and device.in_flight == 1):
+                return WarmUp(0, steady=None, shapes_left=left)
+            return warm_up_until_steady(self.one, self.encode, device)
 
     def measured(self, indices: Iterable[int]) -> Iterator[tuple[Forward, Batch, Outputs]]:
         """Yield every forward of the passes of these ``indices``, as it is measured."""

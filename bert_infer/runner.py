@@ -227,18 +227,22 @@ class Runner:
                 with record.phases("load"):
                     encode = self.engine.load(architecture, loaded, prepared.dtype, device)
                     work = Passes.of(self, prepared, encode, record)
-                record.warm_up = work.warm_up(
-                    self.settings.warmup, is_single=total == prepared.workload.forwards
-                )
                 with record.phases("ceiling"), memory.uncounted():
                     record.ceiling = ceiling.before(device, prepared.dtype, architecture)
-                earlier = conditions.snapshot(device)
-                last = _measure(
-                    record,
-                    work.measured(schedule.indices(record.forwards)),
-                    sinks,
-                    lambda: progress(len(record.forwards), total),
-                )
+                work.compile()
+                # What comes between the warm-up and the passes would undo it: other matmuls and
+                # memory given back (the ceiling), or all objects touched (a collection).
+                with without_garbage_collection():
+                    record.warm_up = work.warm_up(
+                        self.settings.warmup, is_single=total == prepared.workload.forwards
+                    )
+                    earlier = conditions.snapshot(device)
+                    last = _measure(
+                        record,
+                        work.measured(schedule.indices(record.forwards)),
+                        sinks,
+                        lambda: progress(len(record.forwards), total),
+                    )
                 later = conditions.snapshot(device)
                 counted = Counted(begun, earlier.counters, later.counters)
                 record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
@@ -302,7 +306,7 @@ def _measure(
     progress: Callable[[], None],
 ) -> tuple[Batch, Outputs]:
     """Fill ``record`` and ``sinks`` with ``forwards`` as they are measured; return the last."""
-    with record.phases("measure"), without_garbage_collection():
+    with record.phases("measure"):
         for measured, batch, outputs in forwards:
             record.forwards.append(measured)
             if measured.pass_index == 0:  # the others compute the same

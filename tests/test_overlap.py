@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, pairwise
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.overlap import Overlap
+from bert_infer.inputs.prompt import Prompt
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import measured_pass
-from bert_infer.records import Outputs
+from bert_infer.records import Computed, Outputs
 
 HOST = "host"
 
@@ -253,6 +256,43 @@ def test_forwards_that_take_long_are_handed_over_as_they_come(streams):
     measured = measured_pass(0, batches(5), encode, device, ticking(2.0))
     handed = [(forward.batch_index, len(asked)) for forward, _, _ in measured]
     assert handed == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 5)]
+
+
+class Counting(Cpu):
+    """Two forwards in flight, and how many outputs lie in host memory at once, by phase."""
+
+    in_flight = 2
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "phase", None)
+        object.__setattr__(self, "most", Counter())
+        object.__setattr__(self, "alive", WeakSet())
+
+    def enter(self, phase):
+        object.__setattr__(self, "phase", phase)
+
+    def ask(self, encode, inputs, clock):
+        del clock
+        done = Computed(Outputs(*encode(*self.copy_in(inputs))), 0.0, 0.0, 0.0)
+        self.alive.add(done.outputs.hidden_states)
+        self.most[self.phase] = max(self.most[self.phase], len(self.alive))
+        return lambda: done
+
+
+def test_a_single_pass_gets_no_memory_that_the_warm_up_did_not():
+    """Pages that the system does not move take long to get, and those of a card are kept.
+
+    Seen to fail: one forward at a time, as is enough for a processor.
+    """
+    texts = ["word " * length for length in range(1, 40, 5)]
+    chosen = ["model=tiny", "batching=by_length", "drift.texts=0"]
+    device = Counting()
+    runner = replace(compose(chosen), device=device, input=Prompt(texts))
+    record = runner.new_record()
+    record.phases.entered = device.enter
+    runner.execute(record, runner.prepare())
+    assert device.most["warmup"] >= device.most["measure"] > 2
 
 
 def test_torch_cuda_has_what_is_asked_of_it():
