@@ -95,18 +95,26 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
 
 
 def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]:
-    if not is_finite or (drift and None in (drift["min_cosine"], drift["max_abs"])):
+    measured = ("min_cosine", "pooled_min_cosine", "max_abs")
+    if not is_finite or (drift and None in map(drift.get, measured)):
         yield Caveat(
             "not_finite",
             "Some outputs are infinite or NaN.",
             "Use a dtype of greater range (bf16, fp32); if it stays, look into the weights.",
         )
-    elif drift and drift["min_cosine"] < _POOR_COSINE:
-        token = "first token" if drift["tokens"] == "first" else "token"
+        return
+    if drift is None:
+        return
+    cosines = {
+        "first token" if drift["tokens"] == "first" else "token": drift["min_cosine"],
+        "pooled output": drift["pooled_min_cosine"],
+    }
+    what, least = min(cosines.items(), key=lambda item: item[1])
+    if least < _POOR_COSINE:
         yield Caveat(
             "large_drift",
-            f"Outputs drift: some {token}'s cosine to the fp32 reference is "
-            f"{drift['min_cosine']:.4f} (mean {drift['mean_cosine']:.4f}).",
+            f"Outputs drift: some {what}'s cosine to the fp32 reference is {least:.4f} (tokens' "
+            f"mean {drift['mean_cosine']:.4f}).",
             "Check what it costs your task, or use a more exact dtype.",
         )
 
@@ -174,7 +182,7 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
     elif measurement["samples"] < FEWEST_FOR_INTERVAL:
         yield Caveat(
             "no_interval",
-            f"{measurement['samples']} passes are too few for confidence intervals.",
+            f"{measurement['samples']} {_unit(measurement)} are too few for confidence intervals.",
             "Set iterations=10 or more before comparing.",
         )
     if figures["latency_ms"]["p99"] is None:
@@ -216,7 +224,7 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
 
 def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
     trend, step, outliers = (measurement[key] for key in ("trend", "step", "outliers"))
-    unit = "passes" if measurement["sample"] == "pass" else "forwards"
+    unit = _unit(measurement)
     if step:
         yield Caveat(
             "step",
@@ -230,6 +238,14 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             f"From the first of the {unit} to the last, times moved by {trend:+.0%}.",
             "Warm up longer (warmup=N) if they fell; look for heat or other load if they rose.",
         )
+    elif measurement["autocorrelation"]:
+        yield Caveat(
+            "not_independent",
+            f"Slow {unit} came together, and fast ones (correlation of each with the one before: "
+            f"{measurement['autocorrelation']:.2f}), so they tell less than as many independent "
+            "ones; the intervals are wider for it.",
+            "Measure for longer than such spells last, quiet the machine, or compare by `duel`.",
+        )
     far = outliers["low"] + outliers["high"] if outliers else 0
     if outliers and far > max(1, _MANY_OUTLIERS * outliers["samples"]):
         yield Caveat(
@@ -238,6 +254,10 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             f"({outliers['severe']} of them far beyond); none was dropped.",
             "Compare medians rather than means, and quiet the machine.",
         )
+
+
+def _unit(measurement: dict[str, Any]) -> str:
+    return "forwards" if measurement["sample"] == "forward" else "passes"
 
 
 def _ceiling(record: Record, fraction: float | None) -> Iterator[Caveat]:

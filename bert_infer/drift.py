@@ -69,11 +69,22 @@ class Drift:
     min_cosine: float | None
     pooled_min_cosine: float | None
 
-    def exceeds(self, min_cosine: float | None) -> bool:
-        """Tell whether a gate at ``min_cosine`` is broken; what is not finite breaks any."""
+    def complaint(self, min_cosine: float | None) -> tuple[str, str] | None:
+        """Return what breaks a gate at ``min_cosine``, if anything does, and what to do."""
         if min_cosine is None:
-            return False
-        return self.min_cosine is None or self.min_cosine < min_cosine
+            return None
+        if self.min_cosine is None:
+            return (
+                "There is no cosine to the reference: some outputs are infinite or NaN.",
+                "Look into the weights, or use a dtype of greater range (bf16, fp32).",
+            )
+        if self.min_cosine >= min_cosine:
+            return None
+        found = f"The smallest cosine to the reference is {self.min_cosine}"
+        return (
+            f"{found}, less than drift.min_cosine={min_cosine}.",
+            "Choose a more exact dtype or engine, or lower drift.min_cosine.",
+        )
 
 
 def is_reference(engine: Engine, dtype: Dtype, device: Device, graph: Graph) -> bool:

@@ -75,14 +75,10 @@ class Record:
     def finish(self, min_cosine: float | None) -> None:
         """Note that the run came to its end, and whether its drift is more than was allowed."""
         self.status = "ok"
-        if self.drift and self.drift.exceeds(min_cosine):
+        if self.drift and (complaint := self.drift.complaint(min_cosine)):
             self.status = "drift_exceeded"
-            self.error = {
-                "type": "DriftExceeded",
-                "message": f"The smallest cosine to the reference is {self.drift.min_cosine}, less "
-                f"than drift.min_cosine={min_cosine}.",
-                "remedy": "Choose a more exact dtype or engine, or lower drift.min_cosine.",
-            }
+            message, remedy = complaint
+            self.error = {"type": "DriftExceeded", "message": message, "remedy": remedy}
 
     @property
     def samples(self) -> Samples | None:
@@ -92,9 +88,13 @@ class Record:
         return Samples.of(self.forwards, self.workload)
 
     def relative_ci(self) -> float | None:
-        """Return half of throughput's 95 % interval over the throughput, if there is one."""
+        """Return half of throughput's 95 % interval over the throughput, if it is to be relied on.
+
+        To stop at the first narrow interval of few samples is to pick one that is too narrow.
+        """
         samples = self.samples
-        return samples.relative_ci if samples else None
+        enough = samples is not None and len(samples.wall_s) >= statistics.FEWEST_TO_STOP
+        return samples.relative_ci if samples and enough else None
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics.json, schema version 1."""
@@ -287,6 +287,7 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
         "lay_out_ms": mean_ms(lambda forward: forward.lay_out_s),
         "copy_in_ms": mean_ms(lambda forward: forward.copy_in_s),
         "copy_out_ms": mean_ms(lambda forward: forward.copy_out_s),
+        "autocorrelation": statistics.autocorrelation(samples.wall_s) if samples else None,
         "outliers": outliers._asdict() if outliers else None,
         "trend": trend,
         "step": step._asdict() if step else None,

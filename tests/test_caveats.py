@@ -10,6 +10,7 @@ from test_metrics import finished, forward
 from bert_infer import compose, linears
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.conditions import Conditions
+from bert_infer.drift import Drift
 
 RAGGED = ["word " * n for n in (1, 2, 3, 400)]
 
@@ -21,6 +22,7 @@ def codes(overrides, texts):
 
 
 BY_CHANCE = {"outliers", "trend", "step", "ceiling_moved", "clock_moved", "swapping"} | {
+    "not_independent",
     "busy_machine",
     "loaded_machine",
     "stolen_time",
@@ -52,6 +54,30 @@ def test_nothing_to_warn_of():
 )
 def test_what_deserves_a_warning_gets_one(code, overrides, texts):
     assert code in codes(overrides, texts)
+
+
+def test_few_samples_are_called_what_they_are():
+    """Seen to fail: 4 passes, where there were 2 of two forwards alike."""
+    record = compose(["model=tiny", "iterations=2"]).run(["one two", "three four"]).record
+    (said,) = (w["message"] for w in record["warnings"] if w["code"] == "no_interval")
+    assert said == "4 forwards are too few for confidence intervals."
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pooled", "says"),
+    [
+        (0.98, 0.999, "some token's cosine to the fp32 reference is 0.9800"),
+        (0.999, 0.97, "some pooled output's cosine to the fp32 reference is 0.9700"),
+        (0.999, 0.999, None),
+    ],
+)
+def test_outputs_that_drift_are_warned_of(tokens, pooled, says):
+    """Seen to fail: tokens alone were looked at."""
+    drift = Drift(1, "the reference", "all", 0.1, 0.995, tokens, pooled)
+    record = finished(forwards=[forward(0, 0.0, 1.0)], drift=drift)
+    found = [w for w in record.metrics()["warnings"] if w["code"] == "large_drift"]
+    assert len(found) == (says is not None)
+    assert all(says in warning["message"] for warning in found)
 
 
 def test_a_single_prompt_fills_whatever_batch_is_asked():

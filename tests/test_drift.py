@@ -56,8 +56,10 @@ def test_what_is_not_finite_is_unknown_and_breaks_any_gate():
     whole = TextOutputs([torch.tensor([[1.0, 0.0]])], torch.tensor([[1.0, 0.0]]))
     found = drift.compare(broken, whole)
     assert (found.max_abs, found.min_cosine, found.pooled_min_cosine) == (None, None, None)
-    assert found.exceeds(-1.0)
-    assert not found.exceeds(None)
+    message, remedy = found.complaint(-1.0)
+    assert "infinite or NaN" in message
+    assert "weights" in remedy
+    assert found.complaint(None) is None
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "bf16_autocast", "fp16"])

@@ -294,7 +294,7 @@ def warned(record):
 
 
 NOISE = list(np.random.default_rng(0).normal(10, 0.05, 30))
-CHANGES = {"trend", "step", "outliers"}
+CHANGES = {"trend", "step", "outliers", "not_independent"}
 
 
 def test_steady_passes_are_not_warned_of(time):
@@ -319,6 +319,13 @@ def test_a_trend_while_measuring_is_warned_of(time):
     record = record_of(time, [v * (1 + 0.01 * i) for i, v in enumerate(NOISE)])
     assert record.metrics()["measurement"]["trend"] == pytest.approx(0.2, abs=0.06)
     assert warned(record) & {"trend", "step"}
+
+
+def test_passes_that_are_like_the_ones_before_are_warned_of(time):
+    spells = [value + 0.2 * ((i // 5) % 2) for i, value in enumerate(NOISE)]
+    record = record_of(time, spells)
+    assert warned(record) & CHANGES == {"not_independent"}
+    assert record.metrics()["measurement"]["autocorrelation"] == pytest.approx(0.6, abs=0.2)
 
 
 def test_outliers_are_counted_and_kept(time):

@@ -186,6 +186,15 @@ def test_forwards_of_one_shape_are_samples_themselves():
     assert (record.samples.unit, len(record.samples.wall_s)) == ("forward", 9)
     low, high = record.metrics()["latency_ms"]["p50_ci95"]
     assert 1000 <= low <= 1010 <= high <= 1020
+    assert record.metrics()["measurement"]["relative_ci"] == pytest.approx(0.004, abs=0.003)
+
+
+def test_few_samples_decide_nothing_however_narrow_their_interval():
+    """Seen to fail: measuring until an interval is narrow ended at six that agreed by chance."""
+    record = finished()
+    record.forwards = [forward(0, 2.0 * i, 1.0 + 0.01 * (i % 3), pass_index=i) for i in range(19)]
+    assert record.relative_ci() is None
+    record.forwards.append(forward(0, 40.0, 1.01, pass_index=19))
     assert record.relative_ci() == pytest.approx(0.004, abs=0.003)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from bert_infer import statistics
 
@@ -31,6 +31,43 @@ def test_intervals_hold_the_truth_in_about_95_percent_of_runs(count, interval, t
         held += low <= truth <= high
     # Three standard errors of such a share are 0.03.
     assert 0.92 <= held / RUNS <= 0.98
+
+
+def drifting(generator, count, likeness, spread=0.05):
+    """Lognormal timings, each like the one before it (a first-order autoregressive process)."""
+    noise = generator.normal(0, spread * np.sqrt(1 - likeness**2), count + 100)
+    return np.exp(signal.lfilter([1], [1, -likeness], noise)[100:])
+
+
+@pytest.mark.parametrize(
+    ("interval", "truth"), [(mean, np.exp(0.05**2 / 2)), (median, 1.0)], ids=["mean", "median"]
+)
+def test_intervals_are_wider_where_timings_are_like_the_ones_before(interval, truth):
+    """Seen to fail: as if they were independent, which held the truth in 70 % of runs."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(RUNS):
+        low, high = interval(drifting(generator, 200, likeness=0.5))
+        held += low <= truth <= high
+    assert held / RUNS >= 0.86
+
+
+def test_likeness_is_told_from_chance():
+    generator = np.random.default_rng(0)
+    alike = [statistics.autocorrelation(drifting(generator, 100, 0.5)) for _ in range(RUNS)]
+    assert sum(found is not None for found in alike) > 0.95 * RUNS
+    assert np.median([found for found in alike if found]) == pytest.approx(0.5, abs=0.05)
+    apart = [statistics.autocorrelation(timings(generator, 100)) for _ in range(RUNS)]
+    assert sum(found is not None for found in apart) < 0.06 * RUNS
+    assert statistics.autocorrelation(np.ones(100)) is None
+    assert statistics.autocorrelation(np.arange(19.0)) is None
+
+
+def test_the_interval_of_a_ratio_is_wider_where_either_side_is_so():
+    generator = np.random.default_rng(0)
+    low, high = statistics.ratio(timings(generator, 200), drifting(generator, 200, 0.8))
+    of_independent = 2 * 1.96 * np.hypot(0.08, 0.05) / np.sqrt(200)
+    assert high - low > 2 * of_independent
 
 
 def test_intervals_agree_with_scipys_own_on_the_same_samples():
