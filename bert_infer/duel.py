@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bert_infer.statistics import Interval
 
 CONFIDENCE = 0.99
-FEWEST_ROUNDS = 3
+FEWEST_ROUNDS = statistics.FEWEST_PAIRS
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Duel:
     @property
     def ratio(self) -> float:
         """Their geometric mean."""
-        return float(np.exp(np.mean(np.log(self.ratios))))
+        return statistics.geometric_mean(np.array(self.ratios))
 
     @property
     def interval(self) -> Interval:

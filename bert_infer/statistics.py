@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FEWEST_FOR_INTERVAL = 6
 """With fewer, even the extremes of the samples bracket a median less often than 95 %."""
+FEWEST_PAIRS = 3
+"""Fewest pairs of which the typical ratio gets an interval."""
 FEWEST_TO_STOP = 20
 """Fewest samples after which an interval may decide that they are enough."""
 FEWEST_FOR_CHANGE = 8
@@ -170,6 +172,11 @@ def ratio(
     return Interval(float(found.low), float(found.high)).widened(
         float(over.mean() / under.mean()), max(_widening(over), _widening(under))
     )
+
+
+def geometric_mean(ratios: NDArray[np.float64]) -> float:
+    """Return the typical one of ``ratios``: turned around, they give the same turned around."""
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def paired_ratio(ratios: NDArray[np.float64], confidence: float) -> Interval:

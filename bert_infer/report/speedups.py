@@ -58,20 +58,33 @@ def _held(row: Row, baseline: Row) -> Row:
     """Return ``row`` with what it gains over ``baseline``."""
     if row.sequences_per_s is None or not baseline.sequences_per_s:
         return row
+    speedup, interval = _speedup(row, baseline)
     return replace(
         row,
         baseline=baseline,
-        speedup=row.sequences_per_s / baseline.sequences_per_s,
-        speedup_interval=None if row is baseline else _speedup_interval(row, baseline),
+        speedup=speedup,
+        speedup_interval=None if row is baseline else interval,
         same_work=_work(row) == _work(baseline) if _work(row) and _work(baseline) else None,
     )
 
 
-def _speedup_interval(row: Row, baseline: Row) -> Interval | None:
-    if len(row.entries) > 1 or len(baseline.entries) > 1:
-        return statistics.ratio(np.array(row.rates), np.array(baseline.rates))
-    ours, theirs = (_strictly(r.entry.directory) for r in (row, baseline))
-    return comparison.compared(theirs, ours).interval if ours and theirs else None
+def _speedup(row: Row, baseline: Row) -> tuple[float, Interval | None]:
+    """Return how many times as fast as ``baseline`` a row is, with the 95 % interval of that.
+
+    As many repeats of both make pairs, the first with the first: with order=interleaved they were
+    made in the same round, so that what the machine did met both.
+    """
+    ours, theirs = np.array(row.rates), np.array(baseline.rates)
+    if len(ours) == len(theirs) > 1:
+        ratios = ours / theirs
+        enough = len(ratios) >= statistics.FEWEST_PAIRS
+        interval = statistics.paired_ratio(ratios, 0.95) if enough else None
+        return statistics.geometric_mean(ratios), interval
+    ratio = float(ours.mean() / theirs.mean())
+    if len(ours) > 1 or len(theirs) > 1:
+        return ratio, statistics.ratio(ours, theirs)
+    one, other = (_strictly(r.entry.directory) for r in (row, baseline))
+    return ratio, comparison.compared(other, one).interval if one and other else None
 
 
 def _strictly(directory: Path) -> Run | None:
