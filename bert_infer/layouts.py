@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -281,7 +282,7 @@ class PackedBatch(Batch):
         start, end = self.cu_seqlens[index : index + 2].tolist()
         return hidden_states[start:end]
 
-    @property
+    @cached_property
     def cu_seqlens(self) -> NDArray[np.int32]:
         """``int32 [sequences + 1]``: sequence i is ``token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``.
 
