@@ -83,5 +83,9 @@ class FileInput(TextInput):
 
 
 def is_unicode(string: str) -> bool:
-    """Tell text from what only looks like it: halves of pairs, as of bytes that are no UTF-8."""
-    return not any("\ud800" <= c <= "\udfff" for c in string)
+    """Tell whether ``string`` can be written as UTF-8: lone surrogates cannot."""
+    try:
+        string.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
