@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Tokens:
         positions: ``int64 [texts]``, each text's position in the input.
         truncated: texts that were longer than the maximum and lost their end.
         skipped: empty texts, which have no tokens here.
-        sha256: hash of the ids and offsets.
+        sha256: hash of the input's ids and offsets, which copies share.
     """
 
     ids: NDArray[np.int32]
@@ -42,6 +43,29 @@ class Tokens:
     truncated: int
     skipped: int
     sha256: str
+
+    @classmethod
+    def of(
+        cls,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        positions: NDArray[np.int64] | None = None,
+        truncated: int = 0,
+        skipped: int = 0,
+    ) -> Self:
+        """Return the sequences of ``lengths`` that ``ids`` holds end to end.
+
+        ``positions`` of None numbers the texts from 0.
+        """
+        offsets = _offsets(lengths)
+        return cls(
+            ids=ids,
+            offsets=offsets,
+            positions=np.arange(len(lengths)) if positions is None else positions,
+            truncated=truncated,
+            skipped=skipped,
+            sha256=hashlib.sha256(ids.tobytes() + offsets.tobytes()).hexdigest(),
+        )
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -61,15 +85,13 @@ class Tokens:
 
     def repeat(self, times: int) -> Tokens:
         """Return ``times`` copies of these sequences, still of the same texts."""
-        lengths = np.tile(self.lengths, times)
-        return Tokens(
-            ids=np.tile(self.ids, times),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            positions=self.positions,
-            truncated=self.truncated,
-            skipped=self.skipped,
-            sha256=self.sha256,
+        return replace(
+            self, ids=np.tile(self.ids, times), offsets=_offsets(np.tile(self.lengths, times))
         )
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     import tokenizers
-    from numpy.typing import NDArray
 
     from bert_infer.records import ModelFiles, Text
 
@@ -65,31 +63,12 @@ class Tokenizer:
                 "There is no text to process" + (f": all {skipped} are empty." if skipped else "."),
                 "Give at least one text that is not empty.",
             )
-        return self.ragged(
+        return Tokens.of(
             np.frombuffer(ids, np.int32),
             np.frombuffer(lengths, np.int64),
             np.frombuffer(positions, np.int64),
             truncated,
             skipped,
-        )
-
-    def ragged(
-        self,
-        ids: NDArray[np.int32],
-        lengths: NDArray[np.int64],
-        positions: NDArray[np.int64] | None = None,
-        truncated: int = 0,
-        skipped: int = 0,
-    ) -> Tokens:
-        """Return the sequences of ``lengths`` that ``ids`` holds end to end."""
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Tokens(
-            ids=ids,
-            offsets=offsets,
-            positions=np.arange(len(lengths)) if positions is None else positions,
-            truncated=truncated,
-            skipped=skipped,
-            sha256=hashlib.sha256(ids.tobytes() + offsets.tobytes()).hexdigest(),
         )
 
 

@@ -36,9 +36,7 @@ def encoder(*overrides, engine=Fused()):  # noqa: B008  frozen
 
     def run(sequences):
         lengths = np.array([len(ids) for ids in sequences])
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = np.concatenate(sequences).astype(np.int32)
-        tokens = Tokens(ids, offsets, np.arange(len(lengths)), 0, 0, "")
+        tokens = Tokens.of(np.concatenate(sequences).astype(np.int32), lengths)
         batch = engine.layout.of(Group(np.arange(len(lengths)), 512), tokens, 0)
         with active():
             outputs = forward(encode, engine.inputs(batch, keep_mask=False), device)

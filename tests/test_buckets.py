@@ -23,9 +23,7 @@ LAYOUTS = st.sampled_from([PaddedBatch, PackedBatch])
 
 
 def tokens_of(lengths):
-    ids = np.arange(1, lengths.sum() + 1, dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Tokens(ids, offsets, np.arange(len(lengths)), 0, 0, "")
+    return Tokens.of(np.arange(1, lengths.sum() + 1, dtype=np.int32), lengths)
 
 
 @given(LENGTHS, POLICIES, LAYOUTS, st.integers(1, 8), st.sampled_from([(), (16, 64)]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_infer.errors import OptionError
 from bert_infer.inputs import Input
+from bert_infer.records import Tokens
 from bert_infer.settings import MOST
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bert_infer.records import Tokens
     from bert_infer.tokens import Tokenizer
 
 
@@ -67,7 +67,7 @@ class Synthetic(Input):
         lengths = _DRAW[self.lengths](self, generator).clip(self.min, self.max).astype(np.int64)
         # Ids from 1: id 0 is padding in every BERT vocabulary.
         ids = generator.integers(1, tokenizer.vocab_size, lengths.sum(), dtype=np.int32)
-        return tokenizer.ragged(ids, lengths)
+        return Tokens.of(ids, lengths)
 
 
 def _fixed(of: Synthetic, _: np.random.Generator) -> NDArray[np.number]:
