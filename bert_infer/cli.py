@@ -118,7 +118,7 @@ def _single(request: Request) -> int:
     """Let Hydra make one run, or show what it is asked to; return the exit code."""
     import hydra
 
-    from bert_infer import status
+    from bert_infer import status, variables
     from bert_infer.overrides import quoted
     from bert_infer.schema import interpolation_refused
 
@@ -137,7 +137,7 @@ def _single(request: Request) -> int:
 
     with (
         _arguments([*request.flags, *request.overrides, *settled]),
-        _hydra_errors_raised(),
+        variables.temporarily({"HYDRA_FULL_ERROR": "1"}),  # raise, rather than print and exit
         interpolation_refused(),
     ):
         try:
@@ -178,17 +178,3 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-@contextmanager
-def _hydra_errors_raised() -> Iterator[None]:
-    """Make Hydra raise what goes wrong instead of printing it and leaving with exit code 1."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before

@@ -21,7 +21,7 @@ from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from bert_infer import files, interruption, status
+from bert_infer import files, interruption, status, variables
 from bert_infer.attempts import LESS
 from bert_infer.errors import ProcessError
 from bert_infer.status import Cause
@@ -148,7 +148,7 @@ def started(
     work: Callable[[Connection, Any], None],
     argument: object,
     preload: Sequence[str],
-    variables: Mapping[str, str],
+    needed: Mapping[str, str],
 ) -> Iterator[Child]:
     """Start a process and yield it; it does not outlive the block.
 
@@ -156,18 +156,18 @@ def started(
         work: what it does, given a pipe to this process and ``argument``.
         argument: as above.
         preload: modules that the process which is forked imports, once, beside those of all runs.
-        variables: of its environment, set before torch is imported.
+        needed: variables of its environment, set before torch is imported.
 
     Raises:
         ProcessError: it cannot be started.
     """
-    method = "spawn" if variables else "forkserver"
+    method = "spawn" if needed else "forkserver"
     context: Any = multiprocessing.get_context(method)
     context.set_forkserver_preload([*_IMPORTS, *preload])
     ours, theirs = multiprocessing.Pipe()
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
-        with theirs, _environment({**_SETTLED, **variables}), _start_method(method):
+        with theirs, variables.temporarily({**_SETTLED, **needed}), _start_method(method):
             try:
                 if method == "forkserver":
                     _ensure_forkserver()
@@ -207,21 +207,6 @@ def _start_method(method: str) -> Iterator[None]:
         yield
     finally:
         multiprocessing.set_start_method(before, force=True)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set ``variables``, and put back what was there."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -1,18 +1,34 @@
-"""Environment variables that a device reads once, when torch or its plugin is imported."""
+"""Environment variables: set for a while, or for a device that reads them when it is imported."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 _OURS: dict[str, str] = {}
 """What this process has set for a run, and may set anew as long as nobody has read it."""
+
+
+@contextmanager
+def temporarily(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Set what is wanted, and put back afterwards what was there."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def check(wanted: Mapping[str, str]) -> None:
