@@ -143,12 +143,12 @@ class SweepSettings:
 
     isolation: Isolation
     timeout_s: float | None
-    fail_fast: bool
-    order: Order
-    repeats: int
-    resume: str | None
-    if_changed: IfChanged
-    baseline: str | None
+    fail_fast: bool = False
+    order: Order = Order.as_given
+    repeats: int = 1
+    resume: str | None = None
+    if_changed: IfChanged = IfChanged.refuse
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None and not 0 < self.timeout_s <= MOST_TIMEOUT_S:
@@ -174,15 +174,8 @@ class SweepSettings:
         Raises:
             RefusedError: naming the key.
         """
-        of_sweeps = {
-            "fail_fast": self.fail_fast,
-            "order": self.order is not Order.as_given,
-            "repeats": self.repeats > 1,
-            "resume": self.resume is not None,
-            "if_changed": self.if_changed is not IfChanged.refuse,
-            "baseline": self.baseline is not None,
-        }
-        if given := [key for key, is_set in of_sweeps.items() if is_set]:
-            raise RefusedError(
-                f"{given[0]} belongs to a sweep, and this is a single run.", "Add --multirun."
-            )
+        for key in OF_SWEEPS:
+            if getattr(self, key) != getattr(SweepSettings, key):  # the field's default
+                raise RefusedError(
+                    f"{key} belongs to a sweep, and this is a single run.", "Add --multirun."
+                )
