@@ -48,7 +48,7 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
         raise RefusedError(f"The run was made in {where}, which is gone.", "Make it again there.")
     with chdir(where):
         runner = recorded_runner(before)
-        runner.check_is_repeatable()
+        runner.input.check_is_repeatable()
         found = runner.content_hash(runner.prepare())
         if (before / "metrics.json").is_file():
             recorded = files.read_json_object(before / "metrics.json").get("run", {})

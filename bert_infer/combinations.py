@@ -60,7 +60,7 @@ class Combination(NamedTuple):
         config = config_from(overrides, searchpath, job=number)
         runner = runner_from(config)
         if not starts_runs_itself(config):
-            runner.check_is_repeatable()
+            runner.input.check_is_repeatable()
         prepared = runner.prepare()
         with interpolation_refused():
             variables = {**config.hydra.job.env_set, **runner.variables()}

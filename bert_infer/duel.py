@@ -176,7 +176,7 @@ def _prepared(overrides: Sequence[str]) -> Prepared:
                 "Leave it out; --rounds says how often.",
             )
     runner = compose(overrides)
-    runner.check_is_repeatable()
+    runner.input.check_is_repeatable()
     return runner.prepare()
 
 

@@ -19,7 +19,6 @@ from bert_infer import (
     weights,
 )
 from bert_infer.counters import Counted
-from bert_infer.errors import OptionError
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.measure import without_garbage_collection
 from bert_infer.memory import PeakMemory
@@ -162,20 +161,6 @@ class Runner:
             RefusedError: the request cannot be met.
         """
         return preparation.prepare(self)
-
-    def check_is_repeatable(self) -> None:
-        """Refuse an input that can be read only once: another process would find nothing.
-
-        Raises:
-            OptionError: naming ``input.path``.
-        """
-        if not self.input.can_be_read_twice:
-            raise OptionError(
-                "input.path",
-                "-",
-                "a file here: several processes read the input",
-                "Write the texts to a file first.",
-            )
 
     def sinks(self, tokens: Tokens) -> tuple[Sink, ...]:
         """Return what is to be written of a run."""

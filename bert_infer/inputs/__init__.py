@@ -34,10 +34,12 @@ class Input(ABC):
             OptionError: naming the key to change.
         """
 
-    @property
-    def can_be_read_twice(self) -> bool:
-        """Whether another process finds the same content there."""
-        return True
+    def check_is_repeatable(self) -> None:
+        """Refuse a source that can be read only once: another process would find nothing.
+
+        Raises:
+            OptionError: naming the key to change.
+        """
 
     def version(self) -> Hashable:
         """Return what differs once the content has changed and the configuration has not."""

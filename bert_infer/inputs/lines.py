@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bert_infer.errors import InputError
+from bert_infer.errors import InputError, OptionError
 from bert_infer.inputs import FileInput
 from bert_infer.records import Text
 
@@ -30,10 +30,15 @@ class Lines(FileInput):
         if self.path != _STANDARD_INPUT:
             super().check()
 
-    @property
-    def can_be_read_twice(self) -> bool:
-        """Whether it is a file."""
-        return self.path != _STANDARD_INPUT
+    def check_is_repeatable(self) -> None:
+        """Refuse standard input."""
+        if self.path == _STANDARD_INPUT:
+            raise OptionError(
+                "input.path",
+                self.path,
+                "a file here: several processes read the input",
+                "Write the texts to a file first.",
+            )
 
     def version(self) -> Hashable:
         """Return the file's time of change and size; standard input is read once a process."""
