@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from peer_engines import THREADS, VENDOR
 
-from bert_infer.environment import cpu_flags
+from bert_infer.environment import cpu_flags, cpu_model, package_version
 from bert_infer.runs import at
 
 if TYPE_CHECKING:
@@ -244,12 +242,12 @@ def machine() -> dict[str, Any]:
     flags = cpu_flags()
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": THREADS,
         "features": [name for name in _FEATURES if name in flags],
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": {package: package_version(package) for package in _PACKAGES},
     }
 
 
@@ -262,19 +260,3 @@ def heading(about: dict[str, Any]) -> str:
         f"({', '.join(about['features'])}; of {', '.join(_FEATURES)}), "
         f"Python {about['python']}; {versions}."
     )
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

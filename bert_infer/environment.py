@@ -75,13 +75,18 @@ def package_version(package: str) -> str | None:
 def _cpu() -> dict[str, Any]:
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "model": _cpuinfo().get("model name") or platform.processor() or None,
+        "model": cpu_model(),
         "flags": sorted(cpu_flags()),
         "cores": os.cpu_count(),
         "cores_allowed": len(affinity(0)) if affinity else None,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         "memory_bytes": physical_memory_bytes(),
     }
+
+
+def cpu_model() -> str | None:
+    """Return the processor's name; unknown is None."""
+    return _cpuinfo().get("model name") or platform.processor() or None
 
 
 def cpu_flags() -> frozenset[str]:
