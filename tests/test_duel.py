@@ -125,25 +125,18 @@ def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
 
 
 def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
+    """Seen to fail: the rounds since the last note of them, which is made every 5 s, lost."""
     same = ("model=tiny", "model=tiny", "--rounds", "100000")
     with command.running("duel", *same) as process:
-        waited_until = time.monotonic() + 120
-        while (
-            not all(
-                "phase: measure" in log.read_text() for log in command.directory.rglob("run.log")
-            )
-            or len(list(command.directory.rglob("run.log"))) < 2
-        ):
-            assert time.monotonic() < waited_until
-            time.sleep(0.2)
-        time.sleep(6)
+        (outcome,) = wait_for(lambda: list(command.directory.rglob("duel.json")), 120)
+        noted = len(json.loads(outcome.read_text())["rounds"])
+        time.sleep(3)  # for another round or two, of a second each
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert [metrics["status"] for metrics in command.metrics()] == ["interrupted"] * 2
-    [outcome] = command.directory.rglob("duel.json")
-    assert len(json.loads(outcome.read_text())["rounds"]) >= 3, "The finished rounds are lost."
+    assert len(json.loads(outcome.read_text())["rounds"]) > noted
 
 
 @contextmanager
