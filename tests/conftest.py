@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,10 @@ from bert_infer.devices.cuda import driver
 pytest.register_assert_rewrite("packing", "reference")
 
 ROOT = Path(__file__).parent.parent
+PLUGIN = Path(__file__).parent / "plugin"
+WITH_PLUGIN = {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))
+}
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two times all cores would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -74,10 +77,7 @@ class Command:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def __call__(self, *arguments, stdin="", env=None, timeout=300, memory_bytes=None):
-        def limit():
-            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
+    def __call__(self, *arguments, stdin="", env=None, timeout=300):
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), *arguments],
             cwd=self.directory,
@@ -87,7 +87,6 @@ class Command:
             env={**os.environ, **(env or {})},
             timeout=timeout,
             check=False,
-            preexec_fn=limit if memory_bytes else None,
         )
 
     @contextmanager

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import weakref
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import PLUGIN, WITH_PLUGIN
 
 from bert_infer import compose, worker
 from bert_infer.attempts import first_half_that_fits, ran_out
@@ -19,9 +18,8 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
 from bert_infer.layouts import PaddedBatch
 
-PLUGIN = Path(__file__).parent / "plugin"
 sys.path.append(str(PLUGIN))
-from small import Small  # noqa: E402
+from small import Small
 
 LONG, SHORT = "word " * 14, "word " * 6  # 16 and 8 tokens
 
@@ -209,7 +207,7 @@ def test_it_happens_in_a_process_of_its_own_too(command):
     done = command(
         *("--config-dir", str(PLUGIN / "conf"), "device=small", "device.slots=20"),
         *("model=tiny", "drift.texts=0", "batch=8", "isolation=process"),
-        env={"PYTHONPATH": os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])},
+        env=WITH_PLUGIN,
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout

@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_for
+from conftest import WITH_PLUGIN, wait_for
 
 from bert_infer import compose, console
 from bert_infer.counters import Counters
@@ -108,18 +108,10 @@ def test_two_batch_sizes_measured_in_turn(command):
 
 
 def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
-    long = "text=" + "word " * 510
-    done = command(
-        "duel",
-        "batch=1",
-        "batch=20000",
-        "model=tiny",
-        long,
-        "warmup=0",
-        memory_bytes=6 << 30,
-    )
+    full = "engine._target_=deadly.Deadly +engine.deed=allocate +engine.after=1"
+    done = command("duel", "batch=1", full, "model=tiny", "drift.texts=0", env=WITH_PLUGIN)
     assert done.returncode == 1
-    assert "batch=20000 failed" in done.stderr
+    assert f"{full} failed" in done.stderr
     assert "Lower batch" in done.stderr
     assert "Traceback" not in done.stderr
 

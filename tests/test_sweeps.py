@@ -21,13 +21,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, wait_for
+from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer.directories import claimed
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
 
-PLUGIN = Path(__file__).parent / "plugin"
 TINY = ("model=tiny", "engine=fused", "drift.texts=0", "hydra.sweep.dir=sweep")
 DEADLY = (
     "--multirun",
@@ -38,7 +37,6 @@ DEADLY = (
     "drift.texts=0",
     "hydra.sweep.dir=sweep",
 )
-ENV = {"PYTHONPATH": os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))}
 
 
 def records(command):
@@ -64,7 +62,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         "iterations=100",
         "warmup=1",
         "timeout_s=15",  # of which importing torch takes half on a busy machine
-        env=ENV,
+        env=WITH_PLUGIN,
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -107,7 +105,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
 
 def test_a_run_that_hangs_is_seen_in_its_status_and_keeps_what_it_measured(command):
     with command.running(
-        *DEADLY, "engine.deed=hang", "engine.after=50", "iterations=100", env=ENV
+        *DEADLY, "engine.deed=hang", "engine.after=50", "iterations=100", env=WITH_PLUGIN
     ) as process:
         wait_for(lambda: "measure" in phases(command))
         path = command.directory / "sweep/0/status.json"
@@ -260,14 +258,16 @@ def test_the_hub_is_asked_once_for_all_runs_by_whoever_has_logged_in(command):
 
 def test_a_sweep_whose_processes_cannot_be_started_says_so_of_every_run(command):
     """Seen to fail: a traceback after the first, where the process to be forked had died."""
-    done = command(*DEADLY, "engine.deed=be_imported", "engine.after=0", "batch=1,2", env=ENV)
+    done = command(
+        *DEADLY, "engine.deed=be_imported", "engine.after=0", "batch=1,2", env=WITH_PLUGIN
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
     assert [m["error"]["type"] for m in records(command).values()] == ["ProcessError"] * 2
 
 
 def test_fail_fast_starts_nothing_more(command):
-    done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=ENV)
+    done = command(*DEADLY, "engine.deed=nothing,raise,kill", "fail_fast=true", env=WITH_PLUGIN)
     assert done.returncode == 1
     assert [m["status"] for m in records(command).values()] == ["ok", "failed"]
 
