@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import Command, edit
 
 from bert_infer import comparison, runs
 from bert_infer.comparison import verdict
@@ -18,8 +19,6 @@ from bert_infer.statistics import Interval, ratio
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Two policies and two batch sizes on the same ragged texts, once for all tests."""
-    from conftest import Command
-
     command = Command(tmp_path_factory.mktemp("sweep"))
     texts = [" ".join(["word"] * n) for n in (3, 40, 90, 5, 60, 2)]
     common = ["--multirun", "model=tiny", f"text={json.dumps(texts)}", "iterations=12"]
@@ -35,13 +34,7 @@ def run(sweep, tmp_path):
 
 
 def changed(run, key, value):
-    metrics = json.loads((run / "metrics.json").read_text())
-    *parents, last = key.split(".")
-    node = metrics
-    for name in parents:
-        node = node[name]
-    node[last] = value
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    edit(run, **{key.replace(".", "__"): value})
 
 
 def test_a_sweep_is_compared_with_its_first_run(sweep):

@@ -406,11 +406,6 @@ def values(plot):
     return [mean["value"] for mean in means]
 
 
-def test_figures_are_written_to_three_digits():
-    shown = [figures.number(v) for v in (0.01234, 1.0, 98.24, 123.4, 12345.6, 1e-5, 0, None)]
-    assert shown == ["0.0123", "1.00", "98.2", "123", "12,346", "1.0e-05", "0", "–"]  # noqa: RUF001
-
-
 def test_a_directory_that_cannot_be_written_is_refused_whole(sweep, monkeypatch):
     monkeypatch.chdir(sweep)
     (sweep / "summary.md").mkdir()
@@ -452,7 +447,17 @@ def test_a_file_whose_name_is_no_text_is_reported_all_the_same(command):
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [(99.94, "99.9"), (99.96, "100"), (0.12345, "0.123"), (12345.6, "12,346")]
+    ("value", "says"),
+    [
+        (0.01234, "0.0123"),
+        (1.0, "1.00"),
+        (99.94, "99.9"),
+        (99.96, "100"),
+        (12345.6, "12,346"),
+        (1e-5, "1.0e-05"),
+        (0, "0"),
+        (None, "–"),  # noqa: RUF001  an empty cell
+    ],
 )
 def test_figures_have_three_digits(value, says):
     assert figures.number(value) == says
