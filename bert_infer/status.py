@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVERY_S = 5.0
-"""How much of what was measured is lost at most when the process dies, or a twentieth of it all:
-noting hundreds of thousands of forwards takes its time."""
+"""Seconds between two notes of what was measured, or 20 times what the last note took if that is
+longer: what was measured since the last note is lost if the process dies."""
 BEFORE_PHASES = "prepare"
 _STARTING_S = 60  # a process that began later than this after its run is another of that number
 MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
