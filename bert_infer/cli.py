@@ -101,17 +101,15 @@ def _run(arguments: Sequence[str]) -> int:
     request = Request.of(arguments)
     try:
         plan = request.plan() if request.is_sweep and not request.only_shows else None
+        try:
+            return sweep.carry_out(plan) if plan else _single(request)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory cannot be written: {error}.",
+                f"Choose another: hydra.{request.kind}.dir=DIR.",
+            ) from error
     except HydraException as error:
         raise RefusedError(str(error).strip(), "Try --help.") from error
-    try:
-        return sweep.carry_out(plan) if plan else _single(request)
-    except HydraException as error:
-        raise RefusedError(str(error).strip(), "Try --help.") from error
-    except OSError as error:
-        raise RunDirectoryError(
-            f"The run directory cannot be written: {error}.",
-            f"Choose another: hydra.{request.kind}.dir=DIR.",
-        ) from error
 
 
 def _single(request: Request) -> int:
