@@ -185,7 +185,7 @@ class Int8(Fp32):
 
     def check(self, device: Device) -> None:
         """Refuse a device that does not multiply 8-bit integers."""
-        if not device.has_int8():
+        if not device.has_int8:
             raise RefusedError(
                 f"dtype=int8 is refused: this {device.name} has no fast 8-bit integer matrix "
                 "multiplication here (processors need AVX2).",

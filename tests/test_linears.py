@@ -106,7 +106,7 @@ def test_a_row_of_zeros_gives_the_bias_and_one_that_is_no_number_gives_none():
 
 
 def test_int8_is_refused_where_sums_are_wrong(monkeypatch):
-    monkeypatch.setattr(Cpu, "has_int8", lambda _self: False)
+    monkeypatch.setattr(Cpu, "has_int8", False)
     with pytest.raises(RefusedError, match="dtype=int8"):
         compose(["model=tiny", "engine=fused", "dtype=int8"]).prepare()
     monkeypatch.setattr(

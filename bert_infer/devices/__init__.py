@@ -47,6 +47,8 @@ class Device(ABC):
             that asking for it takes no time beside it.
         in_flight: forwards that are asked for before the first of them is waited for.
         compiles_regions: what ``region`` returns is compiled when it is called.
+        has_tf32: its matrix multiplications have this format, as ``has_bf16`` and so on say of
+            others.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Device(ABC):
     has_bf16: bool = True
     has_fp16: bool = True
     has_fp8: bool = False
+    has_int8: bool = False
 
     @abstractmethod
     def torch_device(self) -> torch.device:
@@ -215,10 +218,6 @@ class Device(ABC):
         """Return the ways there are here to multiply matrices in ``dtype``, the best first."""
         del dtype
         return (linears.Plain,)
-
-    def has_int8(self) -> bool:
-        """Tell whether it multiplies matrices of 8-bit integers."""
-        return False
 
     def fp8(self, asked: Fp8) -> Fp8:
         """Return how 8-bit floating point is multiplied here; refused by its check if it is not."""

@@ -82,7 +82,8 @@ class Cpu(Device):
         packed = (linears.OneDnnPacked,) if linears.can_pack(dtype) else ()
         return (*packed, *super().linears(dtype))
 
-    def has_int8(self) -> bool:
+    @property
+    def has_int8(self) -> bool:  # type: ignore[override]
         """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
         return "avx2" in cpu_flags()
 
