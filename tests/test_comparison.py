@@ -8,23 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import Command, edit
+from conftest import edit
 
 from bert_infer import comparison, runs
 from bert_infer.comparison import verdict
 from bert_infer.errors import RefusedError
 from bert_infer.statistics import Interval, ratio
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    """Two policies and two batch sizes on the same ragged texts, once for all tests."""
-    command = Command(tmp_path_factory.mktemp("sweep"))
-    texts = [" ".join(["word"] * n) for n in (3, 40, 90, 5, 60, 2)]
-    common = ["--multirun", "model=tiny", f"text={json.dumps(texts)}", "iterations=12"]
-    done = command(*common, "batch=1,3", "dtype=fp32,bf16", "hydra.sweep.dir=runs")
-    assert done.returncode == 0, done.stderr
-    return command.directory / "runs"
 
 
 @pytest.fixture
@@ -39,21 +28,22 @@ def changed(run, key, value):
 
 def test_a_sweep_is_compared_with_its_first_run(sweep):
     found = comparison.compare([str(sweep)]).comparisons
-    assert [c.run.directory.name for c in found] == ["1", "2", "3"]
+    assert [c.run.directory.name for c in found] == list("1234567")
     for compared in found:
         assert compared.baseline.directory.name == "0"
         assert compared.ratio == pytest.approx(
             compared.run.sequences_per_s / compared.baseline.sequences_per_s
         )
         assert compared.interval.low < compared.interval.high
-    assert "dtype: fp32 | bf16" in found[0].differences
-    assert "batch: 1 | 3" in found[1].differences
+    assert "batching: padded | by_length" in found[0].differences
+    assert "batch: 1 | 4" in found[1].differences
+    assert "dtype: fp32 | bf16" in found[3].differences
 
 
 def test_two_sweeps_are_compared_run_by_run(sweep):
     found = comparison.compare([str(sweep), str(sweep)]).comparisons
     assert [(c.baseline.directory.name, c.run.directory.name) for c in found] == [
-        (name, name) for name in "0123"
+        (name, name) for name in "01234567"
     ]
     assert {c.verdict for c in found} == {"no difference shown"}
     assert all(c.differences == [] for c in found)
@@ -133,7 +123,7 @@ def test_different_work_is_refused_unless_forced(sweep, run):
         ("choice", [1], "choice=[1]"),
         ("throughput.sequences_per_s_ci95", "abc", "sequences_per_s_ci95=abc"),
         ("throughput.sequences_per_s_ci95", [1], "sequences_per_s_ci95=[1]"),
-        ("workload.forwards_per_pass", 10**30, "divides the 72 rows"),
+        ("workload.forwards_per_pass", 10**30, "divides the 36 rows"),
         ("compute.useful_flop", None, "compute.useful_flop=None"),
         ("compute.useful_flop", 10**400, "compute.useful_flop=1"),
         ("provenance.input.sha256", 7, "provenance.input.sha256=7"),
@@ -168,20 +158,18 @@ def test_a_wall_time_that_no_forward_can_have_is_refused(run):
         runs.read(run)
 
 
-def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep, tmp_path):
-    shutil.copytree(sweep, tmp_path / "sweep")
-    changed(tmp_path / "sweep" / "1", "status", "failed")
-    report = comparison.compare([str(tmp_path / "sweep")])
-    assert [c.run.directory.name for c in report.comparisons] == ["2", "3"]
-    assert report.left_out == [f"{tmp_path / 'sweep' / '1'} (failed)"]
+def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep):
+    changed(sweep / "1", "status", "failed")
+    report = comparison.compare([str(sweep)])
+    assert [c.run.directory.name for c in report.comparisons] == list("234567")
+    assert report.left_out == [f"{sweep / '1'} (failed)"]
 
 
-def test_a_run_of_a_sweep_that_cannot_be_read_does_not_hide_the_others(sweep, tmp_path):
-    shutil.copytree(sweep, tmp_path / "sweep")
-    (tmp_path / "sweep" / "1" / "forwards.csv").unlink()
-    report = comparison.compare([str(tmp_path / "sweep")])
-    assert [c.run.directory.name for c in report.comparisons] == ["2", "3"]
-    assert report.left_out == [f"{tmp_path / 'sweep' / '1'} (unreadable)"]
+def test_a_run_of_a_sweep_that_cannot_be_read_does_not_hide_the_others(sweep):
+    (sweep / "1" / "forwards.csv").unlink()
+    report = comparison.compare([str(sweep)])
+    assert [c.run.directory.name for c in report.comparisons] == list("234567")
+    assert report.left_out == [f"{sweep / '1'} (unreadable)"]
 
 
 def test_the_table_on_the_console(command, sweep):
