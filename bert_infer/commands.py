@@ -84,12 +84,13 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     parser.add_argument("directory", type=Path, help="a run's directory")
     asked = parser.parse_args(arguments)
 
-    from bert_infer import again, comparison, console, runs
+    from bert_infer import comparison, console, runs
+    from bert_infer import rerun as reruns
     from bert_infer.worker import Watch
 
     directory = _new_directory()
     with console.progress_bar() as progress:
-        finished = again.rerun(asked.directory, directory, Watch(progress))
+        finished = reruns.rerun(asked.directory, directory, Watch(progress))
     console.show_run(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1
