@@ -66,7 +66,7 @@ class Attempts:
             yield batch, inputs
 
     def watching(self, encode: Encode) -> Encode:
-        """Return ``encode``, followed."""
+        """Return ``encode``, each call noted as the attempt at the next batch laid out."""
 
         def attempt(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
             self._fitted()
@@ -82,7 +82,7 @@ class Attempts:
         """Return the attempt that an exception ended; None where it was none of a forward."""
         if self._is_laying_out:
             return None
-        if self._is_computing or not self._waiting:  # the latter while it is waited for
+        if self._is_computing or not self._waiting:  # it was computing, or being waited for
             return self._latest
         self._fitted()
         return self._waiting[0]

@@ -37,7 +37,7 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
 
 
 class Combination(NamedTuple):
-    """One that nothing is known to stand against.
+    """One that has passed every check.
 
     Attributes:
         config: Hydra's own node included.

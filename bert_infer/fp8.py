@@ -48,7 +48,7 @@ class Fp8(Bf16):
 
     @classmethod
     def of(cls, asked: Fp8) -> Self:
-        """Return this way to multiply with the fields that were asked for."""
+        """Return this class's way of multiplying, with the fields of ``asked``."""
         return cls(**{part.name: getattr(asked, part.name) for part in fields(Fp8)})
 
     def resolve(self, device: Device) -> Fp8:

@@ -44,7 +44,7 @@ class Isolated:
     """How runs are started and ended.
 
     Attributes:
-        preload: modules that the process which is forked imports, once.
+        preload: modules that the fork server imports once, for all runs.
         timeout_s: seconds after which a run is ended; None never.
     """
 

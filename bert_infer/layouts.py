@@ -25,9 +25,9 @@ _EDGE_MULTIPLE = 32
 class Group(NamedTuple):
     """Sequences that share a forward pass, ``int64 [sequences]``.
 
-    ``width`` is what they are padded to in a layout that pads. Where a device wants few shapes, as
-    many are laid out as ``rows`` says, and in a layout without padding as many tokens as ``slots``
-    says: what is missing is filled with sequences that nobody reads, none wider than ``width``.
+    ``width`` is what they are padded to, in a layout that pads. Where a device wants few shapes,
+    the batch is filled up to ``rows`` sequences and, in a layout without padding, to ``slots``
+    tokens: with sequences that nobody reads, none longer than ``width``.
     """
 
     sequences: NDArray[np.int64]
@@ -71,7 +71,7 @@ class Batch(ABC):
         sequences: ``int64 [sequences]``, which sequences of the pass these are.
         lengths: ``int64 [sequences]``, real tokens of each.
         token_ids: ``int32``, laid out as the class says.
-        extents: what tells few shapes from many, in words.
+        extents: what ``extent`` counts, in words.
         kept: which of a sequence's tokens have final states.
     """
 

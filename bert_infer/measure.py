@@ -279,12 +279,12 @@ def _at_once(
     device: Device,
     clock: Clock,
 ) -> Iterator[tuple[Batch, float, float, Computed, float]]:
-    """Yield forwards that the device works on at once, and is idle before and after.
+    """Yield forwards that overlap; the device is idle before the first and after the last.
 
-    One where it takes no more; else as many as it takes until ``_HELD_BYTES`` of outputs lie in
-    host memory, or for ``_HELD_S``: what is held is lost with the process. Each comes with its
-    start, the seconds it took to lay out, and its share of wall time: since the one before it was
-    done.
+    With one in flight that is one forward. With more, they follow each other until ``_HELD_BYTES``
+    of outputs lie in host memory or ``_HELD_S`` have passed: until then the caller keeps none of
+    them, and all would be lost with the process. Each comes with its start, the seconds it took to
+    lay out, and its share of wall time, counted from when the forward before it was done.
     """
     most = _HELD_BYTES if device.in_flight > 1 else 0
     asked: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()

@@ -62,7 +62,7 @@ class PeakMemory:
 
 
 def give_back() -> None:
-    """Return to the system what has been freed and glibc's malloc keeps; other systems may not.
+    """Return freed memory that glibc's malloc keeps to the system; elsewhere nothing happens.
 
     While weights are converted a part at a time, what they leave behind would add up.
     """
@@ -73,7 +73,7 @@ def give_back() -> None:
 
 @contextmanager
 def freed_is_kept() -> Iterator[None]:
-    """Have glibc's malloc keep what is freed inside, for what is asked for next; others may anyway.
+    """Have glibc's malloc keep, inside, freed memory for the next allocation; others may anyway.
 
     By default it returns large blocks to the system at once, or trims the top of its heap,
     depending on what the process did before, and each page that is asked for again costs a fault:

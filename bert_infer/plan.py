@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A sweep that nothing is known to stand against.
+    """A sweep, each of whose runs has passed every check.
 
     Attributes:
         directory: where it goes, or lies already.

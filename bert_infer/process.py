@@ -76,7 +76,7 @@ class Child(NamedTuple):
     def ended(
         self, directory: Path, finished: Finished | None, cause: Cause | None = None
     ) -> Finished:
-        """End it with what it may have started, leave a record of its run, and return that.
+        """End the process and all that it started; return the record of its run.
 
         Args:
             directory: the run's.
@@ -155,7 +155,7 @@ def started(
     Args:
         work: what it does, given a pipe to this process and ``argument``.
         argument: as above.
-        preload: modules that the process which is forked imports, once, beside those of all runs.
+        preload: modules that the fork server imports once, besides those that every run needs.
         needed: variables of its environment, set before torch is imported.
 
     Raises:
@@ -185,9 +185,9 @@ def started(
 
 
 def _ensure_forkserver() -> None:
-    """Start the process to be forked, which holds back what interrupts this one, as its forks do.
+    """Start the fork server with interruptions blocked; each fork unblocks them for itself.
 
-    A scheduler signals all processes at once. Were this one ended by that, nobody would know how
+    A scheduler signals all processes at once. If that ended the fork server, nobody could tell how
     long to wait for the runs that it forked.
     """
     resource_tracker.ensure_running()  # it lets the signals in
@@ -211,9 +211,9 @@ def _start_method(method: str) -> Iterator[None]:
 
 @contextmanager
 def set_apart(directory: Path, time_to_record_s: float) -> Iterator[None]:
-    """Make this process one that works for the run in ``directory`` alone.
+    """Set this process up to work for the run in ``directory`` alone.
 
-    An interruption ends it, after the run has taken note; its parent's death is one.
+    An interruption ends the process once the run has recorded it. The parent's death counts as one.
 
     Args:
         directory: gets run.log.

@@ -51,7 +51,7 @@ def as_long_as_asked(
     """Yield the index of each pass to measure.
 
     Past ``iterations``, passes go on until the interval is as narrow as ``until`` asks or its time
-    is up. The interval is looked at after every tenth part more of passes, since it costs time.
+    is up. An interval takes time to compute: it is looked at again after a tenth more passes.
 
     Args:
         iterations: passes to measure in any case.

@@ -10,7 +10,7 @@ from bert_infer.errors import OptionError, RefusedError
 MOST = 2**31 - 1
 """The largest number of sequences or passes: tensors and arrays count with 32 bits in places."""
 MOST_TIMEOUT_S = 2_000_000
-"""23 days; a process cannot wait for another much longer at once."""
+"""23 days: a single wait for a process counts milliseconds in 32 bits."""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ class Device(ABC):
         has_inductor: torch.compile's backend here is inductor, which builds C++.
         keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
         profiles: what PyTorch's profiler is to watch, by the names of its activities.
-        ceiling_rows: rows of a matmul, past those tried on any device, that keep it busy so long
-            that asking for it takes no time beside it.
+        ceiling_rows: further numbers of rows to try for the ceiling, so large that launching the
+            matmul takes no time beside computing it.
         in_flight: forwards that are asked for before the first of them is waited for.
         compiles_regions: what ``region`` returns is compiled when it is called.
         has_tf32: its matrix multiplications have this format, as ``has_bf16`` and so on say of

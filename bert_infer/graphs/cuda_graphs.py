@@ -26,8 +26,8 @@ LAYER_S = 680e-6
 prompt's forward, of 24 of them, took 16.3 ms (benchmarks/results/2026-11-26-nvidia-h200.json). Of
 what was measured there it is the most: bf16 took 235 to 320 us, transformers' engine 360 to 394."""
 FLOP_PER_S = 783e12
-"""The most useful FLOP/s there, in fp8 too. Other formats ask faster and compute longer: so graphs
-are taken rather too often, which costs their recording, than too seldom."""
+"""The highest rate of useful FLOP measured there, in fp8 as well. Other formats take the host less
+time and the card more, so the comparison errs towards graphs: one too many costs its recording."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _THROUGHPUT = "throughput.sequences_per_s"
 _OUTCOMES = ("iterations", "max_length", "weights")
-"""Of ``choice``, what follows from other options."""
+"""Keys of ``choice`` that follow from other options, and so do not tell rows apart."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,10 +22,11 @@ _TILE_ROWS, _TILE_COLUMNS, _TILE_INPUTS, _TILE_ROWS_TOGETHER = 128, 256, 128, 8
 def blocks(cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return ``int32 [blocks, 3]``, where each block of queries lies, for ``attention``.
 
-    That is its sequence's first token, its sequence's length, and its own first query there; one
-    with none is beyond that length. Blocks are numbered so that their number is known without
-    reading a value: the i-th sequence, if it begins at token s, has those from s // 64 + i on, as
-    many as it fills or one more.
+    A row has the first token of the block's sequence, that sequence's length, and the block's first
+    query, counted from that token; a block whose first query is not below the length is empty.
+    Blocks are numbered so that the host knows their number without reading a value: the i-th
+    sequence, which begins at token s, has those from s // 64 + i on, as many as it fills or one
+    more.
 
     Args:
         cu_seqlens: ``int32 [sequences + 1]``, of all ``tokens``.

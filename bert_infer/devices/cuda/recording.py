@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Tensors = tuple[torch.Tensor, torch.Tensor]
 
 Record = Callable[[Callable[[], Tensors]], tuple[Tensors, Callable[[], None]]]
-"""Takes work on the card, and returns the tensors that its results will be in, and what computes
-them again, at once or later, from the tensors that the work read. That may also write to where the
-results of other recordings are."""
+"""Records work on the card. Returns the tensors that its results go to, and a function that replays
+it: the same input tensors are read again and those results overwritten, at once or later. A replay
+may also overwrite the results of other recordings."""
 
 _WARM_UPS = 3
 

@@ -20,7 +20,7 @@ VARIABLE = "PT_HPU_LAZY_MODE"
 
 
 def is_lazy(graph: Graph, *, asked: bool | None) -> bool:
-    """Tell which mode ``graph`` runs in, where it runs in both by what was ``asked``."""
+    """Tell whether ``graph`` runs in lazy mode; one that can run in either does as ``asked``."""
     needs = _needed(graph)
     return bool(asked) if needs is None else needs
 
