@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run that has passed every check there is before torch is imported.
+    """A run that has passed every check that can be made before anything is loaded.
 
     Attributes:
         device: the one that will really be used, as are ``dtype``, ``graph`` and ``batching``.
