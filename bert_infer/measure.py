@@ -134,7 +134,7 @@ def fastest_s(
 
 def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
     """Run one unmeasured forward pass from and to host memory."""
-    return device.ask(encode, inputs, time.perf_counter)().outputs
+    return device.submit(encode, inputs, time.perf_counter)().outputs
 
 
 @dataclass(frozen=True)
@@ -287,20 +287,20 @@ def _at_once(
     lay out, and its share of wall time, counted from when the forward before it was done.
     """
     most = _HELD_BYTES if device.in_flight > 1 else 0
-    asked: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()
+    submitted: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()
     held, begun = 0, clock()
     start = begun
     while True:
-        while len(asked) < device.in_flight and held <= most and start - begun < _HELD_S:
+        while len(submitted) < device.in_flight and held <= most and start - begun < _HELD_S:
             begin = clock()
             item = next(batches, None)
             if item is None:
                 break
             batch, inputs = item
-            asked.append((batch, clock() - begin, device.ask(encode, inputs, clock)))
-        if not asked:
+            submitted.append((batch, clock() - begin, device.submit(encode, inputs, clock)))
+        if not submitted:
             return
-        batch, lay_out_s, wait = asked.popleft()
+        batch, lay_out_s, wait = submitted.popleft()
         computed = wait()
         end = clock()
         held += sum(tensor.nbytes for tensor in vars(computed.outputs).values())

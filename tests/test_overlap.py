@@ -134,14 +134,14 @@ class Overlapping(Cpu):
         self.static.mul_(2)
         return self.static.clone(), self.static[:, 0].clone()
 
-    def ask(self, encode, inputs, _clock):
+    def submit(self, encode, inputs, _clock):
         def copy_in():
             return tuple(torch.from_numpy(array).clone() for array in inputs)
 
         def copy_out(outputs):
             return Outputs(outputs.hidden_states.clone(), outputs.pooled.clone())
 
-        return self.overlap.ask(encode, copy_in, copy_out)
+        return self.overlap.submit(encode, copy_in, copy_out)
 
 
 def batches(so_many):
@@ -171,7 +171,7 @@ def test_no_stream_reads_or_writes_too_early(streams):
 def test_outputs_are_complete_only_when_waited_for(streams):
     device = Overlapping(streams)
     ((_, inputs),) = batches(1)
-    wait = device.ask(device.encode, inputs, None)
+    wait = device.submit(device.encode, inputs, None)
     assert streams.known == Counter(), "nothing is waited for yet"
     streams.reads_on_the_host(wait().outputs.pooled)
     assert streams.races == []
@@ -200,18 +200,18 @@ def test_shares_of_wall_time_add_up_to_all_of_it(streams):
         assert after.start_s == before.start_s + before.wall_s
 
 
-def test_a_forward_is_asked_for_before_the_one_before_it_is_back(streams):
+def test_a_forward_is_submitted_before_the_one_before_it_is_back(streams):
     """Seen to fail: ``in_flight`` 1."""
     device, order = Overlapping(streams), []
 
     def encode(ids):
-        order.append("asked")
+        order.append("submitted")
         return device.encode(ids)
 
-    ask = device.ask
+    submit = device.submit
 
     def watched(*args):
-        wait = ask(*args)
+        wait = submit(*args)
 
         def waited():
             order.append("back")
@@ -219,9 +219,9 @@ def test_a_forward_is_asked_for_before_the_one_before_it_is_back(streams):
 
         return waited
 
-    object.__setattr__(device, "ask", watched)
+    object.__setattr__(device, "submit", watched)
     list(measured_pass(0, batches(3), encode, device))
-    assert order == ["asked", "asked", "back", "asked", "back", "back"]
+    assert order == ["submitted", "submitted", "back", "submitted", "back", "back"]
 
 
 def test_what_was_measured_before_a_failure_is_kept(streams):

@@ -45,7 +45,7 @@ class Device(ABC):
         profiles: what PyTorch's profiler is to watch, by the names of its activities.
         ceiling_rows: further numbers of rows to try for the ceiling, so large that launching the
             matmul takes no time beside computing it.
-        in_flight: forwards that are asked for before the first of them is waited for.
+        in_flight: forwards that are submitted before the first of them is waited for.
         compiles_regions: what ``region`` returns is compiled when it is called.
         has_tf32: its matrix multiplications have this format, as ``has_bf16`` and so on say of
             others.
@@ -108,20 +108,19 @@ class Device(ABC):
         """Return ``outputs`` in host memory, where they are complete after ``synchronize``."""
         return Outputs(outputs.hidden_states.cpu(), outputs.pooled.cpu())
 
-    def ask(
+    def submit(
         self,
         encode: Encode,
         inputs: tuple[NDArray[np.generic], ...],
         clock: Callable[[], float],
     ) -> Callable[[], Computed]:
-        """Ask for a forward from and to host memory; what is returned waits for it.
+        """Submit a forward from and to host memory; return what waits for it.
 
-        With one in flight all is waited for at once, and timed by ``clock``: a time stamp that
-        follows work of the device follows a synchronisation, as an asynchronous device has only
-        been asked for it when a call returns.
+        With one in flight it is waited for here, and timed by ``clock``. The device is synchronised
+        before each time stamp: where it is asynchronous, a call returns before its work is done.
         """
         if self.in_flight > 1:
-            return self.overlap().ask(encode, lambda: self.copy_in(inputs), self.copy_out)
+            return self.overlap().submit(encode, lambda: self.copy_in(inputs), self.copy_out)
         start = clock()
         on_device = self.copy_in(inputs)
         self.synchronize()

@@ -31,16 +31,16 @@ class Overlap:
         self._streams, self._flush = streams, flush
         self._in, self._out = streams.Stream(), streams.Stream()
 
-    def ask(
+    def submit(
         self,
         encode: Encode,
         copy_in: Callable[[], tuple[Any, ...]],
         copy_out: Callable[[Outputs], Outputs],
     ) -> Callable[[], Computed]:
-        """Ask for a forward; what is returned copies its outputs out, and waits for all of it.
+        """Submit a forward; return what copies its outputs out, and waits for all of it.
 
         They are copied that late because some devices' copies block: the next forward has been
-        asked for by then. So ``encode`` must not write over what it returned before (``kept``).
+        submitted by then. So ``encode`` must not write over what it returned before (``kept``).
         Durations are the device's own, between events on the stream that did the work.
         """
         compute = self._streams.current_stream()

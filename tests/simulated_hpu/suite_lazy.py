@@ -319,8 +319,8 @@ def test_trap_timers_stop_after_the_card_has_finished(card):
 def test_trap_events_do_not_cover_what_lazy_mode_has_gathered(card):
     """Seen to fail: ``plugin.overlap`` without ``mark_step``; the results' clones are not timed."""
     device, encode = encoder(in_flight=2)
-    device.ask(encode, arrays(2, 3), card.clock)()
-    computed = device.ask(encode, arrays(2, 3), card.clock)()
+    device.submit(encode, arrays(2, 3), card.clock)()
+    computed = device.submit(encode, arrays(2, 3), card.clock)()
     # The input's copy into the graph's, the replay, a clone of each of two results.
     assert computed.duration_s == pytest.approx(4e-4)
 
