@@ -272,7 +272,7 @@ class Counting(Cpu):
     def enter(self, phase):
         object.__setattr__(self, "phase", phase)
 
-    def ask(self, encode, inputs, clock):
+    def submit(self, encode, inputs, clock):
         del clock
         done = Computed(Outputs(*encode(*self.copy_in(inputs))), 0.0, 0.0, 0.0)
         self.alive.add(done.outputs.hidden_states)
