@@ -19,11 +19,17 @@ import numpy as np
 from bert_infer import files, statistics
 from bert_infer.comparison import verdict
 from bert_infer.directories import check_writable
-from bert_infer.errors import BertInferError, OptionError, RefusedError, RunDirectoryError
+from bert_infer.errors import (
+    MAKE_ROOM,
+    BertInferError,
+    OptionError,
+    RefusedError,
+    RunDirectoryError,
+)
 from bert_infer.measure import Pace
 from bert_infer.settings import SweepSettings
 from bert_infer.side import warmed_up
-from bert_infer.status import EVERY_S, MAKE_ROOM
+from bert_infer.status import EVERY_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

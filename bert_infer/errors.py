@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
+
+
 class BertInferError(Exception):
     """A run ended. ``remedy`` says what to do about it."""
 

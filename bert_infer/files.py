@@ -83,6 +83,32 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_yaml(path: Path, remedy: str, keys: Iterable[str] = ()) -> Any:  # noqa: ANN401  whatever YAML holds
+    """Return what omegaconf makes of the file.
+
+    Args:
+        path: YAML that Hydra wrote.
+        remedy: what to do where it is damaged.
+        keys: what must be in it, dotted.
+
+    Raises:
+        RefusedError: it is damaged.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]  # of one name
+
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        said = str(error).partition("\n")[0]
+        raise RefusedError(f"{path} is damaged: {said}.", remedy) from None
+    has_keys = isinstance(content, DictConfig)
+    if lacks := [k for k in keys if not has_keys or OmegaConf.select(content, k) is None]:
+        raise RefusedError(f"{path} is damaged: it lacks {', '.join(lacks)}.", remedy)
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON holds
     """Write ``content``; a number that JSON lacks is an error."""
     with whole(path) as beside:

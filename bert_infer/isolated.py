@@ -11,9 +11,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from bert_infer import environment, process, worker
+from bert_infer import environment, files, process, worker
 from bert_infer.errors import ProcessError
 from bert_infer.inputs.lines import spooled
 from bert_infer.status import Cause
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from bert_infer.plan import Place
     from bert_infer.process import Child
     from bert_infer.runner import Runner
+
+GIVE_AGAIN = "Give its overrides again: they are in .hydra/overrides.yaml, and in metrics.json."
+"""What to do where a run's own description is of no more use."""
 
 
 class Assignment(NamedTuple):
@@ -148,11 +151,25 @@ def _describe(pipe: Connection, device: Device) -> None:
 
 
 def recorded_runner(directory: Path) -> Runner:
-    """Return the Runner of the run that ``.hydra`` in ``directory`` describes."""
-    from omegaconf import OmegaConf
+    """Return the Runner of the run that ``.hydra`` in ``directory`` describes.
 
+    Raises:
+        RefusedError: a file there is damaged.
+    """
     from bert_infer.composition import runner_from
 
-    hydra = directory / ".hydra"
-    config = cast("DictConfig", OmegaConf.load(hydra / "config.yaml"))
-    return runner_from(config, [str(o) for o in OmegaConf.load(hydra / "overrides.yaml")])
+    overrides = files.read_yaml(directory / ".hydra" / "overrides.yaml", GIVE_AGAIN)
+    return runner_from(recorded_config(directory), [str(override) for override in overrides])
+
+
+def recorded_config(directory: Path) -> DictConfig:
+    """Return the configuration of the run in ``directory``.
+
+    Raises:
+        RefusedError: its file is damaged.
+    """
+    from bert_infer.composition import COMPONENTS
+
+    path = directory / ".hydra" / "config.yaml"
+    config: DictConfig = files.read_yaml(path, GIVE_AGAIN, COMPONENTS)
+    return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bert_infer.errors import MAKE_ROOM, RunDirectoryError
 from bert_infer.files import whole
 
 if TYPE_CHECKING:
@@ -179,10 +180,15 @@ _SINKS: dict[Save, Callable[[Tokens, Pooling], tuple[Sink, ...]]] = {
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with whole(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode  # as any other file here has it; the library's is its owner's
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
+        except SafetensorError as error:
+            message = f"{path.name} cannot be written: {error}."
+            raise RunDirectoryError(message, MAKE_ROOM) from error
         beside.chmod(mode)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from omegaconf import OmegaConf
 
-from bert_infer import combinations
+from bert_infer import combinations, files
 from bert_infer.composition import config_from, runner_from, sweep_settings
 from bert_infer.directories import check_apart, check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
@@ -209,10 +209,12 @@ class Request:
             )
         if of_run(self.overrides):
             return self
-        before = OmegaConf.load(directory / "multirun.yaml")
+        of_before = "hydra.overrides.task", "hydra.overrides.hydra"
+        remedy = f"Give its overrides again: --multirun resume={directory} KEY=VALUE,VALUE ..."
+        before = files.read_yaml(directory / "multirun.yaml", remedy, of_before).hydra.overrides
         kept = [
             override
-            for override in (*before.hydra.overrides.task, *before.hydra.overrides.hydra)
+            for override in (*before.task, *before.hydra)
             if override.partition("=")[0] not in {*given, "hydra.sweep.dir", "hydra.mode"}
         ]
         return replace(self, overrides=[*kept, *self.overrides])

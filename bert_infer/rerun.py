@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from contextlib import chdir
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from bert_infer import files
 from bert_infer.directories import check_writable
 from bert_infer.errors import RefusedError
-from bert_infer.isolated import Isolated, recorded_runner
+from bert_infer.isolated import GIVE_AGAIN, Isolated, recorded_config, recorded_runner
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from bert_infer.worker import Finished, Watch
 
 
@@ -31,8 +29,6 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
     Raises:
         RefusedError: it is no run's directory, or its weights or input have changed since.
     """
-    from omegaconf import OmegaConf
-
     from bert_infer.composition import sweep_settings
 
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
@@ -42,7 +38,8 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
                 "Name a directory that a run printed.",
             )
     before, directory = before.resolve(), directory.absolute()
-    hydra = cast("DictConfig", OmegaConf.load(before / ".hydra" / "hydra.yaml")).hydra
+    path = before / ".hydra" / "hydra.yaml"
+    hydra = files.read_yaml(path, GIVE_AGAIN, ("hydra.runtime.cwd", "hydra.job.env_set")).hydra
     where = Path(hydra.runtime.cwd)
     if not where.is_dir():
         raise RefusedError(f"The run was made in {where}, which is gone.", "Make it again there.")
@@ -56,10 +53,10 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
                 raise RefusedError(
                     f"The weights or the input of {before} have changed since, or this version "
                     "reads its configuration otherwise.",
-                    "Give its overrides again: they are in .hydra/overrides.yaml.",
+                    GIVE_AGAIN,
                 )
         check_writable(directory, "Start it in a directory that you may write.")
         shutil.copytree(before / ".hydra", directory / ".hydra")
-        config = cast("DictConfig", OmegaConf.load(before / ".hydra" / "config.yaml"))
-        isolated = Isolated(tuple(runner.preload), sweep_settings(config).timeout_s)
+        timeout_s = sweep_settings(recorded_config(before)).timeout_s
+        isolated = Isolated(tuple(runner.preload), timeout_s)
         return isolated.run(directory, {**hydra.job.env_set, **runner.variables()}, watch)

@@ -11,7 +11,7 @@ import psutil
 
 from bert_infer import files
 from bert_infer.attempts import LESS
-from bert_infer.errors import RefusedError
+from bert_infer.errors import MAKE_ROOM, RefusedError
 from bert_infer.measure import Pace
 from bert_infer.metrics import Record
 
@@ -24,7 +24,6 @@ EVERY_S = 5.0
 longer: what was measured since the last note is lost if the process dies."""
 BEFORE_PHASES = "prepare"
 _STARTING_S = 60  # a process that began later than this after its run is another of that number
-MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
 _LOG = logging.getLogger(__name__)
 
 

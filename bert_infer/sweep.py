@@ -100,7 +100,11 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
                 f"Process {status.writer(path)} is still making run {path.name} of {directory}.",
                 "Wait until it is done, or end it.",
             )
-        metrics = files.read_json_object(path / "metrics.json")
+        try:
+            metrics = files.read_json_object(path / "metrics.json")
+        except RefusedError as error:
+            console.show_text(f"{error.message} Run {path.name} is made again.")
+            continue
         content_hash = str(metrics.get("run", {}).get("content_hash"))
         if metrics.get("status") == "ok" and content_hash in asked:
             complete[path] = content_hash

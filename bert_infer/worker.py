@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer import status
 from bert_infer.attempts import LESS, ran_out
-from bert_infer.errors import BertInferError, RefusedError
+from bert_infer.errors import MAKE_ROOM, BertInferError, RefusedError
 from bert_infer.metrics import Record
 
 if TYPE_CHECKING:
@@ -140,5 +140,5 @@ def _remedy(error: Exception) -> str:
     if ran_out(error):
         return LESS
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return status.MAKE_ROOM
+        return MAKE_ROOM
     return "The traceback is in run.log, in the run's directory."

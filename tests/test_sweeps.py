@@ -527,6 +527,67 @@ def test_a_run_that_was_killed_is_made_again(command):
     assert again.stdout.count("Final hidden states") == 1
 
 
+DAMAGED = {
+    "empty": "",
+    "cut off": "model:\n  _target_: [",
+    "a list": "- 1\n",
+    "other keys": "a: 1\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_description_that_a_crash_damaged_is_one_message(sweep, command, content):
+    """Seen to fail: a traceback for each."""
+    (sweep / "multirun.yaml").write_text(content)
+    resumed = command("--multirun", f"resume={sweep}")
+    assert (resumed.returncode, "Traceback" in resumed.stderr) == (2, False)
+    assert f"{sweep}/multirun.yaml is damaged: " in resumed.stderr
+    assert f"resume={sweep} KEY=VALUE" in resumed.stderr
+    for file in ("config.yaml", "hydra.yaml"):
+        before = (sweep / "0/.hydra" / file).read_text()
+        (sweep / "0/.hydra" / file).write_text(content)
+        again = command("rerun", str(sweep / "0"))
+        assert (again.returncode, "Traceback" in again.stderr) == (2, False)
+        assert f".hydra/{file} is damaged: " in again.stderr
+        assert "overrides" in again.stderr
+        (sweep / "0/.hydra" / file).write_text(before)
+
+
+def test_a_run_whose_record_a_crash_damaged_is_made_again(sweep, command):
+    """Seen to fail: the whole sweep was refused, and the remedy was to replace the record."""
+    (sweep / "3/metrics.json").write_text("")
+    done = command("--multirun", f"resume={sweep}")
+    assert done.returncode == 0, done.stderr
+    assert "7 of 8 runs are there already" in done.stdout
+    assert "Run 3 is made again" in done.stdout
+    assert json.loads((sweep / "8/metrics.json").read_text())["status"] == "ok"
+
+
+def test_outputs_that_find_no_room_leave_a_record_that_says_so(command):
+    """Seen to fail: the library's error, and the remedy to look into run.log."""
+    arguments = [
+        "model=tiny",
+        f"text={'word ' * 400}",
+        "drift.texts=0",
+        "output.save=hidden_states",
+    ]
+    run = shlex.join([sys.executable, str(ROOT / "run.py"), *arguments])
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 190; exec {run}"],  # of half a KiB; the states take 200
+        cwd=command.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    (metrics,) = command.metrics()
+    assert metrics["error"]["type"] == "RunDirectoryError"
+    assert "hidden_states.safetensors cannot be written" in metrics["error"]["message"]
+    assert "Make room" in metrics["error"]["remedy"]
+    assert metrics["latency_ms"]["samples"] == 1
+    assert not list(command.directory.rglob("*.safetensors*"))
+
+
 def test_a_side_of_a_duel_is_made_again(command):
     duel = command("duel", "batch=1", "batch=2", "model=tiny", "--rounds", "3")
     again = command("rerun", f"{duel.stdout.splitlines()[-1]}/b")
