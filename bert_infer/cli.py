@@ -104,6 +104,8 @@ def _run(arguments: Sequence[str]) -> int:
         try:
             return sweep.carry_out(plan) if plan else _single(request)
         except OSError as error:
+            if request.only_shows:
+                raise
             raise RunDirectoryError(
                 f"The run directory cannot be written: {error}.",
                 f"Choose another: hydra.{request.kind}.dir=DIR.",

@@ -78,6 +78,11 @@ def starts_runs_itself(config: DictConfig) -> bool:
     return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
+def varied(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Return the overrides that tell runs apart."""
+    return list(dict.fromkeys(o for one in overrides for o in _varied(one, overrides)))
+
+
 def _varied(one: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
     """Return the overrides of a run that others do not have."""
     return [override for place, override in enumerate(one) if len({o[place] for o in of_all}) > 1]

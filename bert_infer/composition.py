@@ -20,7 +20,13 @@ from bert_infer.inputs import Input
 from bert_infer.models import Model
 from bert_infer.options import CONF, groups, options_with
 from bert_infer.outputs import Output
-from bert_infer.overrides import check_overrides, expand_short_forms, literal, unknown_key
+from bert_infer.overrides import (
+    check_is_one_run,
+    check_overrides,
+    expand_short_forms,
+    literal,
+    unknown_key,
+)
 from bert_infer.runner import Runner
 from bert_infer.schema import checked, interpolation_refused, type_of
 from bert_infer.settings import DriftSettings, Settings, SweepSettings, Until
@@ -62,6 +68,7 @@ def compose(overrides: Sequence[str] = ()) -> Runner:
     """
     expanded = expand_short_forms(overrides)
     check_overrides(expanded)
+    check_is_one_run(expanded, "Give each key one value.")
     return runner_from(config_from(expanded), overrides)
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
+MOST_RUNS = 10_000
+"""Of a sweep."""
+
+
 def expand_short_forms(overrides: Sequence[str]) -> list[str]:
     """Write ``text=...`` as ``input.text=...``, and quote for Hydra what its grammar cannot read.
 
@@ -147,23 +151,37 @@ def check_agreement(overrides: Sequence[str]) -> None:
             raise RefusedError(f"{key} is given twice: {given[key]} and {text}.", "Give it once.")
 
 
-def sweep(overrides: Sequence[str], most: int) -> list[list[str]]:
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """Return the overrides of each run of a sweep, in Hydra's order.
 
     Raises:
-        RefusedError: an override is malformed, or there are more than ``most`` runs.
+        RefusedError: an override is malformed, or there are more than ``MOST_RUNS`` runs.
     """
+    most = MOST_RUNS + 1  # of a key: patterns and ranges may be endless
     choices = [
-        [_override(o.get_key_element(), value) for value in itertools.islice(_values(o), most + 1)]
+        [_override(o.get_key_element(), value) for value in itertools.islice(_values(o), most)]
         if o.is_sweep_override()
         else [str(o.input_line)]
         for o in _parsed(overrides)
     ]
-    if math.prod(map(len, choices)) > most:
+    if math.prod(map(len, choices)) > MOST_RUNS:
         raise RefusedError(
-            f"{' '.join(overrides)} asks for more than {most:,} runs.", "Make several sweeps."
+            f"{' '.join(overrides)} asks for more than {MOST_RUNS:,} runs.", "Make several sweeps."
         )
     return [list(job) for job in itertools.product(*choices)]
+
+
+def check_is_one_run(overrides: Sequence[str], remedy: str) -> None:
+    """Refuse overrides that ask for several runs.
+
+    Raises:
+        RefusedError: naming them, with ``remedy``.
+    """
+    if len(sweep(overrides)) > 1:
+        raise RefusedError(
+            f"{' '.join(overrides)} asks for several runs.",
+            f"{remedy} A comma that belongs to a value is quoted: 'KEY=\"a, b\"'.",
+        )
 
 
 def _parsed(overrides: Iterable[str]) -> list[Override]:

@@ -16,6 +16,7 @@ from bert_infer.limits import check_node
 from bert_infer.options import groups, values
 from bert_infer.overrides import (
     check_agreement,
+    check_is_one_run,
     check_overrides,
     expand_short_forms,
     of_run,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omegaconf import DictConfig
-
-MOST_RUNS = 10_000
-
 
 @dataclass(frozen=True)
 class Request:
@@ -75,6 +73,11 @@ class Request:
                     "Give overrides; --config-dir=DIR adds options of your own.",
                 )
         overrides = expand_short_forms(asked.overrides)
+        if asked.config_dir and not Path(asked.config_dir).is_dir():
+            raise RefusedError(
+                f"--config-dir={asked.config_dir} is refused: there is no such directory.",
+                "Name one that holds options of your own, as in DIR/batching/mine.yaml.",
+            )
         searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
         way = _way(asked)
         if not asked.shell_completion:
@@ -122,13 +125,7 @@ class Request:
         Raises:
             RefusedError: the first mistake.
         """
-        runs = sweep(self.overrides, MOST_RUNS)
-        if len(runs) > 1:
-            raise RefusedError(
-                f"{' '.join(self.overrides)} asks for several runs.",
-                "Add --multirun (or -m) to make a sweep; a comma that belongs to a value is "
-                "quoted: 'KEY=\"a, b\"'.",
-            )
+        check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.")
         config = config_from(self.overrides, self.searchpath, job=0)
         sweep_settings(config).check_single()
         runner_from(config).prepare()
@@ -144,7 +141,7 @@ class Request:
             RefusedError: listing every combination that is refused, and why.
         """
         request = self._resumed()
-        overrides = sweep(request.overrides, MOST_RUNS)
+        overrides = sweep(request.overrides)
         if not overrides:
             raise RefusedError(
                 f"{' '.join(request.overrides)} asks for no run at all.",
@@ -163,7 +160,8 @@ class Request:
         if baseline and not any(
             baseline.matches(options) for run in runs for options in run.options
         ):
-            raise OptionError("baseline", one.baseline, "what a run of the sweep has")
+            there = ", ".join(combinations.varied(overrides)) or " ".join(overrides[0])
+            raise OptionError("baseline", one.baseline, f"what a run of the sweep has: {there}")
         if one.fail_fast and not combinations.starts_runs_itself(configs[0]):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
         with interpolation_refused():
