@@ -145,28 +145,29 @@ def _workload(record: Record, workload: Workload) -> Iterator[Caveat]:
 
 
 def _choice(record: Record) -> Iterator[Caveat]:
-    device, dtype = record.choice["device"], record.choice["dtype"]
+    device, dtype = record.choice["device"], record.dtype
+    if dtype is None:
+        return
     if record.emulated:
         yield Caveat(
             "emulated_dtype",
-            f"This {device} does not compute in the format of dtype={dtype}: it is emulated, and "
-            "slow.",
+            f"This {device} does not compute in the format of dtype={dtype.name}: it is emulated, "
+            "and slow.",
             "Use dtype=fp32 here, or a processor that has the format (environment.json lists this "
             "one's features).",
         )
-    if dtype.endswith("_measuring"):
+    if dtype.is_measuring:
         yield Caveat(
             "measuring",
             "This run measured the model for fp8: its timings are of the measuring.",
             "Run the same with dtype=fp8.",
         )
-    if dtype.endswith("_autocast"):
-        plain = dtype.removesuffix("_autocast")
+    if dtype.autocast_to:
         yield Caveat(
             "autocast",
             "Autocast converts weights and activations anew in every forward, which inference "
             "seldom needs.",
-            f"Compare with dtype={plain}, which converts the weights once: speed and drift.",
+            f"Compare speed and drift with dtype={dtype.autocast_to}, which converts weights once.",
         )
 
 

@@ -24,7 +24,9 @@ class Dtype(ABC):
     """A number format.
 
     Attributes:
-        is_autocast: PyTorch's modules convert weights and activations for each operator.
+        autocast_to: the dtype that PyTorch's modules convert weights and activations to for each
+            operator; None where weights are converted once.
+        is_measuring: runs find out what the format needs to know of the model, and no more.
         is_quantised: weights become codes, which PyTorch's own modules do not take.
         has_ceiling: its matrix multiplication can be timed by itself.
         has_scales: PyTorch's modules are converted, and hold scales beside their weights.
@@ -32,7 +34,8 @@ class Dtype(ABC):
     """
 
     name: str
-    is_autocast: ClassVar[bool] = False
+    autocast_to: ClassVar[str | None] = None
+    is_measuring: bool = False
     is_quantised: ClassVar[bool] = False
     has_ceiling: ClassVar[bool] = True
     has_scales: ClassVar[bool] = False
@@ -157,7 +160,7 @@ class Bf16Autocast(Fp32):
     """Single precision weights; autocast chooses the operators that run in bfloat16."""
 
     name = "bf16_autocast"
-    is_autocast: ClassVar[bool] = True
+    autocast_to: ClassVar[str | None] = "bf16"
 
     def check(self, device: Device) -> None:
         """Refuse a device without bfloat16."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bert_infer.conditions import Conditions
     from bert_infer.counters import Counted
     from bert_infer.drift import Drift
+    from bert_infer.dtypes import Dtype
     from bert_infer.measure import WarmUp
     from bert_infer.records import Forward
     from bert_infer.settings import Until
@@ -52,6 +53,7 @@ class Record:
     workload: Workload | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] | None = None
+    dtype: Dtype | None = None
     emulated: bool = False
     warm_up: WarmUp | None = None
     forwards: list[Forward] = field(default_factory=list)

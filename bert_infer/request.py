@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+
 @dataclass(frozen=True)
 class Request:
     """What is asked for.

@@ -250,6 +250,7 @@ class Runner:
         """Note what is known before anything is loaded."""
         record.architecture, record.workload = prepared.architecture, prepared.workload
         record.until, record.choice = self.until, self.choice(prepared)
+        record.dtype = prepared.dtype
         record.shapes_without_graph = prepared.graph.without_graph(prepared.groups)
         record.provenance = {
             "tokenizer": prepared.tokenizer_provenance,

@@ -45,10 +45,10 @@ class Fused(Engine):
                 f"says {architecture.activation}.",
                 "Use engine=transformers.",
             )
-        if dtype.is_autocast:
+        if dtype.autocast_to:
             raise RefusedError(
                 f"engine={self.name} does not take dtype={dtype.name}: it converts weights once.",
-                f"Use dtype={dtype.name.removesuffix('_autocast')}, or engine=transformers.",
+                f"Use dtype={dtype.autocast_to}, or engine=transformers.",
             )
         uneven = [
             f"{key}={size}"

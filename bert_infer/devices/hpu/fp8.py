@@ -42,7 +42,12 @@ class Converted(Fp8):
     @property
     def name(self) -> str:  # type: ignore[override]
         """Its name, which tells a run that only measures."""
-        return "fp8" if self.step is Step.convert else "fp8_measuring"
+        return "fp8_measuring" if self.is_measuring else "fp8"
+
+    @property
+    def is_measuring(self) -> bool:  # type: ignore[override]
+        """Whether the step is the first of the two."""
+        return self.step is not Step.convert
 
     def check(self, device: Device) -> None:
         """Refuse a card without the format, and a machine without neural_compressor."""
