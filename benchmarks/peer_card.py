@@ -28,8 +28,9 @@ def encode(
     """Return every sequence's first state and pooled output in host memory, in input order.
 
     Longest first, each batch as wide as its longest. What a batch computes stays on the device
-    until the end, so that the host lays out the next batch meanwhile. The other tokens' states
-    are given up: ours brings all of them to host memory in the same time.
+    until the end. Copies to it, and the model's look at whether the mask masks anything, wait for
+    the device all the same. The other tokens' states are given up: ours brings all of them to host
+    memory in the same time.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
