@@ -3,8 +3,8 @@
 Each side is a run in a process of its own, loaded and warmed once. The parent, which imports no
 torch and waits blocked, gives them turns: A B, B A, A B, ... The order within a round alternates,
 so that a machine that slows down steadily favours neither. A round gives one ratio, and the
-verdict is a 99 % interval of the typical ratio of these two processes. That another two of the same
-configurations would differ by something else, by where their memory lies, is not in it.
+verdict is a 99 % interval of the typical ratio of these two processes. How much another two of the
+same configurations would differ from them is not in it.
 """
 
 from __future__ import annotations
