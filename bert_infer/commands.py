@@ -52,7 +52,8 @@ def duel(program: str, arguments: Sequence[str]) -> int:
         metavar="A B [KEY=VALUE ...]",
         help='overrides of each, as "dtype=bf16 batch=4", then overrides of both',
     )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (7)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each process (7)")
+    parser.add_argument("--pairs", type=int, default=1, help="how often both are loaded anew (1)")
     parser.add_argument("--force", action="store_true", help="let them do different work")
     asked = parser.parse_intermixed_args(arguments)
     if len(asked.sides) < 2:  # noqa: PLR2004  a duel has two sides
@@ -66,7 +67,10 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     a, b = (["iterations=3", *common, *_split(side)] for side in (first, second))
     with console.progress_bar() as progress:
         outcome, failures = duels.fight(
-            a, b, asked.rounds, directory, force=asked.force, progress=progress
+            *(a, b, asked.rounds, directory),
+            pairs=asked.pairs,
+            force=asked.force,
+            progress=progress,
         )
     console.show_duel(outcome, first, second)
     for failure in failures:

@@ -3,8 +3,11 @@
 Each side is a run in a process of its own, loaded and warmed once. The parent, which imports no
 torch and waits blocked, gives them turns: A B, B A, A B, ... The order within a round alternates,
 so that a machine that slows down steadily favours neither. A round gives one ratio, and the
-verdict is a 99 % interval of the typical ratio of these two processes. How much another two of the
-same configurations would differ from them is not in it.
+verdict is a 99 % interval of the typical ratio.
+
+Processes of one configuration can differ from each other as well. With several pairs of them, what
+is taken as independent is a pair, not a round (Kalibera and Jones, Rigorous Benchmarking in
+Reasonable Time, 2013).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from bert_infer.side import warmed_up
 from bert_infer.status import EVERY_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from bert_infer.preparation import Prepared
@@ -44,23 +47,29 @@ CONFIDENCE = 0.99
 FEWEST_ROUNDS = statistics.FEWEST_PAIRS
 
 
+Turns = list[tuple["Turn", "Turn"]]
+"""Of A and B, by round."""
+
+
 @dataclass(frozen=True)
 class Duel:
     """The outcome.
 
     Attributes:
-        turns: of A and B, by round.
-        ratios: B's throughput over A's, by round.
-        ratio: their geometric mean.
-        interval: its 99 % interval.
+        pairs: the turns of each pair of processes.
     """
 
-    turns: list[tuple[Turn, Turn]]
+    pairs: list[Turns]
+
+    @property
+    def turns(self) -> Turns:
+        """The turns of all pairs."""
+        return [turn for pair in self.pairs for turn in pair]
 
     @property
     def ratios(self) -> list[float]:
         """B's throughput over A's, by round."""
-        return [b.sequences_per_s / a.sequences_per_s for a, b in self.turns]
+        return _ratios(self.turns)
 
     @property
     def ratio(self) -> float:
@@ -68,9 +77,16 @@ class Duel:
         return statistics.geometric_mean(np.array(self.ratios))
 
     @property
+    def is_by_pairs(self) -> bool:
+        """Whether there are enough pairs of processes to take them as what is independent."""
+        return len(self.pairs) >= statistics.FEWEST_PAIRS and all(self.pairs)
+
+    @property
     def interval(self) -> Interval:
         """The 99 % interval of the ratio."""
-        return statistics.paired_ratio(np.array(self.ratios), CONFIDENCE)
+        of_pairs = [statistics.geometric_mean(np.array(_ratios(p))) for p in self.pairs if p]
+        independent = of_pairs if self.is_by_pairs else self.ratios
+        return statistics.paired_ratio(np.array(independent), CONFIDENCE)
 
     @property
     def sentence(self) -> str:
@@ -82,14 +98,24 @@ class Duel:
         """Return the content of duel.json."""
         return {
             "rounds": [
-                {"a_sequences_per_s": a.sequences_per_s, "b_sequences_per_s": b.sequences_per_s}
-                for a, b in self.turns
+                {
+                    "pair": number,
+                    "a_sequences_per_s": a.sequences_per_s,
+                    "b_sequences_per_s": b.sequences_per_s,
+                }
+                for number, pair in enumerate(self.pairs, start=1)
+                for a, b in pair
             ],
             "ratio": self.ratio,
             "confidence": CONFIDENCE,
             "ratio_interval": self.interval,
+            "interval_of": "pairs" if self.is_by_pairs else "rounds",
             "verdict": self.sentence,
         }
+
+
+def _ratios(turns: Turns) -> list[float]:
+    return [b.sequences_per_s / a.sequences_per_s for a, b in turns]
 
 
 def fight(  # noqa: PLR0913  all that a duel is
@@ -98,6 +124,7 @@ def fight(  # noqa: PLR0913  all that a duel is
     rounds: int,
     directory: Path,
     *,
+    pairs: int = 1,
     force: bool = False,
     progress: ShowProgress = lambda _done, _total: None,
 ) -> tuple[Duel, list[str]]:
@@ -109,8 +136,10 @@ def fight(  # noqa: PLR0913  all that a duel is
     Args:
         a: overrides of the first, as on the command line.
         b: overrides of the second.
-        rounds: turns of each.
-        directory: gets ``a``, ``b`` and ``duel.json``; it is made.
+        rounds: turns of each process.
+        directory: gets ``duel.json``, ``a`` and ``b``, of further pairs ``a2``, ``b2`` and so on;
+            it is made.
+        pairs: how often both are loaded anew.
         force: compare different work, too.
         progress: is told of every round.
 
@@ -118,39 +147,70 @@ def fight(  # noqa: PLR0913  all that a duel is
         RefusedError: an override is wrong, or the two would do different work.
         BertInferError: a side failed before there were enough rounds; its record says why.
     """
-    if rounds < FEWEST_ROUNDS:
-        raise OptionError("--rounds", rounds, f"a whole number from {FEWEST_ROUNDS}")
+    _check_amount(rounds, pairs)
     first, second = (_prepared(overrides) for overrides in (a, b))
     first.device.check_beside(second.device)
     if not force:
         _check_same_work(first, second)
     check_writable(directory, "Start it in a directory that you may write.")
-    turns: list[tuple[Turn, Turn]] = []
-    failures: list[BertInferError] = []
-    pace = Pace(EVERY_S)
+    duel, failures, pace = Duel([]), [], Pace(EVERY_S)
+
+    def note() -> None:
+        """Take note of a round that is done."""
+        done = len(duel.turns)
+        if done >= FEWEST_ROUNDS:
+            pace.do(lambda: _write(directory, duel))
+        progress(done, rounds * pairs)
+
+    try:
+        for number in range(pairs):
+            suffix = str(number + 1) if number else ""
+            sides = {directory / f"a{suffix}": a, directory / f"b{suffix}": b}
+            duel.pairs.append([])
+            failures += _meet(sides, rounds, duel.pairs[-1], note)
+            if failures:
+                break
+    except BertInferError as error:  # a side died; the finished rounds may still tell
+        failures.append(error)
+    finally:
+        if len(duel.turns) >= FEWEST_ROUNDS:
+            _write(directory, duel)
+    if failures and len(duel.turns) < FEWEST_ROUNDS:
+        raise failures[0]
+    return duel, list(dict.fromkeys(str(failure) for failure in failures))
+
+
+def _meet(
+    sides: dict[Path, Sequence[str]], rounds: int, turns: Turns, note: Callable[[], None]
+) -> list[BertInferError]:
+    """Measure a pair of processes in turn; return why a side failed at its end, if one did.
+
+    Args:
+        sides: the directories of A and B, and their overrides.
+        rounds: turns of each.
+        turns: gets those that are done.
+        note: is called after each round.
+
+    Raises:
+        BertInferError: a side died before.
+    """
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
-        sides = [
-            stack.enter_context(warmed_up(directory / name, overrides))
-            for name, overrides in (("a", a), ("b", b))
-        ]
-        try:
-            for number in range(rounds):
-                order = sides if number % 2 == 0 else sides[::-1]
-                taken = {side: side.turn() for side in order}
-                turns.append((taken[sides[0]], taken[sides[1]]))
-                if len(turns) >= FEWEST_ROUNDS:
-                    pace.do(lambda: _write(directory, Duel(turns)))
-                progress(number + 1, rounds)
-        except BertInferError as error:  # a side died; the finished rounds may still tell
-            failures.append(error)
-            if len(turns) < FEWEST_ROUNDS:
-                raise
-        finally:
-            if len(turns) >= FEWEST_ROUNDS:
-                _write(directory, Duel(turns))
-        failures += [failure for side in sides if (failure := side.finish())]
-    return Duel(turns), list(dict.fromkeys(str(failure) for failure in failures))
+        a, b = (stack.enter_context(warmed_up(place, what)) for place, what in sides.items())
+        for number in range(rounds):
+            taken = {side: side.turn() for side in ((a, b) if number % 2 == 0 else (b, a))}
+            turns.append((taken[a], taken[b]))
+            note()
+        return [failure for side in (a, b) if (failure := side.finish())]
+
+
+def _check_amount(rounds: int, pairs: int) -> None:
+    """Refuse fewer rounds in all than give an interval."""
+    if pairs < 1:
+        raise OptionError("--pairs", pairs, "a whole number from 1")
+    fewest = -(-FEWEST_ROUNDS // pairs)
+    if rounds < fewest:
+        raise OptionError("--rounds", rounds, f"a whole number from {fewest}")
 
 
 def _write(directory: Path, duel: Duel) -> None:

@@ -178,6 +178,7 @@ REFUSED = [
     (["duel", "dtype=bf61", "dtype=fp32"], "Did you mean bf16?"),
     (["duel", "model=tiny", "model=minilm"], "different work"),
     (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
+    (["duel", "model=tiny", "model=tiny", "--pairs", "0"], "--pairs=0"),
     (["duel", "text=Don't", "batch=1", "model=tiny"], "No closing quotation"),
     (["duel", "batch=1", "batch=2", "model=tiny", "until.max_s=3"], "no meaning in a duel"),
     (["duel", "batch=1", "batch=2", "model=tiny", "timeout_s=3"], "no meaning in a duel"),

@@ -24,8 +24,9 @@ from bert_infer.side import Turn
 from bert_infer.statistics import paired_ratio
 
 
-def duel_of(ratios):
-    return Duel([(Turn(10, 1.0), Turn(10, 1.0 / ratio)) for ratio in ratios])
+def duel_of(*pairs):
+    """A duel whose pairs of processes had these ratios in their rounds."""
+    return Duel([[(Turn(10, 1.0), Turn(10, 1.0 / ratio)) for ratio in pair] for pair in pairs])
 
 
 def test_a_duel_of_a_thing_with_itself_shows_no_difference_99_times_of_100():
@@ -44,7 +45,7 @@ def test_a_steady_drift_of_the_machine_favours_neither():
     for number in range(8):
         first, second = Turn(10, next(times)), Turn(10, next(times))
         turns.append((first, second) if number % 2 == 0 else (second, first))
-    assert Duel(turns).ratio == pytest.approx(1)
+    assert Duel([turns]).ratio == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,44 @@ def test_what_the_other_side_takes_is_no_energy_of_this_one(schedule, energy_j):
     counted = record.metrics()["accelerator"]
     assert counted["measured_energy_j"] == energy_j
     assert counted["measured_compilations"] == 0
+
+
+@pytest.mark.parametrize("of_the_pair", [0.02, 0.0])
+def test_processes_that_differ_are_no_difference_of_configurations(of_the_pair):
+    """Seen to fail: every round taken as independent, also those of one pair of processes."""
+    generator = np.random.default_rng(0)
+    shown = 0
+    for _ in range(300):
+        pairs = generator.lognormal(0, of_the_pair, (5, 1))
+        low, high = duel_of(*pairs * generator.lognormal(0, 0.01, (5, 3))).interval
+        shown += not low <= 1 <= high
+    assert shown <= 9  # 3 expected
+
+
+def test_two_pairs_are_too_few_to_go_by():
+    duel = duel_of([1.0, 1.1, 1.0], [1.1, 1.0, 1.0])
+    assert not duel.is_by_pairs
+    assert duel.interval == duel_of([1.0, 1.1, 1.0, 1.1, 1.0, 1.0]).interval
+    assert duel_of([1.0], [1.1], [1.0]).is_by_pairs
+
+
+def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
+    done = command(
+        *("duel", "batch=1", "batch=8", "model=tiny", "drift.texts=0", "text=Good morning BERT!"),
+        *("--rounds", "1", "--pairs", "3"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(of 3 pairs of processes)" in done.stdout
+    directory = command.runs()[0].parent
+    outcome = json.loads((directory / "duel.json").read_text())
+    assert outcome["interval_of"] == "pairs"
+    assert [one["pair"] for one in outcome["rounds"]] == [1, 2, 3]
+    assert {run.name for run in command.runs()} == {"a", "b", "a2", "b2", "a3", "b3"}
+    for run in command.runs():
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["choice"]["batch"] == {"a": 1, "b": 8}[run.name[0]]
+        assert metrics["status"] == "ok"
+    assert "6 ok" in command("ls").stdout
 
 
 def test_two_batch_sizes_measured_in_turn(command):
