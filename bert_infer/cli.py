@@ -35,12 +35,12 @@ def entry_point() -> None:
 def main(arguments: Sequence[str], program: str) -> int:
     """Do what ``arguments`` ask and return the exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
+        if getattr(sys, name) is None:  # closed by the caller: output is discarded
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # as nohup has it, it stays ignored
+        if signal.getsignal(number) is signal.SIG_DFL:  # if ignored, as by nohup, it stays so
             signal.signal(number, signal.default_int_handler)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -72,7 +72,7 @@ def _do(arguments: Sequence[str], program: str) -> int:
 
 
 def _end(error: BaseException) -> tuple[str, int]:
-    """Return what to say of ``error``, and the exit code."""
+    """Return the message for ``error``, and the exit code."""
     match error:
         case KeyboardInterrupt():
             return "Interrupted.", _INTERRUPTED
@@ -127,7 +127,7 @@ def _single(request: Request) -> int:
         request.check_view()
     else:
         directory = request.check()
-    # Settled now: by the time of its start Hydra would find another directory than was checked.
+    # Fixed now: Hydra would fill in the time anew, and so use another directory than was checked.
     settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
     codes = [0]
 

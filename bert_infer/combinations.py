@@ -37,11 +37,11 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
 
 
 class Combination(NamedTuple):
-    """One that has passed every check.
+    """A run of the sweep that has passed every check.
 
     Attributes:
         config: Hydra's own node included.
-        options: what it has, by key, resolved and as asked for.
+        options: its options by key, once as resolved and once as asked for.
     """
 
     config: DictConfig
@@ -74,7 +74,7 @@ class Combination(NamedTuple):
 
 
 def starts_runs_itself(config: DictConfig) -> bool:
-    """Tell whether this process starts the runs, one by one, and no launcher's."""
+    """Tell whether this process starts the runs, one by one, and no launcher's process does."""
     return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
@@ -84,12 +84,12 @@ def varied(overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _varied(one: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
-    """Return the overrides of a run that others do not have."""
+    """Return the overrides of a run that not all runs have."""
     return [override for place, override in enumerate(one) if len({o[place] for o in of_all}) > 1]
 
 
 def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
-    """Return an error with every reason, and the runs that it concerns."""
+    """Return an error that lists every reason, and under it the runs refused for it."""
     if runs == 1 or (len(refused) == 1 and len(next(iter(refused.values()))) == runs):
         return RefusedError(next(iter(refused)), "")
     count = sum(map(len, refused.values()))

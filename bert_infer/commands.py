@@ -1,4 +1,4 @@
-"""The commands beside a run."""
+"""The commands other than a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses wrong arguments as everything else here is refused."""
+    """Refuses wrong arguments with the package's own error."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found wrong."""
+        """Raise argparse's complaint as a RefusedError."""
         raise RefusedError(f"{self.prog}: {message}.", f"Try {self.prog} --help.")
 
 
 def compare(program: str, arguments: Sequence[str]) -> int:
-    """Print a table of runs against the first of them."""
+    """Print a table that compares runs with the first of them."""
     parser = _Parser(
         prog=f"{program} compare",
         description="Compare finished runs with the first: ratios, intervals, and what differed.",
@@ -98,7 +98,7 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     console.show_run(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1
-    has_record = (asked.directory / "metrics.json").is_file()  # not where it was killed
+    has_record = (asked.directory / "metrics.json").is_file()  # a killed run has none
     if has_record and runs.status(asked.directory) in runs.COMPLETE:
         both = [str(asked.directory), str(directory)]
         console.show_comparisons(*comparison.compare(both))
@@ -115,7 +115,7 @@ def report(program: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--baseline",
         metavar="OPTIONS",
-        help='what the runs are held against, as "dtype=fp32 batch=1" (the first run)',
+        help='what the runs are compared with, as "dtype=fp32 batch=1" (the first run)',
     )
     asked = parser.parse_args(arguments)
 

@@ -47,7 +47,7 @@ COMPONENTS: dict[str, type] = {
     "graph": Graph,
     "output": Output,
 }
-"""Every group, and what its options must be."""
+"""Every group, and the base class of its options."""
 
 SECTIONS: dict[str, type] = {"until": Until, "drift": DriftSettings}
 """Top-level values that have keys of their own."""
@@ -80,8 +80,8 @@ def config_from(
     Args:
         overrides: as on the command line, short forms expanded.
         searchpath: further directories with options.
-        job: the run's number in its sweep; includes Hydra's own node, which says where the run is
-            written.
+        job: the run's number in its sweep; with one, Hydra's own node is included, which says
+            where the run is written.
 
     Raises:
         RefusedError: Hydra cannot compose them.
@@ -119,11 +119,11 @@ def searching(searchpath: Sequence[str]) -> list[str]:
 
 @contextmanager
 def hydra_at_hand() -> Iterator[Hydra]:
-    """Set Hydra up for composing, and leave it as it was: a program may use it for itself."""
+    """Set Hydra up for composing, and restore it: the calling program may use Hydra itself."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    with _ONE_AT_A_TIME:  # Hydra's state is the process'
+    with _ONE_AT_A_TIME:  # Hydra's state is global
         before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
@@ -139,7 +139,7 @@ def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
 
     Args:
         config: the configuration.
-        overrides: how the user chose it, for the record.
+        overrides: the user's, for the record.
 
     Raises:
         OptionError: a value is missing, unknown, or of another type than its field's.
@@ -190,7 +190,7 @@ def resolve(target: str, group: str) -> type:
     Hydra's own ``instantiate`` would call anything importable, and hides what went wrong inside.
 
     Raises:
-        OptionError: it names anything else, also by way of a module that merely imports it.
+        OptionError: it names anything else, or names it in a module that merely imports it.
     """
     declared = {point.value.replace(":", "."): point for point in entry_points(group=ENTRY_POINTS)}
     if target in declared:
@@ -214,11 +214,11 @@ def resolve(target: str, group: str) -> type:
 
 
 def _misfit(error: Exception, defaults: DictConfig) -> RefusedError:
-    """Say which override is wrong, and what there is instead.
+    """Return an error that says which override is wrong, and what it could be instead.
 
     Args:
         error: what Hydra raised when it set keys one by one.
-        defaults: the configuration without these.
+        defaults: the configuration before any key was set.
     """
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -236,7 +236,7 @@ def _misfit(error: Exception, defaults: DictConfig) -> RefusedError:
 
 
 def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
-    """Say what there is instead of ``key``, a field of a group's option."""
+    """Return an error that lists the keys there are instead of ``key``, an option's field."""
     from omegaconf import OmegaConf
 
     parent, _, name = key.rpartition(".")

@@ -3,7 +3,7 @@
     BertInferError              something ended a run; carries a message and a remedy
     ├── UnrecordableError       a forward cannot be recorded as a graph
     ├── OutOfMemoryError        a batch does not fit
-    ├── ProcessError            a process of its own for a run cannot be had
+    ├── ProcessError            no separate process can be started for a run
     └── RefusedError            nothing was computed: the request itself cannot be met
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
@@ -27,7 +27,7 @@ MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydr
 
 
 class BertInferError(Exception):
-    """A run ended. ``remedy`` says what to do about it."""
+    """``message`` says what went wrong, ``remedy`` what to do about it."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class OutOfMemoryError(BertInferError):
 
 
 class ProcessError(BertInferError):
-    """A process of its own for a run cannot be had."""
+    """No separate process can be started for a run."""
 
 
 class RefusedError(BertInferError):

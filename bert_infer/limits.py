@@ -1,4 +1,4 @@
-"""What Hydra offers and a run here cannot bear."""
+"""Features of Hydra that runs here do not support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_override(override: Override) -> None:
-    """Refuse an override of Hydra's own that cannot be met.
+    """Refuse an override of Hydra's own keys that is not supported.
 
     Raises:
         RefusedError: naming the key.
@@ -49,7 +49,7 @@ def check_override(override: Override) -> None:
 
 
 def check_node(hydra: DictConfig, kind: str) -> None:
-    """Refuse values of Hydra's own that a run here cannot bear.
+    """Refuse values of Hydra's own keys that are not supported.
 
     Args:
         hydra: Hydra's node of a composed configuration.

@@ -20,12 +20,12 @@ _CONFIG = (CONF / "config.yaml").read_text("utf-8")
 
 
 def groups() -> dict[str, str]:
-    """Return every group with its default, in the order that data takes."""
+    """Return every group with its default, in the order in which data passes through them."""
     return dict(re.findall(r"^  - (\w+): (\S+)", _CONFIG, re.MULTILINE))
 
 
 def options(group: str) -> dict[str, str]:
-    """Return every option of ``group`` with its line, the default first."""
+    """Return every option of ``group`` with its line of help, the default first."""
     default = groups()[group]
     paths = sorted(
         (CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)
@@ -52,7 +52,7 @@ def options_with(group: str, field: str) -> list[str]:
 
 
 def values() -> dict[str, tuple[str, str]]:
-    """Return every top-level value with its default and its line."""
+    """Return every top-level value with its default and its line of help."""
     found = re.findall(r"^(\w+): +(\S+|{.*}) +# (.*)$", _CONFIG, re.MULTILINE)
     return {key: (default, line) for key, default, line in found}
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 MOST_RUNS = 10_000
-"""Of a sweep."""
+"""The most runs that a sweep may have."""
 
 
 def expand_short_forms(overrides: Sequence[str]) -> list[str]:
-    """Write ``text=...`` as ``input.text=...``, and quote for Hydra what its grammar cannot read.
+    """Write ``text=...`` as ``input.text=...``, and quote what Hydra's grammar cannot read.
 
-    A text is taken as it is, unless it is a list or quoted in that grammar, which would refuse
-    "Don't panic!" and make two runs of "Hello, world". Any other value is left to the grammar, and
-    taken as it is where that fails: a path with an umlaut, say.
+    A text is quoted, unless it is a list or has quotes already: the grammar would refuse
+    "Don't panic!" and make two runs of "Hello, world". Any other value is quoted only where the
+    grammar fails: a path with an umlaut, say.
     """
     return [_expanded(override) for override in overrides]
 
@@ -50,14 +50,14 @@ def _expanded(override: str) -> str:
 
 
 def _override(key: str, value: str) -> str:
-    """Return KEY=VALUE; for a group that has no option by default, null as Hydra writes it."""
+    """Return KEY=VALUE, or ~KEY, Hydra's null, for a group that has no option by default."""
     if value.lower() == "null" and groups().get(key) == "null":
         return f"~{key}"
     return f"{key}={value}"
 
 
 def of_run(overrides: Iterable[str]) -> tuple[str, ...]:
-    """Return ``overrides`` without those of a sweep, Hydra's own among them."""
+    """Return ``overrides`` without those that belong to the sweep or to Hydra."""
     keys = "|".join(OF_SWEEPS)
     return tuple(o for o in overrides if not re.match(rf"[+~]*(hydra[./]|({keys})(=|$))", o))
 
@@ -80,9 +80,9 @@ def _can_parse(override: str) -> bool:
 
 
 def literal(value: Any) -> Any:  # noqa: ANN401  whatever YAML holds
-    """Return ``value`` with its strings escaped: omegaconf finds no interpolation in them."""
+    """Return ``value`` with its strings escaped, so that omegaconf interpolates nothing in them."""
     if isinstance(value, str):
-        # Backslashes before the escaped "${" count by twos, and the last one escapes.
+        # Each backslash before "${" is doubled, and one more escapes the "${" itself.
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, list):
         return [literal(element) for element in value]
@@ -120,7 +120,7 @@ def check_overrides(overrides: Sequence[str], searchpath: Sequence[str] = ()) ->
 
 
 def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
-    """Refuse an option that its group has not."""
+    """Refuse an option that its group does not have."""
     group = override.key_or_group
     if override.is_add() or override.is_force_add():
         raise RefusedError(
@@ -157,7 +157,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         RefusedError: an override is malformed, or there are more than ``MOST_RUNS`` runs.
     """
-    most = MOST_RUNS + 1  # of a key: patterns and ranges may be endless
+    most = MOST_RUNS + 1  # values of one key: patterns and ranges may be endless
     choices = [
         [_override(o.get_key_element(), value) for value in itertools.islice(_values(o), most)]
         if o.is_sweep_override()

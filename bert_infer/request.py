@@ -44,7 +44,8 @@ class Request:
         searchpath: further directories with options.
         is_sweep: whether every combination of the overrides is a run.
         only_shows: whether Hydra prints something and nothing is run.
-        view: which part of the configuration it prints from: job, hydra or all; a key in it.
+        view: what Hydra prints of the configuration: a part (job, hydra or all), and a key in it
+            or None; None where it prints none of it.
     """
 
     flags: list[str]
@@ -56,7 +57,7 @@ class Request:
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Request:
-        """Return what ``arguments`` ask, flags and overrides in any order.
+        """Return the request that ``arguments`` make; flags and overrides come in any order.
 
         Raises:
             RefusedError: an argument is none of Hydra's, or an override is wrong.
@@ -95,11 +96,11 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """What Hydra calls it."""
+        """Hydra's word for it: run or sweep."""
         return "sweep" if self.is_sweep else "run"
 
     def check_view(self) -> None:
-        """Compose what Hydra is to print, so that a mistake is said as that of a run.
+        """Compose what Hydra is to print, so that mistakes are reported as they are for a run.
 
         Raises:
             RefusedError: the first mistake.
@@ -121,7 +122,7 @@ class Request:
         """Compose and prepare the run, so that a mistake ends the command before anything is made.
 
         Returns:
-            Its directory.
+            The run's directory.
 
         Raises:
             RefusedError: the first mistake.
@@ -170,7 +171,7 @@ class Request:
             folders = [config.hydra.sweep.subdir for config in configs]
             if one.resume is None:
                 _check_directory(configs[0], self.kind, folders)
-            if one.repeats > 1 or one.resume is not None:  # the first run's, made once more
+            if one.repeats > 1 or one.resume is not None:  # as for the first run, made once more
                 later = config_from(overrides[0], self.searchpath, job=len(runs))
                 folders.append(later.hydra.sweep.subdir)
             check_apart(folders)
@@ -188,7 +189,7 @@ class Request:
             )
 
     def _resumed(self) -> Request:
-        """Return the request with the overrides of the sweep that it completes, if it has none.
+        """Return the request; one that resumes a sweep without overrides gets the sweep's.
 
         Raises:
             RefusedError: there is no such sweep.
@@ -233,11 +234,11 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
 
 
 _VIEWS = ("--cfg", "--info", "--hydra-help")
-"""The flags by which Hydra prints what it would compose."""
+"""The flags with which Hydra prints what it would compose."""
 
 
 def _way(asked: argparse.Namespace) -> str:
-    """Return which of the flags that exclude each other is given; --run is meant without one.
+    """Return which of the mutually exclusive flags is given; ``--run`` where none is.
 
     Raises:
         RefusedError: two are given.
@@ -250,6 +251,6 @@ def _way(asked: argparse.Namespace) -> str:
 
 
 def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:
-    """Raise what argparse found wrong, with the flag that was meant."""
+    """Raise argparse's complaint as a RefusedError, with the flag that was probably meant."""
     unknown = next((a for a in arguments if a.startswith("-") and a not in flags), "")
     raise RefusedError(f"{message}.", nearest(unknown, flags) or "Try --help.")

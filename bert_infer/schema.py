@@ -19,7 +19,7 @@ C = TypeVar("C")
 
 @contextmanager
 def interpolation_refused() -> Iterator[None]:
-    """Refuse a value that refers, by ``${...}``, to what is not there or does not fit.
+    """Refuse a value whose ``${...}`` refers to something missing, or to what does not fit.
 
     Raises:
         RefusedError: naming the value's key.
@@ -42,7 +42,7 @@ def checked(schema: type[C], content: object, group: str) -> C:
     Args:
         schema: a dataclass.
         content: a configuration's node, or what it holds.
-        group: where it lies in the configuration; nothing at its top.
+        group: where it lies in the configuration; empty at the top.
 
     Raises:
         RefusedError: a value is missing, unknown, or of another type than its field's.
@@ -80,7 +80,7 @@ def checked(schema: type[C], content: object, group: str) -> C:
 
 
 def type_of(schema: type, name: str) -> str:
-    """Return the type of a dataclass' field as a user would say it."""
+    """Return the type of a dataclass' field in a user's words."""
     *others, last = _alternatives(get_type_hints(schema)[name])
     return f"{', '.join(others)} or {last}" if others else last
 

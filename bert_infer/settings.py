@@ -34,7 +34,7 @@ class Until:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """The modules that it takes to tell, imported in a phase of their own."""
+        """The modules that computing the interval takes, imported in a phase of their own."""
         return () if self.relative_ci is None else ("scipy.stats",)
 
 
@@ -86,7 +86,7 @@ class Settings:
             raise OptionError("seed", self.seed, "a whole number from 0")
 
     def longest(self, limit: int, model: str) -> int:
-        """Return the tokens at which a text is truncated, for a ``model`` that takes ``limit``.
+        """Return how many tokens a text is truncated to, for a ``model`` that takes ``limit``.
 
         Raises:
             OptionError: ``max_length`` is more than that.
@@ -125,16 +125,16 @@ class IfChanged(Enum):
 
 
 OF_SWEEPS = ("fail_fast", "order", "repeats", "resume", "if_changed", "baseline")
-"""What only a sweep can have: no run of it is asked for with these."""
+"""Keys that only a sweep takes: its runs' own overrides are without them."""
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How runs are carried out; nothing of it changes what one computes.
+    """How runs are carried out; none of it changes what a run computes.
 
     Attributes:
         isolation: auto is a process of its own for each run of a sweep, and none for a single run.
-        timeout_s: after which a run is ended; None never.
+        timeout_s: seconds after which a run is ended; None: never.
         fail_fast: no run is started after one that failed.
         repeats: how many runs each configuration gets.
         resume: directory of the sweep to be completed.
@@ -169,7 +169,7 @@ class SweepSettings:
         return self.isolation is Isolation.process or self.timeout_s is not None
 
     def check_single(self) -> None:
-        """Refuse what only the runs of a sweep can have.
+        """Refuse, for a single run, keys that only a sweep takes.
 
         Raises:
             RefusedError: naming the key.

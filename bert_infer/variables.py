@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 _OURS: dict[str, str] = {}
-"""What this process has set for a run, and may set anew as long as nobody has read it."""
+"""What this process has set for a run, and may change until a module has read it."""
 
 
 @contextmanager
 def temporarily(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Set what is wanted, and put back afterwards what was there."""
+    """Set the ``wanted`` variables inside, and restore their values afterwards."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -32,7 +32,7 @@ def temporarily(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 def check(wanted: Mapping[str, str]) -> None:
-    """Refuse what contradicts the user's own environment.
+    """Refuse ``wanted`` variables that contradict the user's own environment.
 
     Raises:
         RefusedError: naming the variable.
@@ -47,10 +47,10 @@ def check(wanted: Mapping[str, str]) -> None:
 
 
 def settle(wanted: Mapping[str, str], readers: Collection[str]) -> None:
-    """Set what is wanted, before any of the modules ``readers`` is imported.
+    """Set the ``wanted`` variables, before any of the modules ``readers`` is imported.
 
     Raises:
-        RefusedError: they have been imported, under another setting; or as ``check``.
+        RefusedError: one of them was imported under another setting; or as ``check``.
     """
     check(wanted)
     reader = next((name for name in readers if name in sys.modules), None)
