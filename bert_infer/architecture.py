@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """A BERT encoder's sizes, from its config.json."""
+    """A BERT encoder's sizes, from its config.json.
+
+    Raises:
+        WeightsError: a value is missing, or is not supported.
+    """
 
     config: Mapping[str, Any]
 
@@ -53,12 +57,12 @@ class Architecture:
 
     @property
     def activation(self) -> str:
-        """The feed-forward network's."""
+        """The feed-forward network's activation, by its name in config.json."""
         return str(self.config.get("hidden_act", _DEFAULTS["hidden_act"]))
 
     @property
     def layer_norm_eps(self) -> float:
-        """What LayerNorm adds to a variance."""
+        """What LayerNorm adds to the variance."""
         return float(self.config.get("layer_norm_eps", _DEFAULTS["layer_norm_eps"]))
 
     @property
@@ -122,7 +126,7 @@ class Architecture:
 
     @property
     def parts(self) -> list[list[str]]:
-        """The parameters' names by what is read at once: embeddings, each layer, the pooler."""
+        """The parameters' names in groups read at once: embeddings, each layer, the pooler."""
         return [list(names) for _, names in groupby(self.parameters, _part)]
 
     def useful_flop(self, lengths: NDArray[np.int64]) -> int:
@@ -141,7 +145,7 @@ class Architecture:
 
 
 def _part(name: str) -> str:
-    """Return what a parameter is a part of: "encoder.layer.7" or the first word of its name."""
+    """Return the group of a parameter: "encoder.layer.7" or the first word of its name."""
     words = name.split(".")
     return ".".join(words[: 3 if words[0] == "encoder" else 1])
 
@@ -180,7 +184,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "add_cross_attention": _OFF,
     "position_embedding_type": (lambda value: value == "absolute", "absolute"),
 }
-"""What an encoder's config must say of each key, and that in words."""
+"""For each key of an encoder's config: a check of its value, and the allowed values in words."""
 
 _DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu",
@@ -188,7 +192,7 @@ _DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "position_embedding_type": "absolute",
 }
-"""What a key means that is absent, as transformers has it."""
+"""The values of absent keys, as in transformers."""
 
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

@@ -40,11 +40,11 @@ class Batching(ABC):
 
     @property
     def budget(self) -> int | None:
-        """Slots, real or not, that a group fills at most; None where it counts none."""
+        """The most tokens, padding included, in a group; None for a policy without a limit."""
         return None
 
     def resolve(self, device: Device, layout: type[Batch], longest: int) -> Batching:
-        """Return the policy with what it leaves to ``device``.
+        """Return the policy with the settings that it leaves to ``device`` filled in.
 
         Args:
             device: where batches are computed.
@@ -131,7 +131,7 @@ class ByLength(Batching):
 
 @dataclass(frozen=True)
 class Budgeted(Batching):
-    """What fills batches up to a number of tokens, whatever ``batch`` says.
+    """A policy that fills batches up to a number of tokens, whatever ``batch`` says.
 
     Attributes:
         max_tokens: None leaves it to the device.
@@ -149,7 +149,7 @@ class Budgeted(Batching):
             raise OptionError("max_tokens", self.max_tokens, "null or a whole number from 1")
 
     def resolve(self, device: Device, layout: type[Batch], longest: int) -> Batching:
-        """Return it with what suits ``device``, if it has no ``max_tokens`` of its own."""
+        """Return the policy with the ``max_tokens`` that suits ``device``, unless it is set."""
         suited = max(longest, device.tokens_at_once(layout))
         return replace(self, max_tokens=self.max_tokens or suited)
 
@@ -158,7 +158,7 @@ class Budgeted(Batching):
         """``max_tokens``.
 
         Raises:
-            ValueError: it is not settled yet.
+            ValueError: it is still None.
         """
         if self.max_tokens is None:
             raise ValueError("max_tokens is the device's to say: resolve the policy first")
@@ -184,7 +184,7 @@ class TokenBudget(Budgeted):
     )
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
-        """Yield sequences of like length, ``max_tokens`` slots at most, as wide as the longest."""
+        """Yield sequences of similar length: ``max_tokens`` at most, padding included."""
         del batch, limit
         for order in _longest_first(lengths, self.window):
             start = 0
@@ -197,13 +197,13 @@ class TokenBudget(Budgeted):
 
 @dataclass(frozen=True)
 class Packed(Budgeted):
-    """As many sequences as fit, end to end; what fits where is settled longest first."""
+    """As many sequences as fit, end to end; the longest are placed first."""
 
     name = "packed"
     layout: ClassVar[type[Batch]] = PackedBatch
 
     def plan(self, lengths: NDArray[np.int64], batch: int, limit: int) -> Iterator[Group]:
-        """Yield sequences of ``max_tokens`` tokens in all, at most: best fit, decreasing."""
+        """Yield groups of ``max_tokens`` tokens at most, by best-fit decreasing."""
         del batch
         width = min(self.budget, limit)  # one for all: nothing is padded to it
         for order in _longest_first(lengths, self.window):
@@ -214,8 +214,8 @@ class Packed(Budgeted):
 def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     """Return groups of indices whose lengths add up to ``capacity`` at most.
 
-    Each length in turn goes where it leaves the least room, which for decreasing lengths takes at
-    most 11/9 of the fewest possible groups and one more (Johnson, 1973).
+    Each length in turn goes into the group where it leaves the least room. For decreasing lengths
+    that takes at most 11/9 of the fewest possible groups and one more (Johnson, 1973).
     """
     groups: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (what is left, group), ascending

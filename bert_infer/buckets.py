@@ -30,8 +30,8 @@ class Buckets:
 
     Attributes:
         layout: how the engine lays groups out.
-        edges: what extents are rounded up to; none leaves them.
-        sizes: of each rounded extent.
+        edges: what extents are rounded up to; without any they stay as they are.
+        sizes: what the groups of each rounded extent are filled up to.
     """
 
     layout: type[Batch]
@@ -61,7 +61,7 @@ def of(
         groups: as batching made them.
         lengths: ``int64 [sequences]``, real tokens of each.
         layout: how the engine lays them out.
-        edges: what extents are rounded up to, ascending; none leaves them.
+        edges: what extents are rounded up to, ascending; without any they stay as they are.
     """
     edges = tuple(edges)
     members: dict[int, list[Group]] = defaultdict(list)
@@ -72,6 +72,6 @@ def of(
 
 
 def rounded_up(extent: int, edges: Sequence[int]) -> int:
-    """Return the first of ``edges`` that holds ``extent``; one beyond all of them stays."""
+    """Return the first of ``edges`` that holds ``extent``, or ``extent`` where none does."""
     place = bisect_left(edges, extent)
     return edges[place] if place < len(edges) else extent

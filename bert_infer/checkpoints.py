@@ -1,4 +1,4 @@
-"""A checkpoint: a safetensors or PyTorch file with an encoder's parameters, under several names."""
+"""A checkpoint: a safetensors or PyTorch file with an encoder's parameters; their names vary."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
 
 _HEADS = ("cls.", "classifier.", "qa_outputs.")
-"""Prefixes of what transformers' BERT classes keep beside the encoder."""
+"""Prefixes of the parameters that transformers' BERT classes have besides the encoder's."""
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
-"""What those for single tokens lack."""
+"""The pooler's parameters, which models for token-level tasks lack."""
 
 
 def check(path: Path, architecture: Architecture) -> None:
-    """Check what a file says it holds, before its values are read.
+    """Check the names, shapes and kinds of a file's tensors before the model is loaded.
 
     Raises:
         WeightsError: as ``reader``.
@@ -37,17 +37,17 @@ def check(path: Path, architecture: Architecture) -> None:
 
 
 class Reader(NamedTuple):
-    """What reads a file's parameters by transformers' names; ``lacks`` are those it has not."""
+    """Reads a file's parameters by transformers' names; the file has none of those in ``lacks``."""
 
     read: Callable[[Iterable[str]], dict[str, torch.Tensor]]
     lacks: frozenset[str]
 
 
 def reader(path: Path, architecture: Architecture) -> Reader:
-    """Return what reads a file's encoder weights; nothing is executed.
+    """Return a reader of a file's encoder weights; no code in the file is executed.
 
-    The file is opened anew for each part that is asked for: as long as it is mapped, every page
-    that was ever read counts as memory.
+    The file is opened anew for each part of the model: while it is mapped, every page that was
+    ever read counts as memory. One that torch cannot map is read whole, once.
 
     Raises:
         WeightsError: not a weights file, or its keys or shapes are not the model's.
@@ -70,16 +70,16 @@ def reader(path: Path, architecture: Architecture) -> Reader:
 
 
 class Stored(NamedTuple):
-    """What a file says of a tensor; ``kind`` is "float" or what it is instead."""
+    """A tensor as the file describes it; ``kind`` is "float", or says what it holds instead."""
 
     shape: tuple[int, ...]
     kind: str
 
 
 def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) -> dict[str, str]:
-    """Return the file's name of each parameter of the model.
+    """Return the file's name for each parameter of the model.
 
-    Task heads beside an encoder are left out, as is a buffer of old versions; a pooler may lack.
+    Task heads and a buffer of old versions are left out; the pooler may be missing.
 
     Raises:
         WeightsError: listing what is missing, unexpected, there twice or of another shape or kind.
@@ -150,12 +150,12 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _is_mappable(path: Path) -> bool:
-    """Tell whether torch can map the file: those from before torch 1.6 are no zip archives."""
+    """Tell whether torch can map the file: one from before torch 1.6 is not a zip archive."""
     return zipfile.is_zipfile(path)
 
 
 def _read_safetensors(path: Path, stored: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return tensors of the file by new names, given the stored ones."""
+    """Return tensors by transformers' names; ``stored`` has the file's name for each."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -166,7 +166,7 @@ def _read_safetensors(path: Path, stored: Mapping[str, str]) -> dict[str, torch.
 
 
 def _read_mapped(path: Path, stored: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return the same of a file that torch maps."""
+    """Do the same for a PyTorch file, which torch maps."""
     return _renamed(_read_torch(path, mmap=True), stored)
 
 

@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 @cache
 def cached(name: str, revision: str | None) -> ModelFiles | None:
-    """Return what the local hub cache has of ``name``."""
+    """Return the files of ``name`` in the local hub cache; None if it has none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -48,7 +48,7 @@ def cached(name: str, revision: str | None) -> ModelFiles | None:
 def download(name: str, revision: str | None) -> ModelFiles | None:
     """Fetch ``name`` into the cache; None if the hub lacks it or cannot be reached.
 
-    Asked once a process, so the runs of a sweep share the answer.
+    Asked once per process, so the runs of a sweep share the answer.
 
     Raises:
         WeightsError: the cache cannot be written.
@@ -80,13 +80,13 @@ def _from_hub(folder: Path, name: str) -> ModelFiles:
 
 
 def _offers(endpoint: str, name: str, revision: str) -> bool:
-    """Ask for the model's config.json, for ``PATIENCE_S`` at most.
+    """Tell whether the hub offers the model's config.json, asking for ``PATIENCE_S`` at most.
 
-    In a thread: looking a host's name up has no time limit of its own.
+    In a thread: looking up a host's name has no timeout of its own.
     """
     from huggingface_hub import get_token
 
-    token = get_token()  # of the environment, or of whoever has logged in
+    token = get_token()  # from the environment, or from a login
     request = urllib.request.Request(  # noqa: S310  the hub's endpoint
         f"{endpoint}/{name}/resolve/{revision}/config.json",
         method="HEAD",

@@ -37,7 +37,7 @@ class Group(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What a group is filled up to: ``Group``'s own fields, but for its sequences."""
+    """What a group is filled up to: the fields of ``Group``, except its sequences."""
 
     width: int
     rows: int
@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a compiled or captured forward depends on; slots are tokens computed, real or not."""
+    """What a compiled or recorded forward depends on; slots are tokens computed, real or not."""
 
     sequences: int
     slots: int
@@ -59,7 +59,7 @@ class Kept(Enum):
     first = "first"
 
     def of(self, states: torch.Tensor) -> torch.Tensor:
-        """Return these of ``states [tokens, hidden]``, which are of all."""
+        """Return those of a sequence's ``states [tokens, hidden]`` that are kept."""
         return states if self is Kept.all else states[:1]
 
 
@@ -95,35 +95,35 @@ class Batch(ABC):
     @staticmethod
     @abstractmethod
     def extent(group: Group, lengths: NDArray[np.int64]) -> int:
-        """Return how large ``group``'s batch is, by what can be rounded up."""
+        """Return the size of ``group``'s batch that can be rounded up: a width or token count."""
 
     @staticmethod
     @abstractmethod
     def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return what ``groups``, whose extents are rounded up to ``extent``, are filled up to."""
+        """Return the size to which all ``groups`` with this rounded ``extent`` are filled up."""
 
     @staticmethod
     @abstractmethod
     def fitting_edges(
         groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
     ) -> list[int]:
-        """Return ``most`` edges at most, ascending, to which extents of ``groups`` are rounded up.
+        """Return edges that suit ``groups``, ascending, for their extents to be rounded up to.
 
         Args:
             groups: those of one pass.
             lengths: ``int64 [sequences]``, real tokens of each.
-            most: as many edges.
+            most: how many edges, at most.
             limit: the widest that the model takes.
         """
 
     @staticmethod
     @abstractmethod
     def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return the edges to use where ``asked`` were asked for, perhaps none."""
+        """Return the edges to use, given those that a user ``asked`` for, perhaps none."""
 
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
-        """Return a view of the ``index``-th sequence's states, ``[length, hidden]`` or as kept."""
+        """Return a view of the ``index``-th sequence's states: ``[length, hidden]``, or as kept."""
 
     @property
     def real_tokens(self) -> int:
@@ -166,7 +166,7 @@ class PaddedBatch(Batch):
 
     @staticmethod
     def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return as many rows as the fullest has."""
+        """Return as many rows as the fullest group has."""
         del lengths
         return Size(extent, max(len(group.sequences) for group in groups))
 
@@ -174,7 +174,7 @@ class PaddedBatch(Batch):
     def fitting_edges(
         groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
     ) -> list[int]:
-        """Return quantiles of the lengths, in multiples that suit devices."""
+        """Return quantiles of the lengths, rounded up to a multiple that suits devices."""
         del groups
         quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
         multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
@@ -182,7 +182,7 @@ class PaddedBatch(Batch):
 
     @staticmethod
     def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return those asked for alone: wider is padding, and that is batching's to decide."""
+        """Return only those asked for: wider means more padding, which is batching's choice."""
         del fitting
         return sorted({min(edge, limit) for edge in asked})
 
@@ -192,7 +192,7 @@ class PaddedBatch(Batch):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """``bool [rows, width]``, true at real tokens, and at the first of a row that fills up.
+        """``bool [rows, width]``, true at real tokens, and at the first slot of a filling row.
 
         A row that attends to nothing would be NaN, which some devices compute slowly.
         """
@@ -213,8 +213,8 @@ class PackedBatch(Batch):
     """Sequences end to end, without padding: ``token_ids [tokens]``.
 
     Attributes:
-        rows: how many sequences ``cu_seqlens`` has room for; 0 for those there are.
-        width: how long sequences that fill up are.
+        rows: how many sequences ``cu_seqlens`` has room for, at least; 0: only the real ones.
+        width: tokens of a filling sequence.
     """
 
     extents: ClassVar[str] = "token counts"
@@ -232,7 +232,7 @@ class PackedBatch(Batch):
 
     @staticmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
-        """Return as many slots as there are tokens."""
+        """Return a slot for each token, filling ones included."""
         tokens = int(lengths[group.sequences].sum())
         rows, slots = max(len(group.sequences), group.rows), max(tokens, group.slots)
         return Shape(rows, slots, has_padding=slots > tokens)
@@ -244,10 +244,10 @@ class PackedBatch(Batch):
 
     @staticmethod
     def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return as many tokens as the fullest has, and rows for all that fills the others up.
+        """Return the fullest group's tokens, and rows for the sequences that fill up the others.
 
-        Those are several sequences, none of them longer than the longest real one: attention to
-        one of all filling tokens would take longest of all.
+        No filling sequence is longer than the longest real one: if all filling tokens were one
+        sequence, its attention would take longest of all.
         """
         del extent
         all_of_one = [lengths[group.sequences] for group in groups]
@@ -262,9 +262,9 @@ class PackedBatch(Batch):
     def fitting_edges(
         groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
     ) -> list[int]:
-        """Return token counts as far from each other as the first from 0.
+        """Return evenly spaced token counts, up to the largest.
 
-        Those of groups are close to each other, but for the last forward's.
+        Groups have similar token counts, except for the last one.
         """
         del limit
         largest = max(int(lengths[group.sequences].sum()) for group in groups)
@@ -273,7 +273,7 @@ class PackedBatch(Batch):
 
     @staticmethod
     def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return ``fitting`` where none are asked for: nearly each forward has its own count."""
+        """Return ``fitting`` where none are asked for: nearly every group has its own count."""
         del limit
         return sorted(asked) or fitting
 
@@ -287,8 +287,8 @@ class PackedBatch(Batch):
         """``int32 [sequences + 1]``: sequence i is ``token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]``.
 
         Cumulative sequence lengths, by the name that variable-length attention gives them. Where
-        ``rows`` asks for more of them, sequences of ``width`` follow until all filling tokens
-        belong to one, and then empty ones.
+        ``rows`` is larger than the batch, filling sequences of ``width`` tokens follow until all
+        filling tokens belong to one, and then empty sequences.
         """
         ends = np.cumsum(self.lengths)
         filling = np.arange(1, max(0, self.rows - len(ends)) + 1) * self.width
@@ -297,7 +297,7 @@ class PackedBatch(Batch):
 
     @property
     def positions(self) -> NDArray[np.int32]:
-        """``int32 [tokens]``, each token's place in its sequence; 0 for one that fills up."""
+        """``int32 [tokens]``, each token's place in its sequence; 0 for filling tokens."""
         positions = np.zeros(len(self.token_ids), np.int32)
         starts = np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
         positions[: len(starts)] = np.arange(len(starts)) - starts

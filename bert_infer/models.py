@@ -50,14 +50,14 @@ class Model:
             )
 
     def local_files(self) -> ModelFiles | None:
-        """Return the model's files that are on this machine already."""
+        """Return the model's files that are on this machine already; None without any."""
         if Path(self.name).is_dir():
             return ModelFiles(Path(self.name), {"source": "directory", "path": self.name})
         return self._package_files() or hub.cached(self.name, self.revision)
 
     def _package_files(self) -> ModelFiles | None:
         if self.name not in _PACKAGES or self.revision is not None:
-            return None  # a revision is the hub's
+            return None  # only the hub has revisions
         package, folder = _PACKAGES[self.name]
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -68,7 +68,7 @@ class Model:
         )
 
     def files(self) -> ModelFiles | None:
-        """Return the model's files, from the hub if need be and it can be reached."""
+        """Return the model's files, from the hub if they are not all here; None without any."""
         local = self.local_files()
         is_directory = Path(self.name).is_dir()
         if local and (is_directory or local.find("model.safetensors", "pytorch_model.bin")):
@@ -77,7 +77,7 @@ class Model:
         return hub.download(self.name, self.revision) or local
 
     def tokenizer_files(self) -> ModelFiles | None:
-        """Return the small files; the hub is asked only where nothing of the model is bundled."""
+        """Return where the tokenizer is; the hub is asked only if no config.json is bundled."""
         return self.local_files() or (None if self._bundled_config() else self.files())
 
     def _bundled_config(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""All that is settled before torch is imported: checks, tokens, batches, where the weights are."""
+"""All that is settled before a model is loaded: checks, tokens, batches, where the weights are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Prepared:
 
 
 def prepare(runner: Runner) -> Prepared:
-    """Check everything that can be checked without torch, and tokenise the input.
+    """Check everything that can be checked before anything is loaded, and tokenise the input.
 
     Raises:
         RefusedError: the request cannot be met.
@@ -147,9 +147,9 @@ def _check_fits(
     architecture: Architecture,
     device: Device,
 ) -> None:
-    """Refuse a batch that is sure not to fit this machine's memory, or the device's own.
+    """Refuse a batch that certainly does not fit in this machine's memory, or the device's own.
 
-    Outputs lie in both, in 2 bytes a value at the least; weights in the device's, in 1.
+    Outputs lie in both, at 2 bytes a value or more; weights lie in the device's, at 1 or more.
     """
     largest = max(groups, key=lambda group: layout.shape_of(group, lengths).slots)
     sequences, slots = len(largest.sequences), layout.shape_of(largest, lengths).slots
@@ -173,8 +173,8 @@ def _check_fits(
 def _tokenise(
     source: Input, files: ModelFiles | None, versions: Hashable, vocab_size: int, max_length: int
 ) -> tuple[Tokens, dict[str, Any], float | None]:
-    """Tokenise once for all runs of a sweep; returns the tokenizer's origin and the seconds too."""
-    del versions  # part of the key: a file that has changed is read again
+    """Return the tokens, the tokenizer's provenance and the seconds, cached for a sweep's runs."""
+    del versions  # part of the cache key: a file that has changed is read again
     tokenizer = tokens.load(files, vocab_size, max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
     tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn

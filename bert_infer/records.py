@@ -53,9 +53,9 @@ class Tokens:
         truncated: int = 0,
         skipped: int = 0,
     ) -> Self:
-        """Return the sequences of ``lengths`` that ``ids`` holds end to end.
+        """Return the sequences of these ``lengths``, which lie end to end in ``ids``.
 
-        ``positions`` of None numbers the texts from 0.
+        Without ``positions``, the texts are numbered from 0.
         """
         offsets = _offsets(lengths)
         return cls(
@@ -99,8 +99,8 @@ class Outputs:
     """What one forward pass computes.
 
     Attributes:
-        hidden_states: the last layer's, ``[rows, width, hidden]``, ``[tokens, hidden]`` or of
-            first tokens ``[sequences, hidden]``, as the batch is laid out.
+        hidden_states: the last layer's, as the batch is laid out: ``[rows, width, hidden]``,
+            ``[tokens, hidden]`` or, of first tokens alone, ``[sequences, hidden]``.
         pooled: ``[sequences, hidden]``, the pooler's.
     """
 
@@ -109,10 +109,10 @@ class Outputs:
 
 
 class Computed(NamedTuple):
-    """A forward pass that has been waited for: its outputs in host memory, and what it took.
+    """A forward pass that has been waited for: its outputs in host memory, and its seconds.
 
-    ``copy_in_s`` and ``copy_out_s`` are from host memory to the device and back, ``duration_s`` is
-    the synchronised computation between them.
+    ``copy_in_s`` and ``copy_out_s`` are the copies to the device and back, ``duration_s`` is the
+    synchronised computation between them.
     """
 
     outputs: Outputs
@@ -124,11 +124,11 @@ class Computed(NamedTuple):
 class Forward(NamedTuple):
     """One measured forward pass; times in seconds.
 
-    ``start_s`` is by the measuring clock, ``lay_out_s`` is planning and padding the batch on the
-    host, the next three are as in ``Computed``. ``wall_s`` is the forward's share of the pass'
-    wall time: from the start until its outputs are in host memory. Where a device works on several
-    forwards at once the start is when those of the one before it were, and the parts add up to
-    more.
+    ``start_s`` is read from the measuring clock, ``lay_out_s`` is planning and padding the batch
+    on the host, the next three are as in ``Computed``. ``wall_s`` is the forward's share of the
+    pass' wall time: from its start until its outputs are in host memory. Where forwards overlap, a
+    forward starts when the outputs of the one before it are there, and its parts add up to more
+    than ``wall_s``.
     """
 
     pass_index: int
@@ -159,8 +159,8 @@ class Weights:
 
     Attributes:
         kind: "pretrained", "checkpoint" or "random".
-        read: given transformers' names, returns these parameters. They are read, or drawn, only
-            then, so that an engine that asks for a part at a time never holds two copies of all.
+        read: takes transformers' names, and returns these parameters. They are read, or drawn,
+            only then: an engine that takes a part at a time never holds two copies of all.
         provenance: what a reader needs to find the same ones again.
     """
 

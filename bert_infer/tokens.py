@@ -73,7 +73,7 @@ class Tokenizer:
 
 
 def version(files: ModelFiles | None) -> Hashable:
-    """Return what differs once the tokenizer among ``files`` has changed."""
+    """Return a value that changes whenever the tokenizer among ``files`` does."""
     found = [files.find(name) for name in _TOKENIZER_FILES] if files else []
     return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found if path)
 
@@ -82,7 +82,8 @@ def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenize
     """Load the tokenizer among ``files``, or the bundled uncased vocabulary.
 
     Raises:
-        WeightsError: there is none, and the model's vocabulary is not the bundled one's size.
+        WeightsError: there is none, and the model's vocabulary is not the bundled one's size; or
+            it cannot be read, or has more entries than the model.
     """
     path = files.find("tokenizer.json", "vocab.txt") if files else None
     if files and path and path.name == "tokenizer.json":
@@ -149,10 +150,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _tokenizer_config(files: ModelFiles) -> dict[str, Any]:
-    """Return what is known of a tokenizer of which there is the vocabulary alone.
+    """Return the content of tokenizer_config.json, for a tokenizer that is only a vocabulary.
 
     Raises:
-        WeightsError: it splits words otherwise than BERT's does.
+        WeightsError: it names another kind of tokenizer than BERT's.
     """
     path = files.find("tokenizer_config.json")
     config = read_json_object(path) if path else {}

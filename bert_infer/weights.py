@@ -40,7 +40,7 @@ def locate(model: Model, seed: int) -> WeightsSource:
     """Settle which weights ``model`` means, without reading them.
 
     Raises:
-        WeightsError: ``model.weights=pretrained`` and there are none.
+        WeightsError: they are in several files, or ``model.weights=pretrained`` and there are none.
     """
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
@@ -67,7 +67,7 @@ def locate(model: Model, seed: int) -> WeightsSource:
 
 
 def load(source: WeightsSource, architecture: Architecture) -> Weights:
-    """Return the weights of ``source``; of a file without a pooler, with a random one.
+    """Return the weights of ``source``; a file without a pooler gets a random one.
 
     Raises:
         WeightsError: the file does not fit the model.
@@ -101,7 +101,7 @@ def identity(source: WeightsSource) -> dict[str, Any]:
 def make(
     architecture: Architecture, seed: int, names: Iterable[str] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return the random weights of these ``names``, or all, as BERT's are before training.
+    """Return random weights for ``names``, or for all, initialised as BERT's are for training.
 
     Matrices are normal with the config's ``initializer_range``, LayerNorm is the identity, biases
     are zero. Each parameter draws from a stream of its own, so neither threads nor the order in

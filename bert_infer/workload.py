@@ -21,8 +21,9 @@ class Workload:
         largest: the most sequences in one forward.
         batch: sequences that a forward was asked to hold.
         uses_batch: whether the batching policy heeds that.
-        less_padding: what the policy advises against padding.
+        less_padding: what to change, with this policy, for less padding.
         shapes: the distinct shapes of its batches.
+        tokenize_s: seconds; None where token ids were drawn.
     """
 
     texts: int

@@ -28,7 +28,7 @@ class Input(ABC):
         """
 
     def check(self) -> None:
-        """Refuse, before anything is loaded, a source that is not there.
+        """Refuse a missing source before anything is loaded.
 
         Raises:
             OptionError: naming the key to change.
@@ -42,7 +42,7 @@ class Input(ABC):
         """
 
     def version(self) -> Hashable:
-        """Return what differs once the content has changed and the configuration has not."""
+        """Return a value that changes with the content, even if the configuration does not."""
         return None
 
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
@@ -79,7 +79,7 @@ class FileInput(TextInput):
             )
 
     def version(self) -> Hashable:
-        """Return the file's time of change and size."""
+        """Return the file's modification time and size."""
         status = Path(self.path).stat()
         return status.st_mtime_ns, status.st_size
 

@@ -26,7 +26,7 @@ class Lines(FileInput):
     path: str
 
     def check(self) -> None:
-        """Refuse what is no readable file."""
+        """Refuse a path that is not a readable file."""
         if self.path != _STANDARD_INPUT:
             super().check()
 
@@ -41,7 +41,7 @@ class Lines(FileInput):
             )
 
     def version(self) -> Hashable:
-        """Return the file's time of change and size; standard input is read once a process."""
+        """Return the file's modification time and size; None for standard input, read only once."""
         return None if self.path == _STANDARD_INPUT else super().version()
 
     def texts(self) -> Iterator[Text]:
@@ -55,7 +55,11 @@ class Lines(FileInput):
 
 @cache
 def _standard_input() -> tuple[bytes, ...]:
-    """Read standard input once for all the runs of a sweep."""
+    """Read standard input once for all the runs of a sweep.
+
+    Raises:
+        InputError: it is closed.
+    """
     if sys.stdin is None:
         raise InputError("Standard input is closed.", "Pipe texts into the command.")
     return tuple(sys.stdin.buffer)

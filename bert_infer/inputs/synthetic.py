@@ -31,7 +31,7 @@ class Lengths(Enum):
 
 @dataclass(frozen=True)
 class Synthetic(Input):
-    """Random token ids, for a workload that is only its lengths."""
+    """Random token ids, for a workload of which only the lengths matter."""
 
     texts: int
     lengths: Lengths

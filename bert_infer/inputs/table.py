@@ -27,14 +27,19 @@ class Table(FileInput):
     column: str = "text"
 
     def check(self) -> None:
-        """Refuse what is no readable file, an unknown format and a column that is not there."""
+        """Refuse a file that cannot be read, an unknown format and a missing column."""
         super().check()
         if Path(self.path).suffix.lower() not in _FORMATS:
             raise OptionError("input.path", self.path, f"a file ending in {', '.join(_FORMATS)}")
         next(self.texts(), None)
 
     def texts(self) -> Iterator[Text]:
-        """Yield the column's cells."""
+        """Yield the column's cells.
+
+        Raises:
+            OptionError: there is no such column, or it holds no text.
+            InputError: there are several such columns, or a place in the file cannot be read.
+        """
         file = _FORMATS[Path(self.path).suffix.lower()](self.path)
         names = file.columns(self.column)
         if names.count(self.column) > 1:
@@ -61,7 +66,7 @@ class _File(ABC):
 
     @abstractmethod
     def columns(self, wanted: str) -> list[str]:
-        """Return the names of the columns, or of as many as it takes to see ``wanted``."""
+        """Return the names of the columns; reading may stop once ``wanted`` is among them."""
 
     @abstractmethod
     def cells(self, column: str) -> Iterator[str | None]:
@@ -73,7 +78,7 @@ class _File(ABC):
 
 
 class _JsonLines(_File):
-    """One JSON object a line, read as JSON says: nothing is guessed to be a date."""
+    """One JSON object a line; types are JSON's own, and no string is taken for a date."""
 
     def columns(self, wanted: str) -> list[str]:
         names: dict[str, None] = {}
@@ -113,12 +118,12 @@ class _JsonLines(_File):
 
 
 def _constant(name: str) -> float | None:
-    """Return a number that JSON lacks; None for NaN, which pandas writes where nothing is."""
+    """Return a number that JSON lacks; None for NaN, which pandas writes for a missing value."""
     return None if name == "NaN" else float(name)
 
 
 class _Csv(_File):
-    """Comma-separated values under a line of names; a quoted cell may hold line ends."""
+    """Comma-separated values under a header line; a quoted cell may hold line ends."""
 
     def columns(self, wanted: str) -> list[str]:
         del wanted
@@ -137,9 +142,12 @@ class _Csv(_File):
             yield row[place] if place < len(row) else None
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield what holds cells, with the number of its last line.
+        """Yield each row that has cells, with the number of its last line.
 
-        Strictly: else a quote that is not closed makes one cell of the rest of the file.
+        Parsing is strict: otherwise an unclosed quote would turn the rest of the file into a cell.
+
+        Raises:
+            InputError: the quoting is wrong.
         """
         csv.field_size_limit(sys.maxsize)  # a cell may be a book
         with Path(self.path).open("rb") as file:
