@@ -43,7 +43,7 @@ class Attempts:
     """A run's forwards, in the order in which their batches are laid out.
 
     Attributes:
-        largest: of those that are known to have fitted.
+        largest: the one with the most tokens, of those known to have fitted in memory.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Attempts:
         self, groups: Iterable[Group], lay_out: Callable[[Group], tuple[Batch, Any]]
     ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
         """Yield each group's batch and inputs, which ``lay_out`` makes of it."""
-        self._waiting.clear()  # what was laid out last may not have been wanted
+        self._waiting.clear()  # a batch laid out before may never have been computed
         for group in groups:
             self._is_laying_out = True
             batch, inputs = lay_out(group)
@@ -79,7 +79,7 @@ class Attempts:
         return attempt
 
     def broken_off(self) -> Attempt | None:
-        """Return the attempt that an exception ended; None where it was none of a forward."""
+        """Return the attempt that an exception ended; None where a batch was being laid out."""
         if self._is_laying_out:
             return None
         if self._is_computing or not self._waiting:  # it was computing, or being waited for
@@ -88,13 +88,13 @@ class Attempts:
         return self._waiting[0]
 
     def _fitted(self) -> None:
-        """Note that memory sufficed for the latest: the next has begun."""
+        """Note that the latest attempt fitted in memory: the next one has begun."""
         if self._latest and (self.largest is None or self._latest.tokens > self.largest.tokens):
             self.largest = self._latest
 
 
 def ran_out(error: BaseException) -> bool:
-    """Tell whether ``error`` is of memory, the host's or a device's, which say it in words."""
+    """Tell whether ``error`` means a lack of memory; devices say so only in the message."""
     if isinstance(error, MemoryError):
         return True
     said = str(error)
@@ -102,20 +102,20 @@ def ran_out(error: BaseException) -> bool:
 
 
 def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> Attempt | None:
-    """Return the attempt at half of ``group``, a quarter of it and so on that first succeeds."""
+    """Return the first attempt that succeeds at half of ``group``, a quarter and so on, or None."""
     while len(group.sequences) > 1:
         group = Group(group.sequences[: len(group.sequences) // 2], group.width)
         try:
             return compute(group)
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
-                return None  # a device that has run out may be of no more use
+                return None  # a device that ran out of memory may be unusable
             forget(error)
     return None
 
 
 def forget(error: BaseException) -> None:
-    """Give up what the functions held that ``error`` ended: tensors, most of all."""
+    """Drop the local variables, tensors above all, of the functions that ``error`` ended."""
     cause: BaseException | None = error
     while cause:
         traceback.clear_frames(cause.__traceback__)
@@ -130,8 +130,8 @@ def out_of_memory(
     Args:
         error: what was raised.
         failed: the forward that it ended.
-        largest: what is known to have fitted.
-        uses_batch: ``batch`` is what decides how much a forward holds.
+        largest: the largest forward known to have fitted; None if none did.
+        uses_batch: whether ``batch`` decides how much a forward holds.
     """
     said = str(error).partition("\n")[0] or type(error).__name__
     message = f"{said.rstrip('.')}. The forward of {failed} did not fit; "
@@ -139,7 +139,7 @@ def out_of_memory(
         return OutOfMemoryError(f"{message}none that was tried did.", LESS)
     message += f"the largest that did had {largest}."
     sequences = len(failed.group.sequences)
-    # As many sequences of the failed width as have the tokens that fitted.
+    # How many sequences of the failed forward's width hold as many tokens as fitted.
     fitting = largest.tokens * sequences // failed.tokens
     if not 0 < fitting < sequences:
         return OutOfMemoryError(message, LESS)

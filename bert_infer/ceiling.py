@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bert_infer.linears import MakeLinear
 
 ROWS = (64, 256, 1024, 4096, 16384)
-"""Rows tried, in this order, and then the device's own: more are faster each."""
+"""Numbers of rows tried, in this order, then the device's own: more rows take less time each."""
 _SEARCH_S = 1.0
 _FINALISTS, _FINAL_S = 3, 0.1
 _REPEAT_S = 0.3
@@ -54,7 +54,7 @@ class Matmul(NamedTuple):
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What was found, in FLOP/s; ``after_flop_per_s`` is None until the passes are measured."""
+    """The rates found, in FLOP/s; ``after_flop_per_s`` is None until the passes are measured."""
 
     matmul: Matmul
     before_flop_per_s: float
@@ -74,10 +74,10 @@ class Ceiling:
 
 
 def before(device: Device, dtype: Dtype, architecture: Architecture) -> Ceiling | None:
-    """Return the rate now, of the matmul that a search finds best.
+    """Return the present rate of the matmul that a search finds best.
 
-    None where the dtype has none, or the model has left no memory for it. A matmul that was found
-    best where there was more memory is made with fewer rows.
+    None where the dtype has no ceiling, or the model leaves no memory for it. A matmul that was
+    found when there was more memory gets fewer rows.
     """
     if not dtype.has_ceiling:
         return None
@@ -100,7 +100,7 @@ def after(ceiling: Ceiling | None, device: Device, dtype: Dtype) -> Ceiling | No
 def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matmul:
     """Return the fastest matmul, from the cache if a run with the same environment sought it.
 
-    By the whole dtype: fp32 and tf32 multiply the same tensors, and not at the same rate.
+    Results are kept by the whole dtype: fp32 and tf32 multiply the same tensors at different rates.
     """
     depends_on = [environment.describe(device), repr(dtype), hidden, intermediate]
     path = user_cache_path("bert_infer") / "ceilings" / f"{environment.digest(depends_on)}.json"
@@ -110,7 +110,7 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
         return Matmul(rows, inputs, outputs, {make.__name__: make for make in makes}[kernel])
     except (OSError, ValueError, TypeError, KeyError):
         tried = _tried(device, dtype, hidden, intermediate)
-    # One call each may have met with something else: the first few are called again.
+    # A single call may have been disturbed: the best few are timed again.
     first = sorted(tried, key=lambda matmul: tried[matmul] or 0.0, reverse=True)[:_FINALISTS]
     found = max(first, key=lambda matmul: _rate_if_it_fits(matmul, device, dtype, _FINAL_S) or 0.0)
     if None not in tried.values():  # else a smaller model may leave memory for a faster one
@@ -129,20 +129,20 @@ def _keep(path: Path, found: Matmul) -> None:
 def _tried(
     device: Device, dtype: Dtype, hidden: int, intermediate: int
 ) -> dict[Matmul, float | None]:
-    """Return the rates of as many matmuls as ``_SEARCH_S`` suffices for; None of what did not fit.
+    """Return the rates of as many matmuls as ``_SEARCH_S`` allows; None for what did not fit.
 
-    Fewest rows first, and those in any case.
+    Those with the fewest rows are tried first, and in any case.
     """
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
     makes = device.linears(dtype.matmuls())
     for make in makes:
-        # Whatever is loaded when a device multiplies first would use up the search's time.
+        # A device's first multiplication loads libraries, which would use up the search's time.
         _rate_if_it_fits(Matmul(ROWS[0], hidden, hidden, make), device, dtype, 0.0)
     tried: dict[Matmul, float | None] = {}
     left = _SEARCH_S
     for rows in (*ROWS, *device.ceiling_rows):
         for matmul in [Matmul(rows, *shape, make) for make in makes for shape in layer]:
-            # Rates hardly grow by more than this from one number of rows to the next.
+            # It is called twice, at a rate that is hardly above the fastest so far.
             fastest = max(filter(None, tried.values()), default=math.inf)
             if 2 * matmul.flop / fastest > left:
                 continue
@@ -154,7 +154,7 @@ def _tried(
 
 
 def _rate_if_it_fits(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float | None:
-    """Return what ``rate`` does; None where memory does not suffice, beside the model's."""
+    """Return what ``rate`` does; None if the memory that the model leaves is too small."""
     try:
         return rate(matmul, device, dtype, budget_s)
     except (MemoryError, RuntimeError) as error:
@@ -165,7 +165,7 @@ def _rate_if_it_fits(matmul: Matmul, device: Device, dtype: Dtype, budget_s: flo
 
 
 def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float:
-    """Return FLOP/s of the fastest of as many calls as ``budget_s`` holds, one at the least."""
+    """Return the FLOP/s of the fastest call within ``budget_s``; there is at least one."""
 
     def operand(drawn: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         numbers = dtype.operand(drawn).to(device.torch_device())
@@ -179,9 +179,9 @@ def rate(matmul: Matmul, device: Device, dtype: Dtype, budget_s: float) -> float
 
 @cache
 def _drawn() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return random numbers, which a device's power and so its clock can depend on, for each side.
+    """Return random numbers for each operand: a device's power, and so its clock, depends on them.
 
-    They are repeated, since drawing millions would take longer than multiplying them.
+    They are few, to be repeated: drawing millions would take longer than multiplying them.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What went on beside a run while it was measured, and may have disturbed it."""
+"""What else went on while a run was measured, and may have disturbed it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Snapshot:
     Attributes:
         load_average: runnable tasks, averaged over the last minute.
         busy_s: seconds of processor time spent by all processes, over all cores.
-        own_s: likewise by this process.
-        stolen_s: likewise by other virtual machines.
-        total_s: all of it, idle time included.
+        own_s: seconds of it spent by this process.
+        stolen_s: seconds of processor time taken by other virtual machines.
+        total_s: seconds of all processor time, idle time included.
         swapped_bytes: bytes moved to or from swap space since the machine started.
         cpu_mhz: the processor's clock, averaged over cores.
         accelerator: clock, temperature and the like, by the device's own names.
         accelerator_processes: other processes that use the device.
         throttled: why the device holds its clock down.
-        throttled_s: for how many seconds so far it has, by the reason.
+        throttled_s: seconds for which it has been held down so far, by reason.
         counters: what the device has counted.
     """
 
@@ -50,18 +50,18 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The difference of two snapshots, in what a reader wants to know.
+    """What happened between two snapshots, in terms that a reader wants to know.
 
     Attributes:
         load_average: of the last minute, at the end.
         cores: how many share the load.
-        other_processes: part of the machine's processor time that others had.
-        stolen: part that other virtual machines had.
-        swapped_bytes: moved to or from swap space meanwhile.
+        other_processes: fraction of the machine's processor time that other processes had.
+        stolen: fraction that other virtual machines had.
+        swapped_bytes: bytes moved to or from swap space meanwhile.
         cpu_mhz: the clock before and after.
         accelerator: the device's clock, temperature and the like, before and after.
         accelerator_processes: other processes on the device.
-        throttled: why the device held its clock down, before, after or, where it counts, between.
+        throttled: why the device held its clock down, before, after or, where counted, between.
     """
 
     load_average: float | None
@@ -114,7 +114,7 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     cores = os.cpu_count() or 1
-    # The kernel counts each core by hundredths of a second: a share of a few is no figure.
+    # The kernel counts each core in hundredths of a second: a share of only a few means nothing.
     counted = total > cores * _LEAST_S
     return Conditions(
         load_average=after.load_average,

@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Counters:
-    """Totals since the process, or for energy the driver, began; None where it is not counted.
+    """Totals since the process began, of energy since the driver was loaded; None: not counted.
 
     Attributes:
-        compilations: graphs that the device's compiler has made.
+        compilations: graphs that the device's compiler has compiled.
         compilation_s: seconds that this took.
-        recipe_cache_hits: graphs that were found compiled.
+        recipe_cache_hits: graphs that were found compiled in the cache.
         recipe_cache_misses: graphs that were not.
-        cpu_fallbacks: how often each operator ran on the CPU for want of the device's own.
+        cpu_fallbacks: how often each operator ran on the CPU because the device lacks it.
         energy_j: joules that the device took.
     """
 
@@ -37,11 +37,11 @@ class Counted:
     after: Counters | None
 
     def beside_others(self) -> Counted:
-        """Return what is known where others used the device between passes: all but energy."""
+        """Return the readings without energy, for a device that others used between passes."""
         return replace(self, after=self.after and replace(self.after, energy_j=None))
 
     def as_json(self) -> dict[str, Any] | None:
-        """Return what came of the whole run, and of the measured passes where the key says so."""
+        """Return totals of the whole run, or, in keys called measured, of the measured passes."""
         begun, before, after = self.begun, self.before, self.after
         if not (begun and before and after):
             return None

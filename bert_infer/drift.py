@@ -1,8 +1,8 @@
 """Drift: how far outputs are from those of the fp32 transformers engine on the same texts.
 
-A few texts, spread over the lengths there are, go through the reference one by one and unpadded,
-on the CPU, before the run's own weights are loaded. What they are compared with are the outputs
-that the measured passes gave.
+A few texts, of lengths spread over the input's, go through the reference one by one, unpadded, on
+the CPU, before the run's own engine loads its weights. They are compared with the outputs of the
+measured passes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Drift:
     pooled_min_cosine: float | None
 
     def complaint(self, min_cosine: float | None) -> tuple[str, str] | None:
-        """Return what breaks a gate at ``min_cosine``, if anything does, and what to do."""
+        """Return what is wrong and what to do, if drift is more than ``min_cosine`` allows."""
         if min_cosine is None:
             return None
         if self.min_cosine is None:
@@ -88,13 +88,13 @@ class Drift:
 
 
 def is_reference(engine: Engine, dtype: Dtype, device: Device, graph: Graph) -> bool:
-    """Tell whether a run computes what it would be compared with, but for padding."""
+    """Tell whether a run computes exactly what the reference does, except for padding."""
     parts = (engine, dtype, graph)
     return parts == (Transformers(), Fp32(), Eager()) and isinstance(device, Cpu)
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> list[int]:
-    """Return at most ``count`` texts' indices, the shortest, the longest, and evenly between.
+    """Return the indices of some texts: the shortest, the longest, and evenly between them.
 
     Args:
         lengths: ``int64 [texts]``, real tokens of each.
@@ -106,26 +106,26 @@ def spread(lengths: NDArray[np.int64], count: int) -> list[int]:
 
 
 class TextOutputs(NamedTuple):
-    """What a few texts gave: ``[tokens, hidden]`` each, and ``[texts, hidden]`` pooled."""
+    """Outputs of a few texts: hidden states ``[tokens, hidden]``, pooled ``[texts, hidden]``."""
 
     hidden_states: list[torch.Tensor]
     pooled: torch.Tensor
 
 
 class Sample:
-    """A few of a run's texts: keeps their outputs, and knows what the reference makes of them."""
+    """A few of a run's texts: collects their outputs, and provides the reference's."""
 
     def __init__(
         self, tokens: Tokens, chosen: list[int], pooling: Pooling, kept: Kept = Kept.all
     ) -> None:
-        """Compare ``chosen`` of the texts, by those of their tokens that are ``kept``."""
+        """Take the texts ``chosen``, and of each the tokens that are ``kept``."""
         self._tokens, self._chosen, self._pooling, self.kept = tokens, chosen, pooling, kept
         self._hidden_states = HiddenStates(tokens, chosen)
         self._pooled = Pooled(tokens, pooling, chosen)
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
-        """What must be given the outputs."""
+        """The sinks that must be given the run's outputs."""
         return self._hidden_states, self._pooled
 
     def outputs(self) -> TextOutputs:
@@ -144,7 +144,7 @@ class Sample:
     def _computed(self, architecture: Architecture, weights: Weights) -> TextOutputs:
         device, engine = Cpu(), Transformers()
         theirs = Sample(self._tokens, self._chosen, self._pooling)
-        # The run's own device is active: another's malloc settings would end with this.
+        # Not device.active(), whose end would undo the malloc settings of the run's own device.
         with Fp32().active(device):
             encode = engine.load(architecture, weights, Fp32(), device)
             for sequence in self._chosen:
@@ -156,7 +156,7 @@ class Sample:
         return theirs.outputs()
 
     def _cached_at(self, architecture: Architecture, weights: Weights) -> Path:
-        """Return where the reference's outputs belong: a name for all that they depend on."""
+        """Return the cache path of the reference's outputs, by a hash of all they depend on."""
         depends_on = {
             "weights": {k: v for k, v in weights.provenance.items() if k != "path"},
             "architecture": dict(architecture.config),
@@ -169,9 +169,9 @@ class Sample:
 
 
 def sample(runner: Runner, prepared: Prepared) -> Sample | None:
-    """Return the texts to compare; None where nobody asks, or the run is the reference itself.
+    """Return the texts to compare; None where none are asked for, or the run is the reference.
 
-    It is compared all the same where ``drift.min_cosine`` asks how far it may be: it is padded.
+    With ``drift.min_cosine`` set, even the reference is compared, as its batches are padded.
     """
     asked, tokens = runner.drift, prepared.tokens
     parts = (runner.engine, prepared.dtype, prepared.device, prepared.graph)
@@ -206,7 +206,7 @@ def _finite(value: torch.Tensor) -> float | None:
 
 
 def _read(path: Path) -> TextOutputs | None:
-    """Return what is cached; what is not there, or broken, is None."""
+    """Return the cached outputs; None where there are none, or the file is broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -220,7 +220,7 @@ def _read(path: Path) -> TextOutputs | None:
 
 
 def _store(outputs: TextOutputs, path: Path) -> None:
-    """Keep ``outputs``, and the latest ``_KEPT_FILES`` of what was kept before."""
+    """Cache ``outputs``, and delete all but the latest ``_KEPT_FILES`` files of the cache."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -38,7 +38,7 @@ PHASES = ("import", "load", "ceiling", "drift", "compile", "warmup", "measure", 
 STEADY_WITHIN = 0.02
 WARMUP_LIMIT_S = 10.0
 _PASSES_WITHOUT_GAIN = 2
-_MOST_CALLS = 300  # the shortest of more of them is hardly shorter
+_MOST_CALLS = 300  # more calls hardly find a shorter one
 _HELD_BYTES = 1 << 29
 _HELD_S = 5.0
 _PACE = 20
@@ -46,7 +46,7 @@ _OBJECTS_WORTH_COLLECTING = 10_000  # a collection takes longer than a tiny mode
 
 
 def describe_clock() -> dict[str, Any]:
-    """Return what a reader needs to know of the clock and of what is kept out of its way."""
+    """Return what a reader needs to know of the clock, and when garbage is collected."""
     clock = time.get_clock_info("perf_counter")
     return {
         "clock": f"time.perf_counter ({clock.implementation})",
@@ -58,8 +58,8 @@ def describe_clock() -> dict[str, Any]:
 class Phases:
     """How long each phase of a run took, in seconds; None for one that did not take place.
 
-    ``current`` is the phase under way, or the one that an exception ended; ``entered`` is told of
-    each that begins.
+    ``current`` is the phase under way, or the one that an exception ended; ``entered`` is called
+    with the name of each phase that begins.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
@@ -83,14 +83,14 @@ class Phases:
 
 
 class Pace:
-    """Does something at once and then every few seconds, and seldomer where it takes long."""
+    """Does something at once and then every few seconds, or less often if it takes long."""
 
     def __init__(self, every_s: float, clock: Clock = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
         self._due = -math.inf
 
     def do(self, work: Callable[[], object]) -> None:
-        """Call ``work`` if ``every_s``, and 20 times what it took, have passed since the last."""
+        """Call ``work`` if ``every_s``, and 20 times its duration, have passed since last time."""
         begin = self._clock()
         if begin < self._due:
             return
@@ -112,10 +112,10 @@ def fastest_s(
     budget_s: float,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Return the shortest of as many synchronised calls of ``work`` as ``budget_s`` holds.
+    """Return the seconds of the fastest synchronised call of ``work`` within ``budget_s``.
 
-    One call at the least, after one that is not counted, and 300 at the most. Results are kept
-    until the device has finished: some compute nothing that nobody holds.
+    At least one call is timed, after one that is not, and at most 300. A result is held until the
+    device has finished: some devices do not compute what nobody holds.
     """
     kept = work()
     device.synchronize()
@@ -133,7 +133,7 @@ def fastest_s(
 
 
 def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
-    """Run one unmeasured forward pass from and to host memory."""
+    """Run one unmeasured forward pass; its inputs and outputs are in host memory."""
     return device.submit(encode, inputs, time.perf_counter)().outputs
 
 
@@ -143,7 +143,7 @@ class WarmUp:
 
     Attributes:
         passes: how many, not counting the first forward of each shape.
-        steady: whether their times had settled before the limit; None where nobody looked.
+        steady: whether their times had settled before the limit; None where that was not checked.
         shapes_left: batch shapes that had not run when the time was up.
     """
 
@@ -161,10 +161,9 @@ def run_once(batches: Batches, encode: Encode, device: Device) -> None:
 def run_once_in_time(
     batches: Batches, encode: Encode, device: Device, clock: Clock = time.perf_counter
 ) -> int:
-    """Run as many batches as ``WARMUP_LIMIT_S`` hold, and return their number.
+    """Run as many batches as fit in ``WARMUP_LIMIT_S``, and return their number.
 
-    Ragged text makes nearly as many shapes as batches, and what the last of them would still warm
-    up is little.
+    Ragged text makes nearly as many shapes as batches, and the last of them warm up little more.
     """
     end, done = clock() + WARMUP_LIMIT_S, 0
     for _, inputs in batches:
@@ -193,8 +192,8 @@ def warm_up_until_steady(
 ) -> WarmUp:
     """Run passes until they are steady, or for ``WARMUP_LIMIT_S``.
 
-    Steady is when two passes in succession are not more than ``STEADY_WITHIN`` faster than the
-    fastest before them. The pass under way when the time is up is broken off.
+    Passes are steady once two in succession are at most ``STEADY_WITHIN`` faster than the fastest
+    before them. The pass under way when the time is up is broken off.
     """
     end = clock() + WARMUP_LIMIT_S
     fastest, without_gain, passes = math.inf, 0, 0
@@ -212,9 +211,9 @@ def warm_up_until_steady(
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Let no garbage collection begin by itself inside: it would land in some forward's time.
+    """Turn automatic garbage collection off inside: it would land in some forward's time.
 
-    What is there already is set aside (gc.freeze), so that a collection between passes is short.
+    Existing objects are frozen (gc.freeze), so that a collection between passes is short.
     """
     gc.collect()
     gc.freeze()
@@ -237,9 +236,9 @@ def measured_pass(
 ) -> Iterator[tuple[Forward, Batch, Outputs]]:
     """Yield every forward of one pass as it is measured, with its batch and its host outputs.
 
-    ``batches`` are laid out inside the measured time, as they are in use. What the caller does
-    between two forwards is not measured, and the device does nothing meanwhile: forwards that it
-    works on at once are yielded when all of them are done.
+    Laying out ``batches`` is part of the measured time, as it is in real use. What the caller does
+    between two forwards is not measured, and the device is idle meanwhile: forwards that overlap
+    are yielded when all of them are done.
     """
     if gc.get_count()[0] > _OBJECTS_WORTH_COLLECTING:
         gc.collect()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = -1
 _MMAPS_BY_DEFAULT = 1 << 16
-_MOST_BY_DEFAULT = 1 << 26  # where glibc's own adjustment of it ends
+_MOST_BY_DEFAULT = 1 << 26  # the most that glibc raises it to by itself
 
 
 class PeakMemory:
@@ -73,11 +73,11 @@ def give_back() -> None:
 
 @contextmanager
 def freed_is_kept() -> Iterator[None]:
-    """Have glibc's malloc keep, inside, freed memory for the next allocation; others may anyway.
+    """Have glibc's malloc keep freed memory for later allocations; other mallocs may do so anyway.
 
     By default it returns large blocks to the system at once, or trims the top of its heap,
-    depending on what the process did before, and each page that is asked for again costs a fault:
-    activations of a forward, most of all. ``give_back`` works all the same.
+    depending on what the process did before. Each page allocated again, for the activations of a
+    forward above all, then costs a page fault. ``give_back`` works all the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -84,13 +84,13 @@ class Record:
 
     @property
     def samples(self) -> Samples | None:
-        """What was measured, as statistics take it; None before the first complete pass."""
+        """The timings as statistics take them; None before the first complete pass."""
         if self.workload is None or len(self.forwards) < self.workload.forwards:
             return None
         return Samples.of(self.forwards, self.workload)
 
     def relative_ci(self) -> float | None:
-        """Return half of throughput's 95 % interval over the throughput, if it is to be relied on.
+        """Return half the 95 % interval of throughput over the throughput; None for few samples.
 
         To stop at the first narrow interval of few samples is to pick one that is too narrow.
         """
@@ -104,9 +104,9 @@ class Record:
         return figures | {"warnings": [asdict(c) for c in caveats.of(self, figures)]}
 
     def so_far(self) -> dict[str, Any]:
-        """Return the same without intervals and warnings: what takes no time and no memory."""
+        """Return the same without intervals and warnings, which take time and memory."""
         figures = self._figures(None)
-        figures["measurement"]["samples"] = None  # not counted here, which is not none at all
+        figures["measurement"]["samples"] = None  # unknown here, which is not 0
         return figures | {"warnings": []}
 
     def _figures(self, samples: Samples | None) -> dict[str, Any]:
@@ -220,9 +220,9 @@ def _workload(workload: Workload | None) -> dict[str, Any]:
 
 
 def length_histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
-    """Return how many sequences have which length, in about 20 bins of one whole width.
+    """Return the histogram of the lengths, in at most 20 bins of one width, a whole number.
 
-    A bin holds its lower edge and not its upper one.
+    A bin includes its lower edge but not its upper one.
 
     Args:
         lengths: ``int64 [sequences]``, real tokens of each; one at the least.

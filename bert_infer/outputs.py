@@ -55,7 +55,7 @@ class Output:
 
     @property
     def of_all_tokens(self) -> dict[str, str]:
-        """What was asked for that takes every token's state, and what would not."""
+        """The choices that need every token's state, each with choices that do not."""
         found = {}
         if self.pooling is Pooling.mean:
             found["output.pooling=mean"] = "output.pooling=pooler or cls"
@@ -79,7 +79,7 @@ class Sink(ABC):
         """Take a batch's outputs, which lie in host memory."""
 
     def watch(self, batches: Batches, encode: Encode, device: Device) -> None:
-        """Run another pass, of ``batches``, if outputs do not tell what is asked."""
+        """Run another pass, of ``batches``, if the sink needs more than outputs."""
 
     @abstractmethod
     def write(self, directory: Path) -> None:
@@ -87,7 +87,7 @@ class Sink(ABC):
 
 
 class Texts(Sink):
-    """Keeps something of each text. A repeated one is kept once."""
+    """Keeps a tensor of each text; of a repeated text only one."""
 
     def __init__(self, tokens: Tokens, wanted: Collection[int] | None = None) -> None:
         """Keep the ``wanted`` texts, by their place among the tokens; None wants all."""
@@ -185,7 +185,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
     with whole(path) as beside:
         beside.touch()
-        mode = beside.stat().st_mode  # as any other file here has it; the library's is its owner's
+        mode = beside.stat().st_mode  # of other files here; the library's are for the owner alone
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
         except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""A run's passes over its input: batches laid out, warmed up with, and measured."""
+"""A run's passes over its input: laying out batches, warming up, measuring."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Passes:
-    """What passes are made of.
+    """The passes of a run, with all that they need.
 
     Attributes:
         runner: whose engine is used.
         prepared: what is run.
         encode: the encoder as the graph mode makes it.
-        plain: operator by operator.
+        plain: the encoder operator by operator.
         record: is told of phases, and of each forward that is tried.
     """
 
@@ -54,7 +54,7 @@ class Passes:
 
     @classmethod
     def of(cls, runner: Runner, prepared: Prepared, encode: Encode, record: Record) -> Self:
-        """Return the passes of ``encode``, an encoder of tensors of the device."""
+        """Return the passes of ``encode``, an encoder that takes tensors on the device."""
         plain = prepared.device.fed(encode)
         wrapped = prepared.graph.wrap(plain, prepared.groups, prepared.device)
         return cls(runner, prepared, record.attempts.watching(wrapped), plain, record)
@@ -73,9 +73,9 @@ class Passes:
         Args:
             warmup: a number of passes, or "auto": every shape once, and passes until they are
                 steady.
-            is_single: a single pass is measured, before which no other is worth while; but where
-                forwards are in flight at once, they take memory of the host's that no single one
-                does, and which takes long to get.
+            is_single: a single pass is measured, so no pass before it is worth its time; except
+                where several forwards are in flight: together they need more host memory than
+                one, which takes long to get the first time.
         """
         if warmup == 0:
             return None
@@ -90,7 +90,7 @@ class Passes:
             return warm_up_until_steady(self.one, self.encode, device)
 
     def measured(self, indices: Iterable[int]) -> Iterator[tuple[Forward, Batch, Outputs]]:
-        """Yield every forward of the passes of these ``indices``, as it is measured."""
+        """Yield every forward of the passes ``indices``, as it is measured."""
         with self._memory_explained():
             for index in indices:
                 yield from measured_pass(index, self.one(), self.encode, self.prepared.device)
@@ -115,9 +115,9 @@ class Passes:
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:
-        """Say of a batch that does not fit which one it is, and which one would.
+        """Where a batch does not fit in memory, say which one it was, and how large a one does.
 
-        Where none was computed before, smaller ones are tried operator by operator.
+        If none has been computed before, smaller ones are tried, operator by operator.
 
         Raises:
             OutOfMemoryError: instead of what was raised.

@@ -1,4 +1,4 @@
-"""A trace of one pass by PyTorch's profiler, made after the measured ones: watching takes time."""
+"""A trace of one pass by PyTorch's profiler, after the measured ones: profiling takes time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trace(Sink):
         self._profile: Any = None  # a class that a plugin may replace
 
     def collect(self, batch: Batch, outputs: Outputs) -> None:
-        """Take nothing: it is about how they are computed."""
+        """Take nothing: a trace needs no outputs."""
 
     def watch(self, batches: Batches, encode: Encode, device: Device) -> None:
         """Run ``batches`` under the profiler."""

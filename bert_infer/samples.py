@@ -1,4 +1,4 @@
-"""The timings of a run as statistics take them: what can be resampled, and what is compared."""
+"""The timings of a run as statistics take them: samples to resample, durations to compare."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The timings of complete passes, in what can be resampled.
+    """The timings of complete passes, divided into samples that can be resampled.
 
-    Forwards of one shape and as many sequences are like each other, and each is a sample; otherwise
-    a pass is. A batch that is filled up to a shape has fewer sequences of the input's.
+    If all forwards have the same shape and number of sequences, each forward is a sample; otherwise
+    each pass is. (A batch that is filled up to a shape has fewer of the input's sequences.)
 
     Attributes:
         unit: "forward" or "pass".

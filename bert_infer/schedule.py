@@ -1,4 +1,4 @@
-"""Which passes are measured: as many as the settings ask, or those that somebody grants."""
+"""Which passes are measured: as many as the settings ask, or those that a duel grants."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Schedule:
 
     Attributes:
         indices: given what has been measured so far, yields the index of each pass to measure.
-        passes: how many there will be; None where nobody knows before.
-        is_alone: whether nobody else works on the machine between two of them.
+        passes: how many there will be; None where that is not known in advance.
+        is_alone: whether no other run works on the machine between two passes.
     """
 
     indices: Callable[[list[Forward]], Iterator[int]]
@@ -29,7 +29,7 @@ class Schedule:
 
     @classmethod
     def of(cls, iterations: int, until: Until, relative_ci: Callable[[], float | None]) -> Schedule:
-        """Return that of a run for itself; see ``as_long_as_asked``."""
+        """Return the schedule of a run on its own; see ``as_long_as_asked``."""
         return cls(
             lambda forwards: as_long_as_asked(iterations, until, forwards, relative_ci),
             passes=iterations if until.relative_ci is None else None,
@@ -38,7 +38,7 @@ class Schedule:
 
     @classmethod
     def granted(cls, indices: Callable[[list[Forward]], Iterator[int]]) -> Schedule:
-        """Return one of passes that are granted, by somebody who lets others work between them."""
+        """Return a schedule of granted passes; other runs work on the machine between them."""
         return cls(indices, passes=None, is_alone=False)
 
 
@@ -56,7 +56,7 @@ def as_long_as_asked(
     Args:
         iterations: passes to measure in any case.
         until: when to stop after them.
-        forwards: what has been measured so far, by the caller.
+        forwards: what has been measured so far; the caller adds to it.
         relative_ci: returns half of throughput's confidence interval over the throughput.
     """
     yield from range(iterations)

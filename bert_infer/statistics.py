@@ -1,6 +1,6 @@
 """What repeated timings support saying: intervals, outliers, trends and steps.
 
-Pure functions of arrays. A question that too few samples are there to answer is answered by None.
+Pure functions of arrays. Where there are too few samples to answer a question, they return None.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 FEWEST_FOR_INTERVAL = 6
 """With fewer, even the extremes of the samples bracket a median less often than 95 %."""
 FEWEST_PAIRS = 3
-"""Fewest pairs of which the typical ratio gets an interval."""
+"""Fewest pairs for an interval of their typical ratio."""
 FEWEST_TO_STOP = 20
 """Fewest samples after which an interval may decide that they are enough."""
 FEWEST_FOR_CHANGE = 8
 """Fewest samples in which a trend or step is looked for."""
 FEWEST_FOR_AUTOCORRELATION = 20
-"""Fewest samples in which likeness to the one before can be told from chance."""
+"""Fewest samples in which autocorrelation can be told from chance."""
 CHANGE_WORTH_SAYING = 0.05
 _CERTAINTY = 0.01  # a trend or step by chance in fewer than one run of a hundred
 _CERTAIN_OF_ONE_SIDE = 1.64  # standard errors
@@ -31,9 +31,9 @@ _BLOCKS = 100  # enough to see where timings changed
 _RESAMPLES = 2000
 _FEWEST_RESAMPLES = 200
 _RESAMPLED_VALUES = 20_000_000  # a bound on the bootstrap's work: about a second
-_AT_ONCE = 100_000  # of them in memory: it is the run's, whose peak is measured
+_AT_ONCE = 100_000  # values in memory at once: it is the run's, whose peak is measured
 _LARGEST_AUTOCORRELATION = 0.95  # as much as so few samples can tell
-_MANY = 10_000  # samples from which on their order, or means of neighbours, tell as much
+_MANY = 10_000  # from so many samples on, order statistics or means of neighbours tell as much
 
 
 class Interval(NamedTuple):
@@ -43,15 +43,15 @@ class Interval(NamedTuple):
     high: float
 
     def over(self, amount: float) -> Interval:
-        """Return the interval of ``amount`` over what this is an interval of."""
+        """Return the interval of ``amount / x``, where this is the interval of ``x``."""
         return Interval(amount / self.high, amount / self.low)
 
     def times(self, factor: float) -> Interval:
-        """Return the interval of ``factor`` times what this is an interval of."""
+        """Return the interval of ``factor * x``, where this is the interval of ``x``."""
         return Interval(factor * self.low, factor * self.high)
 
     def widened(self, middle: float, factor: float) -> Interval:
-        """Return one whose ends are ``factor`` times as far from ``middle``, as ratios go."""
+        """Return an interval with ends ``factor`` times as far from ``middle``, on a log scale."""
         return Interval(
             middle * (self.low / middle) ** factor, middle * (self.high / middle) ** factor
         )
@@ -76,7 +76,7 @@ class Step(NamedTuple):
 def mean_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
     """Return a bootstrap confidence interval of the mean, or None for too few samples.
 
-    Of very many samples, means of neighbours are resampled: they have the same mean.
+    For very many samples, means of neighbours are resampled: they have the same mean.
 
     Args:
         samples: ``[samples]``; ``FEWEST_FOR_INTERVAL`` at the least.
@@ -88,8 +88,8 @@ def mean_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Int
 def median_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
     """Return a confidence interval of the median, or None for too few samples.
 
-    By bootstrap; of very many single values by the order statistics that bracket the median, at
-    the binomial distribution's normal limit.
+    By bootstrap; for very many single values by the order statistics that bracket the median, in
+    the normal approximation to the binomial distribution.
 
     Args:
         samples: ``[samples, values]``; whole rows are resampled, the median is of all values.
@@ -111,8 +111,8 @@ def _bootstrap(
 
     Percentiles of the resampled statistic, at a level widened for small samples as Hesterberg
     advises (What Teachers Should Know About the Bootstrap, 2015, section 5.2): plain percentiles,
-    and BCa, cover 95 % only 88 to 91 % of the time for ten timings. Rows that are like the ones
-    before them tell less than as many independent ones would.
+    and BCa, cover 95 % only 88 to 91 % of the time for ten timings. Autocorrelated rows tell less
+    than as many independent ones, so they widen the interval further.
     """
     count = len(rows)
     if count < FEWEST_FOR_INTERVAL:
@@ -122,7 +122,7 @@ def _bootstrap(
     from scipy import stats
 
     def of_rows(chosen: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-        del axis  # scipy's own way to say: the last
+        del axis  # scipy always means the last one
         return statistic(rows[chosen].reshape(*chosen.shape[:-1], -1), axis=-1)
 
     found = stats.bootstrap(
@@ -146,7 +146,7 @@ def ratio(
 ) -> Interval | None:
     """Return the bootstrap interval of ``mean(over) / mean(under)``, two independent samples.
 
-    Widened for the smaller of the two, as the others are; None where that is too small.
+    Widened for the smaller sample, as the other intervals are; None where that is too small.
 
     Args:
         over: ``[samples]``.
@@ -175,7 +175,7 @@ def ratio(
 
 
 def geometric_mean(ratios: NDArray[np.float64]) -> float:
-    """Return the typical one of ``ratios``: turned around, they give the same turned around."""
+    """Return the typical one of ``ratios``; that of their inverses is its inverse."""
     return float(np.exp(np.log(ratios).mean()))
 
 
@@ -194,7 +194,7 @@ def paired_ratio(ratios: NDArray[np.float64], confidence: float) -> Interval:
 
 
 def _thinned(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return means of neighbours, ``_MANY`` at most; no more than that is left as it is."""
+    """Return means of neighbours, ``_MANY`` at most; fewer samples stay as they are."""
     size = max(1, -(-len(samples) // _MANY))
     means: NDArray[np.float64] = samples[: len(samples) // size * size].reshape(-1, size).mean(1)
     return means
@@ -203,9 +203,9 @@ def _thinned(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 def autocorrelation(samples: NDArray[np.float64]) -> float | None:
     """Return the correlation of each sample with the one before, where it is more than chance.
 
-    That is more than 1.64 standard errors of independent samples', 1 / sqrt(n), above what they
-    have on average, -1 / n (Kendall, 1954): 1 to 3 of a hundred such runs have that. For few
-    samples, and of samples that are no more alike than independent ones, None.
+    That is more than 1.64 standard errors of independent samples', 1 / sqrt(n): 1 to 3 of a hundred
+    such runs have that. Theirs is -1 / n on average (Kendall, 1954), which is corrected for. None
+    for few samples, or for samples no more alike than independent ones.
     """
     count = len(samples)
     if count < FEWEST_FOR_AUTOCORRELATION or np.ptp(samples) == 0:
@@ -220,7 +220,7 @@ def autocorrelation(samples: NDArray[np.float64]) -> float | None:
 def _widening(samples: NDArray[np.float64]) -> float:
     """Return how much wider a mean's interval is than if samples were independent.
 
-    By the effective number of samples where each is like the one before and no other (Bayley and
+    By the effective number of samples where each depends on the one before and no other (Bayley and
     Hammersley, 1946).
     """
     found = autocorrelation(samples) or 0.0
@@ -258,8 +258,8 @@ def outliers(samples: NDArray[np.float64]) -> Outliers:
 def trend(samples: NDArray[np.float64]) -> float | None:
     """Return how far timings moved from the first to the last, relative to their median.
 
-    The slope is Theil and Sen's, which single outliers do not tilt, and it counts where Kendall's
-    rank correlation with time is certain; otherwise, and for few samples, None.
+    The slope is Theil and Sen's, which single outliers do not tilt. None for few samples, where
+    Kendall's rank correlation with time is not significant, or for a change too small to mention.
     """
     samples, _ = _in_blocks(samples)
     if len(samples) < FEWEST_FOR_CHANGE or np.ptp(samples) == 0:
@@ -277,8 +277,9 @@ def trend(samples: NDArray[np.float64]) -> float | None:
 def step(samples: NDArray[np.float64]) -> Step | None:
     """Return where timings stepped, and how far.
 
-    It is where a rank sum test (Mann and Whitney's) tells the two sides apart best, corrected for
-    the places that were tried (Bonferroni); None where nothing is certain, or for few samples.
+    The step is where a rank sum test (Mann and Whitney's) tells the two sides apart best, corrected
+    for the number of places tried (Bonferroni). None for few samples, where nothing is significant,
+    or for a change too small to mention.
     """
     samples, size = _in_blocks(samples)
     if len(samples) < FEWEST_FOR_CHANGE or np.ptp(samples) == 0:
@@ -297,7 +298,7 @@ def step(samples: NDArray[np.float64]) -> Step | None:
 
 
 def _in_blocks(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return means of neighbours, ``_BLOCKS`` to twice as many at most, and how many in each."""
+    """Return means of neighbours, fewer than twice ``_BLOCKS``, and how many are in each."""
     size = max(1, len(samples) // _BLOCKS)
     whole = len(samples) // size * size
     return samples[:whole].reshape(-1, size).mean(axis=1), size
