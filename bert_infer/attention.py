@@ -1,6 +1,6 @@
-"""Attention among packed sequences, each to itself: block-diagonal.
+"""Block-diagonal attention among packed sequences: each attends to itself alone.
 
-The mechanism is the device's choice; benchmarks/notes.md has what the others reached.
+The mechanism is the device's choice; benchmarks/notes.md says how fast the others were.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     import torch
 
 Sdpa = Callable[..., "torch.Tensor"]
-"""Queries, keys and values ``[batch, heads, length, head_dim]`` and a mask to be added,
-``[batch, 1, 1 or length, length]``, to attended values of the same shape."""
+"""Takes queries, keys and values ``[batch, heads, length, head_dim]``, and a mask to be added to
+scores, ``[batch, 1, 1 or length, length]``; returns attended values, shaped like the queries."""
 
 
 _FEW = 32  # tokens; benchmarks/notes.md
 
 
 class Attention(ABC):
-    """Packed sequences, each attended to by itself."""
+    """A mechanism by which packed sequences attend, each to itself."""
 
     def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Return what a call needs to know of the sequences, found once for all layers.
+        """Return what a call needs to know of the sequences, computed once for all layers.
 
         Args:
-            x: ``[tokens, hidden]``, by which it knows their number, format and device.
+            x: ``[tokens, hidden]``; only its shape, dtype and device are used.
             cu_seqlens: ``[sequences + 1]``, where sequences begin and end.
         """
         del x
@@ -43,15 +43,21 @@ class Attention(ABC):
     def of_firsts(
         self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """Return ``[sequences, hidden]``: what first tokens attend to, which lie at ``rows``."""
+        """Return ``[sequences, hidden]``: attended values of first tokens, at ``rows``.
+
+        Args:
+            qkv: ``[tokens, 3, heads, head_dim]``.
+            bounds: what ``bounds`` returned.
+            rows: ``[sequences]``.
+        """
         return self(qkv, bounds)[rows]
 
 
 class ByMask(Attention):
     """All tokens at once, with a mask between sequences: shapes depend on no value.
 
-    Scores of tokens of different sequences are computed for nothing, which for a forward of n
-    tokens costs n / (6 hidden) of its other work.
+    Scores between different sequences are computed in vain: for a forward of n tokens that adds
+    n / (6 hidden) to its other work.
     """
 
     def __init__(self, sdpa: Sdpa) -> None:
@@ -74,7 +80,7 @@ class ByMask(Attention):
 
 
 class BySequence(Opaque, Attention):
-    """A sequence at a time."""
+    """One sequence at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +89,7 @@ class BySequence(Opaque, Attention):
     def of_firsts(
         self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """Return what first tokens attend to, and compute nothing for others."""
+        """Return the attended values of first tokens; nothing is computed for others."""
         return self._firsts(qkv, bounds, rows)
 
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
@@ -98,7 +104,7 @@ class BySequence(Opaque, Attention):
         return attended.view(tokens, heads * head_dim)
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return what ``kernel`` does, but for its values."""
+        """Return an uninitialised tensor of the shape and dtype of ``kernel``'s."""
         tokens, _, heads, head_dim = tensors[0].shape
         return tensors[0].new_empty(tokens, heads * head_dim)
 
@@ -109,12 +115,12 @@ class BySequence(Opaque, Attention):
         Args:
             q: ``[heads, queries, head_dim]``, as is the result.
             k: ``[heads, length, head_dim]``.
-            v: likewise.
+            v: ``[heads, length, head_dim]``.
         """
 
 
 class FirstsBySequence(Opaque):
-    """The first token of a sequence at a time; ``of_one`` is ``BySequence``'s."""
+    """The first token of one sequence at a time; ``of_one`` is ``BySequence``'s."""
 
     def __init__(self, of_one: Callable[..., torch.Tensor]) -> None:
         super().__init__()
@@ -133,7 +139,7 @@ class FirstsBySequence(Opaque):
         return attended
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return what ``kernel`` does, but for its values."""
+        """Return an uninitialised tensor of the shape and dtype of ``kernel``'s."""
         qkv, _, rows = tensors
         return qkv.new_empty(rows.shape[0], qkv.shape[2] * qkv.shape[3])
 
@@ -153,13 +159,13 @@ class ByMatmul(BySequence):
 
 
 class ByCopyAndMatmul(ByMatmul):
-    """The same, of copies: oneDNN's batched matmuls make their own of strided parts, and slower.
+    """The same on copies: oneDNN's batched matmuls would copy strided inputs themselves, slower.
 
-    Those of a few tokens take less time in float32, without oneDNN.
+    A few tokens take less time in float32, without oneDNN.
     """
 
     def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Return the attended values, of a few tokens in float32."""
+        """Return the attended values; those of a few tokens are computed in float32."""
         if k.shape[1] <= _FEW:
             return super().of_one(q.float(), k.float(), v.float())
         return super().of_one(q.contiguous(), k.contiguous(), v.contiguous())
@@ -183,7 +189,7 @@ class Narrowed(Attention):
         self._attend, self._dtype = attend, dtype
 
     def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Return what the other needs to know."""
+        """Return the other mechanism's bounds."""
         return self._attend.bounds(x.to(self._dtype), cu_seqlens)
 
     def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
@@ -193,5 +199,5 @@ class Narrowed(Attention):
     def of_firsts(
         self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """Likewise of first tokens."""
+        """Do the same for first tokens."""
         return self._attend.of_firsts(qkv.to(self._dtype), bounds, rows).to(qkv.dtype)

@@ -26,11 +26,11 @@ class Dtype(ABC):
     Attributes:
         autocast_to: the dtype that PyTorch's modules convert weights and activations to for each
             operator; None where weights are converted once.
-        is_measuring: runs find out what the format needs to know of the model, and no more.
+        is_measuring: a run only measures what the format needs to know of the model.
         is_quantised: weights become codes, which PyTorch's own modules do not take.
         has_ceiling: its matrix multiplication can be timed by itself.
         has_scales: PyTorch's modules are converted, and hold scales beside their weights.
-        multiple: matrices that it multiplies have sizes that this divides.
+        multiple: the sizes of the matrices that it multiplies are multiples of this.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Dtype(ABC):
     multiple: ClassVar[int] = 1
 
     def resolve(self, device: Device) -> Dtype:
-        """Return the format as ``device`` has it."""
+        """Return the format as ``device`` implements it."""
         del device
         return self
 
@@ -74,7 +74,7 @@ class Dtype(ABC):
         return device.attention(self.weights(), architecture)
 
     def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
-        """Return ``module``, which lies on ``device``, with what this format changes in it."""
+        """Return ``module``, which is on ``device``, converted to this format."""
         del device
         return module
 
@@ -181,7 +181,7 @@ class Bf16Autocast(Fp32):
 
 @dataclass(frozen=True)
 class Int8(Fp32):
-    """Single precision, but for matrix multiplications by weights: 8-bit integers."""
+    """Single precision, except for multiplications by weight matrices: 8-bit integers."""
 
     name = "int8"
     is_quantised: ClassVar[bool] = True
@@ -202,7 +202,7 @@ class Int8(Fp32):
         return torch.int8
 
     def operand(self, values: torch.Tensor) -> torch.Tensor:
-        """Return codes that fill a good part of their range, and sums that never overflow."""
+        """Return codes that fill a good part of their range, but whose sums never overflow."""
         return super().operand(values.mul(16).clamp(-64, 64))
 
     def attention(self, device: Device, architecture: Architecture) -> Attention:
@@ -214,7 +214,7 @@ class Int8(Fp32):
         return Narrowed(device.attention(torch.bfloat16, architecture), torch.bfloat16)
 
     def linear(self, device: Device) -> MakeLinear:
-        """Return the Linear that turns activations into codes and back.
+        """Return the Linear that quantises activations, and scales the product back.
 
         Raises:
             RefusedError: a trial shows that sums are wrong here, or that PyTorch lacks the kernel.

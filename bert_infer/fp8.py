@@ -1,4 +1,4 @@
-"""The fp8 option of ``dtype``: linear layers in 8-bit floating point, as the device does that."""
+"""The fp8 option of ``dtype``: linear layers in 8-bit floating point, as the device does it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fp8(Bf16):
 
     Attributes:
         step: measure first, then convert.
-        measurements: the directory of what was measured; None: the user's cache directory.
+        measurements: the directory of the measurements; None: the user's cache directory.
         scale_method: how scales are made, by neural_compressor's names.
         blocklist: layers that stay bfloat16, by parts of their names.
     """
@@ -48,11 +48,11 @@ class Fp8(Bf16):
 
     @classmethod
     def of(cls, asked: Fp8) -> Self:
-        """Return this class's way of multiplying, with the fields of ``asked``."""
+        """Return this variant, with the fields of ``asked``."""
         return cls(**{part.name: getattr(asked, part.name) for part in fields(Fp8)})
 
     def resolve(self, device: Device) -> Fp8:
-        """Return the device's way."""
+        """Return the device's own variant."""
         return device.fp8(self)
 
     def check(self, device: Device) -> None:
@@ -67,13 +67,13 @@ class Fp8(Bf16):
 
 @dataclass(frozen=True)
 class ByRow(Fp8):
-    """A scale for each token, found as it comes, and one for each output channel."""
+    """A scale for each token, computed as it comes, and one for each output channel."""
 
     is_quantised: ClassVar[bool] = True
     multiple: ClassVar[int] = 16
 
     def check(self, device: Device) -> None:
-        """Refuse a device without the format, and what is asked of another one's way."""
+        """Refuse a device without the format, and fields that only Gaudi uses."""
         super().check(device)
         without = Fp8()
         for key in (part.name for part in fields(Fp8)):

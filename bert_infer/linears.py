@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 Operand = Any
-"""Rows as a Linear multiplies them: the tensor itself, or what an 8-bit format makes of it."""
+"""Rows as a Linear multiplies them: the tensor itself, or its codes in an 8-bit format."""
 
 
 class Linear(ABC):
@@ -47,7 +47,7 @@ class Linear(ABC):
 
 
 MakeLinear = Callable[["torch.Tensor", "torch.Tensor | None"], Linear]
-"""A weight and a bias to a Linear."""
+"""Takes a weight and a bias, and returns a Linear."""
 
 
 class Plain(Linear):
@@ -64,9 +64,9 @@ class Plain(Linear):
 
 
 class OutOfPlace(Plain):
-    """The same, with nothing written over: compilers of whole graphs save that memory themselves.
+    """The same without in-place operators, for which some devices have no kernels.
 
-    And some devices have no kernel for operators that do.
+    Compilers of whole graphs save the memory themselves.
     """
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +83,7 @@ class OutOfPlace(Plain):
 class OneDnnPacked(Opaque, Linear):
     """oneDNN's matmul with the weight laid out for it once, by the operators that inductor uses.
 
-    oneDNN could compute GELU inside as well; its erf takes longer than PyTorch's over the result
+    oneDNN could fuse GELU as well, but its erf takes longer than PyTorch's on the result
     (benchmarks/notes.md).
     """
 
@@ -95,7 +95,7 @@ class OneDnnPacked(Opaque, Linear):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
 
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return the product of the first, plus the second if there is one."""
+        """Return the product of the first tensor, plus the second if there is one."""
         import torch
 
         apply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
@@ -104,7 +104,7 @@ class OneDnnPacked(Opaque, Linear):
         return apply.binary(*tensors, self._packed, self._bias, "add")  # type: ignore[no-any-return]
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return ``[rows, outputs]`` of no values."""
+        """Return an uninitialised ``[rows, outputs]``."""
         return tensors[0].new_empty(tensors[0].shape[0], self._outputs)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -158,8 +158,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 def multiplies_int8_exactly() -> bool:
     """Tell whether ``OneDnnInt8`` is there and adds up the largest products without overflow.
 
-    The weights are such as ``quantised.codes`` makes them for this processor, the rows such as
-    ``quantised.codes_of_rows`` does.
+    The weights are made by ``quantised.codes``, for this processor, the rows by
+    ``quantised.codes_of_rows``.
     """
     import torch
 

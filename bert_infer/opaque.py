@@ -16,16 +16,16 @@ _NUMBERS = count()
 
 
 class Opaque(ABC):
-    """A kernel of tensors to a new tensor."""
+    """A kernel that takes tensors and returns a new one."""
 
     def __init__(self) -> None:
         _register()
-        # A string, as a compiler might take a number for a variable.
+        # A string: a compiler might make a variable of a number.
         self._handle = str(next(_NUMBERS))
         _KNOWN[self._handle] = self
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Run the kernel, or have the graph that is being compiled run it."""
+        """Run the kernel, or add it to the graph that is being compiled."""
         import torch
 
         if torch.compiler.is_compiling():
@@ -34,16 +34,16 @@ class Opaque(ABC):
 
     @abstractmethod
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Compute."""
+        """Compute the result."""
 
     @abstractmethod
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return a tensor such as ``kernel`` returns, but for its values."""
+        """Return an uninitialised tensor of the shape and dtype of ``kernel``'s."""
 
 
 @cache
 def _register() -> None:
-    """Make an operator known to PyTorch, ``bert_infer::call``."""
+    """Register the operator ``bert_infer::call`` with PyTorch."""
     import torch
 
     def call(tensors: list[torch.Tensor], handle: str) -> torch.Tensor:

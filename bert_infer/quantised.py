@@ -1,8 +1,8 @@
 """8-bit integer matrix multiplication: a scale for each token, and for each output channel.
 
-A token's is found when it comes: its codes 0 to 255 divide the range from its least value to its
+A token's scale is computed as it comes: codes 0 to 255 divide the range from its least value to its
 largest, as FBGEMM's row-wise quantisation does (Khudia et al., 2021, arXiv:2101.05615). Sums are
-exact, in 32 bits; what is lost is lost by rounding to codes.
+exact, in 32 bits; the only loss is the rounding to codes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Quantised(Opaque, Linear):
         return torch.cat([self._multiply(block) for block in torch.split(x, _ROWS_AT_ONCE)])
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return ``[rows, outputs]`` of no values."""
+        """Return an uninitialised ``[rows, outputs]``."""
         return tensors[0].new_empty(tensors[0].shape[0], len(self._bias))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,9 +55,9 @@ class Quantised(Opaque, Linear):
 
 
 def codes_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ``x [rows, inputs]`` as ``uint8`` codes, and what makes numbers of them.
+    """Return ``x [rows, inputs]`` as ``uint8`` codes, and what turns them back into numbers.
 
-    That is each row's scale ``[rows]`` and its least value ``[rows]``, which code 0 stands for.
+    That is each row's scale ``[rows]``, and its least value ``[rows]``, which code 0 stands for.
 
     Raises:
         AttributeError: PyTorch lacks the operator, which was written for embeddings.
@@ -72,10 +72,10 @@ def codes_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``weight [outputs, inputs]`` as ``int8`` codes and a scale ``[outputs]``.
 
-    A processor that adds pairs of products in 16 bits overflows on full codes: without VNNI or
-    AMX, x86's ``vpmaddubsw`` holds 255 times a pair whose absolute codes add up to 128 at most.
-    There the largest pair, not the largest weight, sets a channel's scale, which costs less
-    precision than 7-bit codes.
+    Without VNNI or AMX, a processor adds pairs of products in 16 bits, which full codes overflow:
+    x86's ``vpmaddubsw`` holds 255 times a pair whose absolute codes add up to 128 at most. There
+    the largest pair, not the largest weight, sets a channel's scale, which costs less precision
+    than 7-bit codes.
     """
     import torch
 

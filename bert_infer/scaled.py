@@ -1,7 +1,7 @@
 """8-bit floating-point matrix multiplication: a scale for each token, and for each output channel.
 
 Codes are E4M3: 4 bits of exponent, 3 of mantissa, 448 at the most (Micikevicius et al., 2022,
-arXiv:2209.05433). A token's scale is found when it comes; nothing is measured beforehand.
+arXiv:2209.05433). A token's scale is computed as it comes; nothing is measured beforehand.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _SCALES = 16
 class ScaledMatmul(Linear):
     """PyTorch's matmul of E4M3 codes, with fast accumulation; the result is bfloat16.
 
-    ``scale [1, outputs]`` is multiplied in with one of ``x``'s rows, ``bias``, bfloat16, added
-    after it. Without scales the codes are multiplied as they are.
+    The product is multiplied by ``scale [1, outputs]`` and by the scales of ``x``'s rows; then
+    ``bias``, in bfloat16, is added. Without scales the codes are multiplied as they are.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ScaledMatmul(Linear):
     ) -> None:
         import torch
 
-        self._weight, self._bias = weight.t(), bias  # a view: the kernels want columns together
+        self._weight, self._bias = weight.t(), bias  # a view: the kernels want contiguous columns
         self._one = torch.ones((), device=weight.device)
         self._scale = self._one if scale is None else scale
 
@@ -38,7 +38,7 @@ class ScaledMatmul(Linear):
         """Return the product of codes ``x``, whose rows have the scales ``scale [rows, 1]``."""
         import torch
 
-        # Private; its public form, younger, is not yet known to inductor in every version.
+        # Private: inductor does not know the newer, public form in every version.
         multiply = torch._scaled_mm  # noqa: SLF001
         return multiply(
             x,
@@ -97,8 +97,8 @@ def codes(x: torch.Tensor, room: float | torch.Tensor = 1.0) -> Codes:
 
     Args:
         x: the rows.
-        room: how many times its largest value a row's range holds, at least 1; ``[rows, 1]`` or
-            one for all.
+        room: a row's range is this many times its largest value, at least 1; ``[rows, 1]``, or
+            one number for all.
     """
     import torch
 
@@ -107,9 +107,10 @@ def codes(x: torch.Tensor, room: float | torch.Tensor = 1.0) -> Codes:
 
 
 def codes_of_weight(weight: torch.Tensor) -> Codes:
-    """Return ``weight [outputs, inputs]`` as codes, each row by the scale with the least error.
+    """Return ``weight [outputs, inputs]`` as codes, each row with the scale of the least error.
 
-    Steps between codes double with each power of two, so that scales further apart err alike.
+    Scales within a factor of 2 are tried: steps between codes double with each power of two, so
+    that scales further apart err alike.
     """
     import torch
 

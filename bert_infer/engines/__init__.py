@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bert_infer.records import Weights
 
 Encode = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
-"""Input tensors to hidden states, as the batch is laid out, and pooled ``[sequences, hidden]``."""
+"""Takes input tensors; returns hidden states, as the batch is laid out, and pooled
+``[sequences, hidden]``."""
 
 
 class Engine(ABC):
@@ -29,7 +30,7 @@ class Engine(ABC):
     Attributes:
         imports: the modules it needs, imported in a phase of their own.
         layout: how it lays out the sequences of a batch.
-        takes: the layouts it can be asked for; its own stands in for each of them.
+        takes: the layouts of batching policies that it accepts; it uses its own instead.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Engine(ABC):
         """
 
     def check_output(self, output: Output) -> None:
-        """Refuse to be asked for an output that it does not compute.
+        """Refuse a request for an output that it does not compute.
 
         Raises:
             RefusedError: naming ``output`` and another engine.
@@ -63,7 +64,7 @@ class Engine(ABC):
         return 0
 
     def unneeded_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
-        """Return how many of the useful FLOP no output needs that this engine gives.
+        """Return how many of the useful FLOP none of this engine's outputs needs.
 
         Args:
             architecture: the model's.
@@ -79,4 +80,4 @@ class Engine(ABC):
         *,
         keep_mask: bool,
     ) -> tuple[NDArray[np.generic], ...]:
-        """Return what ``Encode`` takes for ``batch``, one of its layout, in host memory."""
+        """Return the arrays, in host memory, that ``Encode`` takes for ``batch``, of its layout."""

@@ -38,7 +38,7 @@ class Fused(Engine):
     takes: ClassVar[tuple[type[Batch], ...]] = (PackedBatch, PaddedBatch)
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
-        """Refuse what only PyTorch's modules do: other activations, and autocast."""
+        """Refuse what this engine lacks: other activations, autocast, some sizes and formats."""
         if architecture.activation != "gelu":
             raise RefusedError(
                 f"engine={self.name} computes hidden_act=gelu alone, and the model's config.json "
@@ -81,7 +81,7 @@ class Fused(Engine):
     def encoder(
         self, architecture: Architecture, weights: Weights, dtype: Dtype, device: Device
     ) -> Encoder:
-        """Return the encoder with its weights packed, as ``device`` runs its parts."""
+        """Return the encoder with packed weights, its parts compiled where ``device`` does that."""
         place, number = device.torch_device(), dtype.weights()
 
         def read(names: list[str]) -> dict[str, torch.Tensor]:
@@ -106,7 +106,7 @@ class Fused(Engine):
         return encoder
 
     def first_forwards(self, device: Device) -> int:
-        """Return one where the device compiles layers: nobody knows for which shapes."""
+        """Return 1 where the device compiles layers: which shapes need it is not known."""
         return int(device.compiles_regions)
 
     def inputs(self, batch: PackedBatch, *, keep_mask: bool) -> tuple[NDArray[np.generic], ...]:
@@ -130,7 +130,7 @@ class LayerNorm(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """Words, and positions with the one token type that there is added to them."""
+    """Word embeddings, and position embeddings with that of token type 0, the only one, added."""
 
     words: torch.Tensor  # [vocabulary, hidden]
     positions: torch.Tensor  # [longest, hidden]
@@ -138,11 +138,11 @@ class Embeddings(NamedTuple):
 
     @classmethod
     def of(cls, read: dict[str, torch.Tensor], epsilon: float) -> Embeddings:
-        """Return the embeddings among the parameters ``read``."""
+        """Return the embeddings with the parameters ``read``."""
         prefix = "embeddings."
         types = read[f"{prefix}token_type_embeddings.weight"]
         return cls(
-            # A copy: what a file maps would keep all of it mapped.
+            # A copy: a mapped tensor would keep all of its file mapped.
             read[f"{prefix}word_embeddings.weight"].clone(),
             read[f"{prefix}position_embeddings.weight"] + types[0],
             _norm(read, "embeddings", epsilon),
@@ -170,7 +170,7 @@ class Layer(NamedTuple):
     def of(
         cls, read: dict[str, torch.Tensor], prefix: str, linear: MakeLinear, epsilon: float
     ) -> Layer:
-        """Return the layer among the parameters ``read``: queries, keys, values in one matrix."""
+        """Return the layer with the parameters ``read``; queries, keys, values share a matrix."""
         import torch
 
         def together(kind: str) -> torch.Tensor:
@@ -189,9 +189,9 @@ class Layer(NamedTuple):
     def __call__(
         self, x: torch.Tensor, operand: Operand, bounds: torch.Tensor, heads: int, attend: Attention
     ) -> tuple[torch.Tensor, Operand]:
-        """Return ``[tokens, hidden]``, and that as the next layer multiplies it.
+        """Return the new states ``[tokens, hidden]``, and them as the next layer's operand.
 
-        Made here, ``operand`` can come out of the same kernel.
+        Made here, the operand can come out of the same kernel as the states.
         """
         x = self.transformed(x, attend(self.projected(operand, heads), bounds))
         return x, self.qkv.operand(x)
@@ -203,7 +203,7 @@ class Layer(NamedTuple):
         return qkv.view(tokens, 3, heads, width // (3 * heads))
 
     def transformed(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Return ``[rows, hidden]``: what follows attention, of each row of both by itself."""
+        """Return ``[rows, hidden]``, all that follows attention; each row depends on no other."""
         x = self.attended_norm(self.attended.plus(self.attended.operand(attended), x))
         return self.norm(self.down.plus(self.up.gelu(self.up.operand(x)), x))
 
@@ -219,7 +219,7 @@ class Encoder(NamedTuple):
     embed: Callable[..., tuple[torch.Tensor, Operand]]
     """``_embedded``, as the device runs it."""
     apply: Callable[..., tuple[torch.Tensor, Operand]]
-    """A layer to a tensor; ``Layer.__call__``, as the device runs it."""
+    """``Layer.__call__``, as the device runs it."""
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cu_seqlens: torch.Tensor
@@ -235,7 +235,7 @@ class Encoder(NamedTuple):
         positions: torch.Tensor,
         cu_seqlens: torch.Tensor,
     ) -> tuple[torch.Tensor, Operand, torch.Tensor]:
-        """Return the states after ``layers``, those as the next multiplies them, and ``bounds``."""
+        """Return the states after ``layers``, the next layer's operand, and attention's bounds."""
         x, operand = self.embed(self.embeddings, self.layers[0].qkv, token_ids, positions)
         bounds = self.attend.bounds(x, cu_seqlens)
         for layer in layers:
@@ -250,7 +250,7 @@ class Encoder(NamedTuple):
 def firsts(cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return where each sequence's first token lies, ``[sequences]``.
 
-    An empty one may begin at the end, where there is none: it gets the last of ``tokens``.
+    An empty sequence may begin past the last of ``tokens``: it gets that one.
     """
     return cu_seqlens[:-1].clamp(max=tokens - 1)
 
@@ -263,8 +263,8 @@ def _embedded(
 
 
 def _linear(read: dict[str, torch.Tensor], name: str, linear: MakeLinear) -> Linear:
-    # Taken out, so that no weight is kept beside its packed form; a copy of the bias, as what a
-    # file maps would keep all of it mapped.
+    # Popped, so that no weight is kept beside its packed form. The bias is copied: a mapped tensor
+    # would keep all of its file mapped.
     return linear(read.pop(f"{name}.weight"), read.pop(f"{name}.bias").clone())
 
 

@@ -1,8 +1,8 @@
-"""The fused engine for those who want each text's first token, [CLS], alone: pooled, or as it is.
+"""The fused engine for outputs of each text's first token, [CLS], alone: pooled, or as it is.
 
-Of the last layer that token needs keys and values of all tokens, and everything else of itself.
-Computed of all tokens nevertheless are queries, which share a matrix with keys and values, and
-attention where a device's kernel knows no other way. Outputs are those of ``fused``.
+In the last layer that token needs the keys and values of all tokens, and all else of itself only.
+Two things are computed for all tokens nevertheless: queries, which share a matrix with keys and
+values, and attention, where a device's kernel cannot skip them. Outputs are those of ``fused``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PackedFirsts(PackedBatch):
-    """Sequences end to end, of which the first tokens alone have final states."""
+    """Sequences end to end; only their first tokens have final states."""
 
     kept: ClassVar[Kept] = Kept.first
 
@@ -48,7 +48,7 @@ class FusedCls(Fused):
     layout: ClassVar[type[Batch]] = PackedFirsts
 
     def check_output(self, output: Output) -> None:
-        """Refuse what takes the states of all tokens."""
+        """Refuse outputs that need the states of all tokens."""
         asked = " and ".join(output.of_all_tokens)
         if asked:
             others = " and ".join(output.of_all_tokens.values())
@@ -66,10 +66,10 @@ class FusedCls(Fused):
         return FirstTokens(encoder, device.region(Layer.transformed)).forward
 
     def unneeded_flop(self, architecture: Architecture, lengths: NDArray[np.int64]) -> int:
-        """Return what is done in the last layer of all tokens but the first.
+        """Return the last layer's FLOP for all tokens but the first, without keys and values.
 
-        For each sequence of n tokens ``2(n - 1)(2H^2 + 2HI)``, queries and what follows attention,
-        and ``4n(n - 1)H`` in attention.
+        For each sequence of n tokens: ``2(n - 1)(2H^2 + 2HI)`` in queries and after attention, and
+        ``4n(n - 1)H`` in attention.
         """
         hidden, intermediate = architecture.hidden, architecture.intermediate
         others, pairs = int((lengths - 1).sum()), int((lengths * (lengths - 1)).sum())

@@ -30,7 +30,7 @@ class Transformers(Engine):
     takes: ClassVar[tuple[type[Batch], ...]] = (PaddedBatch,)
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
-        """Refuse codes instead of numbers."""
+        """Refuse weights that are quantised to codes, which BertModel does not take."""
         del architecture
         if dtype.is_quantised:
             raise RefusedError(
@@ -67,12 +67,12 @@ class Transformers(Engine):
         def encode(
             token_ids: torch.Tensor, mask: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            # A mask of 4 dimensions is used as it is; of one of 2, transformers looks at the
-            # values, which waits for the device and goes wrong in a captured graph.
+            # A mask of 4 dimensions is used as it is. Of one of 2, transformers reads the values,
+            # which waits for the device and goes wrong in a recorded graph.
             if mask is not None:
                 mask = device.mask(mask, dtype.matmuls())
-            # Left out, they are gathered from a buffer of 64-bit integers, which Gaudi's compiler
-            # does not do.
+            # Token types left out are gathered from a buffer of 64-bit integers, which Gaudi's
+            # compiler does not do.
             types = torch.zeros_like(token_ids)
             outputs = encoder(input_ids=token_ids, attention_mask=mask, token_type_ids=types)
             return outputs.last_hidden_state, outputs.pooler_output

@@ -33,8 +33,8 @@ class Graph(ABC):
     """A graph mode.
 
     Attributes:
-        keeps_mask: the attention mask is passed even when it masks nothing, since what was
-            recorded on a batch without padding is replayed on one with.
+        keeps_mask: the attention mask is passed even when it masks nothing, since a recording of
+            a batch without padding is replayed for one with padding.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Graph(ABC):
             limit: the widest that the model takes.
 
         Raises:
-            RefusedError: they have more shapes than this mode bears.
+            RefusedError: they have more shapes than this mode may record.
         """
         del groups, lengths, batching, limit
         return Buckets(layout)
@@ -139,7 +139,7 @@ class Compile(Graph):
 
     @property
     def first_forwards(self) -> int:
-        """One compiles; inductor's CUDA graphs take a second to record, a third to replay."""
+        """One to compile; inductor's CUDA graphs take another to record, and a third to replay."""
         return 3 if self.mode.records else 1
 
     def check(self, device: Device) -> None:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from bert_infer.layouts import Batch, Group, Shape
 
 LAYER_S = 680e-6
-"""What the host takes to ask for a layer of the fused engine in fp8, on an H200's noisy machine: a
-prompt's forward, of 24 of them, took 16.3 ms (benchmarks/results/2026-11-26-nvidia-h200.json). Of
-what was measured there it is the most: bf16 took 235 to 320 us, transformers' engine 360 to 394."""
+"""Host time to launch a layer of the fused engine in fp8, on an H200's noisy machine: a prompt's
+forward, of 24 layers, took 16.3 ms (benchmarks/results/2026-11-26-nvidia-h200.json). It is the
+longest measured there: bf16 took 235 to 320 us, transformers' engine 360 to 394."""
 FLOP_PER_S = 783e12
 """The highest rate of useful FLOP measured there, in fp8 as well. Other formats take the host less
 time and the card more, so the comparison errs towards graphs: one too many costs its recording."""
@@ -49,7 +49,7 @@ class CudaGraphs(Recorded):
 
 @dataclass(frozen=True)
 class ByShape(Graph):
-    """CUDA graphs where asking for a pass takes the host longer than the card computes."""
+    """CUDA graphs where the host takes longer to launch a pass than the card to compute it."""
 
     name = "auto"
 
@@ -61,7 +61,7 @@ class ByShape(Graph):
         layout: type[Batch],
         architecture: Architecture,
     ) -> Graph:
-        """Compare the two for these groups; eager too where they are too many shapes to record."""
+        """Compare the two times for ``groups``; eager also where they have too many shapes."""
         host_s = len(groups) * architecture.layers * LAYER_S
         if host_s < architecture.useful_flop(lengths) / FLOP_PER_S:
             return Eager()

@@ -1,4 +1,4 @@
-"""What graph modes have in common that record a shape's forward once, and replay it after that."""
+"""The base of graph modes that record a shape's forward once, and replay it after that."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Recorded(Graph):
     """Recorded forwards, one a bucket.
 
     Attributes:
-        edges: what batches are rounded up to, their widths or, where nothing is padded, their
-            tokens; none leaves widths as batching makes them, and spaces tokens evenly.
-        max_buckets: the warm-up's budget: as many buckets are recorded at most.
-        max_graphs: as many recordings are kept, further buckets run without; None keeps all.
+        edges: what widths, or token counts where nothing is padded, are rounded up to. Without
+            any, widths stay as batching makes them, and token counts get evenly spaced edges.
+        max_buckets: the warm-up's budget: buckets that may be recorded, at most.
+        max_graphs: recordings kept; further buckets run without one. None keeps all.
         home: the devices that have this mode, in words, and how they are asked for.
     """
 
@@ -70,7 +70,7 @@ class Recorded(Graph):
         layout: type[Batch],
         limit: int,
     ) -> Buckets:
-        """Return a bucket for each extent, if these are not too many to be recorded."""
+        """Return a bucket for each extent, if there are not too many to record."""
         fitting = layout.fitting_edges(groups, lengths, self.max_buckets, limit)
         edges = layout.edges(self.edges, fitting, limit)
         found = buckets.of(groups, lengths, layout, edges)
