@@ -47,8 +47,8 @@ class Device(ABC):
             matmul takes no time beside computing it.
         in_flight: forwards that are submitted before the first of them is waited for.
         compiles_regions: what ``region`` returns is compiled when it is called.
-        has_tf32: its matrix multiplications have this format, as ``has_bf16`` and so on say of
-            others.
+        has_tf32: it multiplies matrices in this format; ``has_bf16`` and so on likewise say that
+            it computes in theirs.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Device(ABC):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Set what belongs to the whole process, and put it back afterwards."""
+        """Apply settings of the whole process inside, and restore them afterwards."""
         yield
 
     def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[Any, ...]:
-        """Return ``arrays`` on the device, as what ``fed`` returns takes them."""
+        """Return ``arrays`` on the device, in the form that an encoder from ``fed`` takes."""
         import torch
 
         return tuple(torch.from_numpy(a).to(self.torch_device(), non_blocking=True) for a in arrays)
@@ -114,10 +114,10 @@ class Device(ABC):
         inputs: tuple[NDArray[np.generic], ...],
         clock: Callable[[], float],
     ) -> Callable[[], Computed]:
-        """Submit a forward from and to host memory; return what waits for it.
+        """Submit a forward from and to host memory; return a function that waits for its outputs.
 
-        With one in flight it is waited for here, and timed by ``clock``. The device is synchronised
-        before each time stamp: where it is asynchronous, a call returns before its work is done.
+        With one in flight, the wait is here, and ``clock`` times the parts. The device is
+        synchronised before each time stamp, since a call may return before its work is done.
         """
         if self.in_flight > 1:
             return self.overlap().submit(encode, lambda: self.copy_in(inputs), self.copy_out)
@@ -135,16 +135,16 @@ class Device(ABC):
         return lambda: done
 
     def overlap(self) -> Overlap:
-        """Return the streams of a device that takes more than one forward, the same each time."""
+        """Return the streams on which forwards overlap, the same each time."""
         raise NotImplementedError
 
     def fed(self, encode: Encode) -> Encode:
-        """Return ``encode`` as it takes what ``copy_in`` returns."""
+        """Return ``encode``, taking inputs in the form that ``copy_in`` returns."""
         return encode
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything asked of the device is done."""
+        """Wait until the device has done all submitted work."""
 
     def check_graph(self, graph: Graph) -> None:
         """Refuse a graph mode that this device's own settings rule out.
@@ -158,7 +158,7 @@ class Device(ABC):
         return Eager()
 
     def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
-        """Return ``encode`` compiled for so many distinct shapes, in a mode of torch.compile."""
+        """Return ``encode`` compiled for ``shapes`` distinct shapes, in a mode of torch.compile."""
         import torch
 
         compiled: Encode = torch.compile(encode, dynamic=shapes > 1, mode=mode.value)
@@ -167,17 +167,17 @@ class Device(ABC):
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
         """Return ``encode`` recorded for each shape when it first comes, and replayed after that.
 
-        What it returns is to be copied out before the next forward, which may overwrite it.
+        Copy its results out before the next forward, which may overwrite them.
 
         Args:
-            encode: takes tensors of the device, and what else identifies a shape.
+            encode: takes tensors on the device, and other values that identify a shape.
             asynchronous: a replay returns before the device has finished.
-            most: as many shapes are recorded, further ones run without.
+            most: shapes to record, at most; further ones run without a recording.
         """
         raise NotImplementedError
 
     def finish(self, module: torch.nn.Module, *, scales_only: bool) -> None:
-        """Tell the device that weights of ``module``, which lies on it, will not change.
+        """Tell the device that weights of ``module``, which is on it, will not change.
 
         Args:
             module: the model.
@@ -206,7 +206,7 @@ class Device(ABC):
         return None
 
     def counters(self) -> Counters | None:
-        """Return what the device has counted since the process began; None where it does not."""
+        """Return what the device has counted since the process began; None if it counts nothing."""
         return None
 
     def describe(self) -> dict[str, Any]:
@@ -214,36 +214,36 @@ class Device(ABC):
         return {"name": None, "driver": None}
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return the ways there are here to multiply matrices in ``dtype``, the best first."""
+        """Return the available ways to multiply matrices in ``dtype``, the best first."""
         del dtype
         return (linears.Plain,)
 
     def fp8(self, asked: Fp8) -> Fp8:
-        """Return how 8-bit floating point is multiplied here; refused by its check if it is not."""
+        """Return how this device multiplies 8-bit floating point; its check says if it cannot."""
         return asked
 
     def fp8_linear(self) -> MakeLinear:
-        """Return the Linear that makes codes of 8-bit floating point, and multiplies them."""
+        """Return the Linear that quantises to 8-bit floating point, and multiplies the codes."""
         return scaled.Scaled
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
-        """Return how packed sequences of ``dtype`` attend each to itself here."""
+        """Return the mechanism by which packed sequences in ``dtype`` attend, each to itself."""
         del dtype, architecture
         return attention.BySdpa()
 
     def region(self, function: Function) -> Function:
-        """Return ``function``, of tensors, with its steps made into few kernels, where that pays.
+        """Return ``function``, of tensors, with its steps fused into few kernels, where that pays.
 
-        It runs in every graph mode, and once for each layer.
+        It is called in every graph mode, once for each layer.
         """
         return function
 
     def attention_of_rows(self) -> str:
-        """Return the name by which transformers knows how padded rows attend here."""
+        """Return transformers' name for the attention that padded rows use here."""
         return "sdpa"
 
     def mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return ``mask``, true at real tokens, as attention of ``dtype`` takes it here."""
+        """Return ``mask``, true at real tokens, as attention in ``dtype`` takes it here."""
         del dtype
         return mask
 
@@ -256,7 +256,7 @@ class Device(ABC):
         return 1024
 
     def emulates(self, dtype: torch.dtype) -> bool:
-        """Tell whether ``dtype`` is computed by way of another, which is slow."""
+        """Tell whether ``dtype`` is emulated by another format, which is slow."""
         del dtype
         return False
 
@@ -273,20 +273,20 @@ class Device(ABC):
         return ()
 
     def throttled_s(self) -> dict[str, float]:
-        """Return for how many seconds so far it has, by the reason; what is not counted is out."""
+        """Return for how many seconds it has done so, by reason; uncounted reasons are left out."""
         return {}
 
     def memory_bytes(self) -> int | None:
-        """Return how much memory of its own it has at the most; None where that is not known.
+        """Return the most memory of its own that it may have, in bytes; None if unknown.
 
-        Read without making use of the device: whoever plans a run does not occupy it.
+        Read without using the device: planning a run must not occupy it.
         """
         return None
 
 
 @contextmanager
 def precision_of(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401  torch has no type for it
-    """Set PyTorch's ``fp32_precision`` of ``backend``, and put it back afterwards."""
+    """Set PyTorch's ``fp32_precision`` of ``backend`` inside, and restore it afterwards."""
     before = backend.fp32_precision
     backend.fp32_precision = precision
     try:

@@ -31,7 +31,7 @@ class Auto(Device):
         return self.resolve().torch_device()
 
     def resolve(self) -> Device:
-        """Return a Gaudi card with its plugin, else the first GPU PyTorch can use, else the CPU."""
+        """Return a Gaudi card with its plugin, else GPU 0 if PyTorch can use it, else the CPU."""
         if host.is_here():
             return Hpu()
         if not driver.is_here():
@@ -52,5 +52,5 @@ class Auto(Device):
 
 @cache
 def _tell(complaint: str) -> None:
-    """Say once that there is a driver, and that it is of no use."""
+    """Warn once that there is a driver, but that PyTorch cannot use it."""
     _LOG.warning("device=auto takes the CPU: torch %s", complaint)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bert_infer.attention import Attention
     from bert_infer.linears import MakeLinear
 
-_MOST_THREADS = 1024  # PyTorch ends the process where the system gives it no more
+_MOST_THREADS = 1024  # where the system grants no more, PyTorch ends the process
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Cpu(Device):
     """The processor.
 
     Attributes:
-        threads: as many compute; None: as PyTorch chooses.
-        keep_memory: memory that is freed stays with the process (``memory.freed_is_kept``).
+        threads: how many compute; None: PyTorch's choice.
+        keep_memory: freed memory stays with the process (``memory.freed_is_kept``).
     """
 
     threads: int | None = None
@@ -53,7 +53,7 @@ class Cpu(Device):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Set the number of threads and malloc's ways, and put them back afterwards."""
+        """Set the number of threads and how malloc keeps memory, and restore them afterwards."""
         import torch
 
         before = torch.get_num_threads()
@@ -74,7 +74,7 @@ class Cpu(Device):
         return precision_of(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return oneDNN with packed weights where it takes ``dtype``, and PyTorch's own choice."""
+        """Return oneDNN with packed weights where it takes ``dtype``, then PyTorch's own choice."""
         import torch
 
         if dtype is torch.int8:
@@ -90,8 +90,8 @@ class Cpu(Device):
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
 
-        But for an emulated format: batched matmuls convert one number at a time. Those of float32
-        are MKL's, which take strided parts as they are; of others, oneDNN's.
+        Not for an emulated format: batched matmuls convert one number at a time. In float32 they
+        are MKL's, which take strided tensors as they are; in others oneDNN's.
         """
         import torch
 

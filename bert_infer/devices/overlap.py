@@ -1,4 +1,4 @@
-"""Copies and forwards at once, on a device whose streams work beside each other."""
+"""Overlapping copies and forwards, on a device with concurrent streams."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Overlap:
     """Copies in, forwards and copies out, each kind on a stream of its own.
 
-    What a stream still reads is held until its forward has been waited for: a device's allocator
-    knows only the stream that memory was taken on.
+    Tensors that a stream may still read are held until their forward has been waited for: the
+    allocator knows only the stream on which memory was allocated.
     """
 
     def __init__(self, streams: Any, flush: Callable[[], object] = lambda: None) -> None:  # noqa: ANN401  a module
@@ -26,7 +26,7 @@ class Overlap:
 
         Args:
             streams: torch.cuda, or what offers the same Stream, Event, stream and current_stream.
-            flush: sends off what has been asked for, where a device gathers it first.
+            flush: sends off submitted work, where a device gathers it first.
         """
         self._streams, self._flush = streams, flush
         self._in, self._out = streams.Stream(), streams.Stream()
@@ -37,10 +37,10 @@ class Overlap:
         copy_in: Callable[[], tuple[Any, ...]],
         copy_out: Callable[[Outputs], Outputs],
     ) -> Callable[[], Computed]:
-        """Submit a forward; return what copies its outputs out, and waits for all of it.
+        """Submit a forward; return a function that copies its outputs out, and waits for them.
 
-        They are copied that late because some devices' copies block: the next forward has been
-        submitted by then. So ``encode`` must not write over what it returned before (``kept``).
+        They are copied that late because some devices' copies block: by then the next forward has
+        been submitted. So ``encode`` must not overwrite what it returned before (see ``kept``).
         Durations are the device's own, between events on the stream that did the work.
         """
         compute = self._streams.current_stream()
@@ -79,7 +79,7 @@ class Overlap:
 
 
 def kept(encode: Encode) -> Encode:
-    """Return ``encode``, whose results a recorded graph's next replay overwrites, with copies."""
+    """Return ``encode`` with its results cloned: a graph's next replay would overwrite them."""
 
     def copied(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
         hidden_states, pooled = encode(*given)

@@ -49,11 +49,11 @@ class Cuda(Device):
 
     Attributes:
         index: which one, as CUDA counts them.
-        in_flight: forwards asked for before the first is waited for; with 2 and more, copies go on
+        in_flight: forwards submitted before the first is waited for; with 2 and more, copies go on
             while another forward is computed.
         fuses: Triton's kernels are used, in every graph mode: inductor's for what lies between a
-            layer's matmuls, and our own; None: where this machine has Triton, and the C compiler
-            and headers that it needs.
+            layer's matmuls, and our own. None: where they can be compiled, which takes Triton, a C
+            compiler, Python's headers and a card that inductor supports.
     """
 
     index: int = 0
@@ -63,7 +63,7 @@ class Cuda(Device):
     name = "cuda"
     graphs: ClassVar[frozenset[str]] = frozenset({CudaGraphs.name})
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
-    # 16,384 rows take 0.1 to 0.2 ms on an H200, and asking 10 us.
+    # 16,384 rows take 0.1 to 0.2 ms on an H200, and a launch 10 us.
     ceiling_rows: ClassVar[tuple[int, ...]] = (65_536, 131_072)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Cuda(Device):
         return torch.device("cuda", self.index)
 
     def check(self) -> None:
-        """Refuse what torch cannot use: no driver, no such card, or one it has no kernels for."""
+        """Refuse a card that is missing or that torch cannot use, and ``fuses`` if it cannot be."""
         driver.check()
         import torch
 
@@ -97,7 +97,7 @@ class Cuda(Device):
 
     @property
     def compiles_regions(self) -> bool:  # type: ignore[override]
-        """Whether ``fuses`` says so, or else whether this machine can."""
+        """``fuses``, or, where that is None, whether this machine can."""
         return self._can_fuse() if self.fuses is None else self.fuses
 
     def _can_fuse(self) -> bool:
@@ -116,7 +116,7 @@ class Cuda(Device):
 
     @property
     def has_bf16(self) -> bool:  # type: ignore[override]
-        """Likewise."""
+        """Whether the card is Ampere's or later."""
         return self.capability() >= (8, 0)
 
     @property
@@ -133,18 +133,18 @@ class Cuda(Device):
             yield
 
     def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[torch.Tensor, ...]:
-        """Return ``arrays`` on their way to the card, from pages that the system does not move."""
+        """Copy ``arrays`` to the card, asynchronously, from pinned memory."""
         import torch
 
         pinned = (torch.from_numpy(array).pin_memory() for array in arrays)
         return tuple(host.to(self.torch_device(), non_blocking=True) for host in pinned)
 
     def copy_out(self, outputs: Outputs) -> Outputs:
-        """Return ``outputs`` on their way to such pages."""
+        """Copy ``outputs`` to pinned memory, asynchronously."""
         return Outputs(_to_host(outputs.hidden_states), _to_host(outputs.pooled))
 
     def overlap(self) -> Overlap:
-        """Return the card's streams: memory is kept for each stream that was ever used."""
+        """Return the card's streams, cached: the allocator keeps memory for every stream used."""
         return _overlap(self.index)
 
     def synchronize(self) -> None:
@@ -154,25 +154,25 @@ class Cuda(Device):
         torch.cuda.synchronize(self.index)
 
     def preferred_graph(self) -> Graph:
-        """Return CUDA graphs where they are worth it."""
+        """Return CUDA graphs where they pay, eager elsewhere."""
         return ByShape()
 
     def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
-        """Return ``encode`` compiled, its results safe from the next forward in every mode."""
+        """Return ``encode`` compiled; in every mode, no later forward overwrites its results."""
         import torch
 
         from bert_infer.devices.cuda import recording
 
         if mode.records:
             encode = recording.Holding(encode)
-        # Asked for, all sizes become symbols, the model's too, and reductions over them slower;
-        # left to dynamo, those do that differ from the first shape to the second.
+        # With True all sizes become symbols, the model's too, and reductions over those slower;
+        # with None only sizes that differ from the first shape to the second do.
         dynamic = None if shapes > 1 else False
         compiled: Encode = torch.compile(encode, dynamic=dynamic, mode=mode.value)
         return recording.stepped(compiled) if mode.records else compiled
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
-        """Return ``encode`` recorded as CUDA graphs, its results safe from the next forward."""
+        """Return ``encode`` recorded as CUDA graphs; no later forward overwrites its results."""
         from bert_infer.devices.cuda import recording
 
         del asynchronous  # a replay never waits
@@ -185,12 +185,12 @@ class Cuda(Device):
         return precision_of(torch.backends.cuda.matmul, precision)
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return cuBLAS: in bfloat16 with GELU inside, in 8 bits that of codes."""
+        """Return cuBLAS: in bfloat16 with GELU fused, in 8 bits the matmul of codes."""
         import torch
 
         if dtype is torch.float8_e4m3fn:
             return (scaled.ScaledMatmul,)
-        # By tanh: nothing beside the rounding of bfloat16, more than that of float16.
+        # Its GELU is by tanh: the error is below bfloat16's rounding, and above float16's.
         return (GeluInside if dtype is torch.bfloat16 else linears.OutOfPlace,)
 
     def fp8(self, asked: Fp8) -> Fp8:
@@ -200,10 +200,10 @@ class Cuda(Device):
         return ByRow.of(asked)
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
-        """Return flash attention where there is one, our own kernel if Triton can compile it.
+        """Return flash attention where there is one: our own kernel if Triton can compile it.
 
-        Else the kernel that has no needs but for heads of a multiple of 8. All of them can be
-        recorded in a graph, and take no more memory than their inputs.
+        Otherwise memory-efficient attention, which only needs head sizes that are multiples of 8.
+        All of them can be recorded in a graph, and take no more memory than their inputs.
         """
         head_dim = architecture.hidden // architecture.heads
         width = width_of(head_dim)
@@ -222,14 +222,14 @@ class Cuda(Device):
         return 33_792
 
     def fp8_linear(self) -> MakeLinear:
-        """Return the Linear with a kernel for GELU and codes, if Triton can compile it."""
+        """Return a Linear whose kernels fuse GELU and quantising, if Triton can compile them."""
         if not self.compiles_regions:
             return scaled.Scaled
         is_hopper = (9, 0) <= self.capability() < (10, 0)
         return ScaledGeluInside if is_hopper else ScaledGelu
 
     def region(self, function: Function) -> Function:
-        """Return ``function`` compiled by inductor, unless ``fuses`` says otherwise."""
+        """Return ``function`` compiled by inductor, if ``compiles_regions``."""
         return fusing.compiled(function) if self.compiles_regions else function
 
     def reset_peak_memory(self) -> None:
@@ -239,7 +239,7 @@ class Cuda(Device):
         torch.cuda.reset_peak_memory_stats(self.index)
 
     def peak_memory(self) -> int | None:
-        """Return the most memory that tensors took."""
+        """Return the most memory that tensors took, in bytes."""
         import torch
 
         return torch.cuda.max_memory_allocated(self.index)
@@ -268,7 +268,7 @@ class Cuda(Device):
         return None if energy_j is None else Counters(energy_j=energy_j)
 
     def memory_bytes(self) -> int | None:
-        """Return what the largest card of the machine has: which one it is, CUDA alone knows."""
+        """Return the memory of the machine's largest card: only CUDA knows which card this is."""
         return nvml.largest_memory_bytes()
 
     def other_processes(self) -> tuple[int, ...]:
@@ -276,11 +276,11 @@ class Cuda(Device):
         return nvml.of(self._uuid(), nvml.other_processes, ())
 
     def throttle_reasons(self) -> tuple[str, ...]:
-        """Return the reasons that NVML gives for a clock below what was asked."""
+        """Return the reasons that NVML gives for a clock below the one requested."""
         return nvml.of(self._uuid(), nvml.throttle_reasons, ())
 
     def throttled_s(self) -> dict[str, float]:
-        """Return what NVML has counted of that."""
+        """Return the seconds that NVML has counted for each reason."""
         return nvml.of(self._uuid(), nvml.throttled_s, {})
 
     def _uuid(self) -> str:

@@ -1,6 +1,6 @@
 """Attention among packed sequences on a GPU: one kernel for all of them, whatever their lengths.
 
-Nothing reads a tensor's values on the host, so that CUDA graphs can hold it and inductor can
+Nothing reads a tensor's values on the host, so that CUDA graphs can record it and inductor can
 compile what lies around it.
 """
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     import torch
 
-_MOST_PER_HEAD = 256  # more numbers a head, and there is no flash attention
+_MOST_PER_HEAD = 256  # flash attention takes no larger heads
 
 
 class ByLength(Attention):
     """A kernel that is told where sequences begin and how long the longest may be.
 
-    That is what the model allows, not what a batch holds, so that one recording or compilation
-    serves all batches; the blocks of a sequence that are not there end at once. A sequence that is
-    longer is not attended to beyond it.
+    That is the model's limit, not the batch's longest, so that one recording or compilation serves
+    all batches; blocks past the end of a sequence return at once. Tokens of a sequence past the
+    limit are not attended to.
     """
 
     def __init__(self, longest: int) -> None:
@@ -41,17 +41,17 @@ class ByLength(Attention):
     def kernel(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> torch.Tensor:
-        """Return attended values; all are ``[tokens, heads, head_dim]``, parts of one tensor."""
+        """Return attended values; all are ``[tokens, heads, head_dim]``, inputs views of one."""
 
 
 class Flash(ByLength):
-    """PyTorch's flash attention: half precision alone.
+    """PyTorch's flash attention, in half precision only.
 
-    Of its arguments those given mean the same in torch 2.10 to 2.14. Others came and went
-    (``is_causal``, ``window_size``, ``scale``); what they are by default is full attention over
-    one's own sequence, in every version. ``num_splits=1``, where there is one, is that, with the
-    same bits whatever the neighbours; and it says that cuDNN's kernel is not to be chosen, which
-    on newer cards makes a plan for each number of tokens, in more time than a forward takes.
+    The arguments given mean the same in torch 2.10 to 2.14. Others came and went (``is_causal``,
+    ``window_size``, ``scale``); their defaults mean full attention over one's own sequence in every
+    version. So does ``num_splits=1``, where it exists, with the same bits whatever the neighbours.
+    It also rules out cuDNN's kernel, which on newer cards makes a plan for each number of tokens,
+    in more time than a forward takes.
     """
 
     def __init__(self, longest: int) -> None:
@@ -73,8 +73,8 @@ class Flash(ByLength):
 class Blocked(Attention):
     """Our own kernel, for half precision, in blocks of fewer rows than flash attention's.
 
-    Those hold 128, of queries and of keys, and texts are seldom much longer: much of what is
-    computed for them is thrown away. A sequence's bits are the same whatever its neighbours.
+    Those hold 128 queries and 128 keys, and texts are seldom much longer: much of what they compute
+    is thrown away. A sequence's bits are the same whatever its neighbours.
     """
 
     @staticmethod
@@ -98,13 +98,14 @@ class Blocked(Attention):
 class Efficient(ByLength):
     """Memory-efficient attention, which takes single precision and older cards.
 
-    Private to PyTorch, whose nested tensors are its only public way in, and cost more than it.
+    The operator is private to PyTorch: the only public way to it, nested tensors, costs more than
+    the kernel itself.
     """
 
     def kernel(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
     ) -> torch.Tensor:
-        """Call it with sequences one after the other in one row."""
+        """Call the operator with all sequences end to end in one row."""
         import torch
 
         of_all = (part.unsqueeze(0) for part in (q, k, v))  # [1, tokens, heads, head_dim] each
@@ -115,20 +116,20 @@ class Efficient(ByLength):
 
 
 class Padded(Attention):
-    """Heads of odd sizes filled up with zeros to what another mechanism loads.
+    """Heads padded with zeros to a size that another mechanism can load.
 
-    Nothing but the scale of scores sees them, which is by the size of a head.
+    The zeros change nothing but the scale of scores, which follows from the head size.
     """
 
     def __init__(self, attend: Attention, width: int) -> None:
         self._attend, self._width = attend, width
 
     def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Return what the other needs to know."""
+        """Return the other mechanism's bounds."""
         return self._attend.bounds(x, cu_seqlens)
 
     def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-        """Fill up, attend, and cut off."""
+        """Pad, correct the scale, attend, and cut the padding off."""
         from torch.nn import functional
 
         tokens, _, heads, head_dim = qkv.shape
@@ -147,5 +148,5 @@ def has_flash(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) ->
 
 
 def width_of(head_dim: int) -> int:
-    """Return how many numbers a head needs for all kernels to load it: a multiple of 8."""
+    """Return the head size that all kernels can load: ``head_dim`` up to a multiple of 8."""
     return -(-head_dim // 8) * 8

@@ -38,9 +38,9 @@ def check() -> None:
 
 @cache
 def unusable() -> str | None:
-    """Return why torch can use no GPU, a sentence's end; None where it can.
+    """Return why torch can use no GPU, to end a sentence with; None if it can.
 
-    Kept, as torch itself complains only once.
+    Cached, as torch itself warns only once.
     """
     import torch
 
@@ -58,7 +58,7 @@ def unusable() -> str | None:
 
 
 def check_card(index: int) -> None:
-    """Refuse a card that torch has no kernels for: it would fail at the first.
+    """Refuse a card that torch has no kernels for: the first one launched would fail.
 
     Raises:
         RefusedError: naming ``device``.
@@ -74,7 +74,7 @@ def check_card(index: int) -> None:
 
 
 def without_kernels(index: int) -> str | None:
-    """Return why torch can multiply nothing on the card, a sentence's end; None where it can."""
+    """Return why torch has no kernels for the card, to end a sentence with; None if it has."""
     import torch
 
     capability, built_for = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
@@ -88,17 +88,17 @@ def without_kernels(index: int) -> str | None:
 
 
 def _serves(built: str, capability: tuple[int, int]) -> bool:
-    """Tell whether code such as ``sm_86`` or ``compute_90`` runs on such a card.
+    """Tell whether code such as ``sm_86`` or ``compute_90`` runs on a card of this capability.
 
-    Machine code (sm) does on later minor versions of its major one, and the driver makes it of PTX
-    (compute) for any later card: CUDA C++ Programming Guide, "Compute Capabilities".
+    Machine code (sm) runs on later minor versions of the same major one; PTX (compute) is compiled
+    by the driver for any later card: CUDA C++ Programming Guide, "Compute Capabilities".
     """
     of = divmod(int(re.sub(r"\D", "", built)), 10)
     return of <= capability and (built.startswith("compute") or of[0] == capability[0])
 
 
 def is_here() -> bool:
-    """Tell without importing torch whether there is one: else CUDA is out of the question."""
+    """Tell, without importing torch, whether there is a driver: CUDA needs one."""
     try:
         ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

@@ -1,8 +1,8 @@
 """Embeddings and layers compiled by inductor: what lies between matmuls becomes few Triton kernels.
 
-A residual, its sum, LayerNorm and the codes of 8-bit formats are one; kernels of our own are called
-as they are (``kernels``). One compilation serves all layers: dynamo asks of a layer that it be of
-the same kind, not the same.
+Adding a residual, LayerNorm and quantising to 8 bits become one; kernels of our own (``kernels``)
+are called as they are. One compilation serves all layers: dynamo requires a layer of the same kind,
+not the same layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OLDEST = (7, 0)
 
 
 def is_possible() -> bool:
-    """Tell whether this machine has Triton, and what it compiles C with."""
+    """Tell whether this machine has Triton, a C compiler and Python's headers."""
     compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     has_triton = find_spec("triton") is not None
@@ -31,12 +31,12 @@ def is_possible() -> bool:
 
 
 def compiled(function: Function) -> Function:
-    """Return ``function``, which is compiled when called: for the first shape, then for any.
+    """Return ``function``, compiled when it is called: first for that shape, later for any.
 
-    In one piece: what it cannot compile so is an error, not slower.
+    It is compiled as one graph: what does not fit in one is an error, rather than slow.
     """
     import torch
 
-    # What earlier runs of this process compiled would count towards the most that dynamo keeps.
+    # Compilations of earlier runs in this process would count towards dynamo's limit.
     torch.compiler.reset()
     return torch.compile(function, fullgraph=True)  # type: ignore[return-value]  # of the same type

@@ -1,6 +1,6 @@
 """Kernels of our own in Triton, where PyTorch's and inductor's take longer (benchmarks/notes.md).
 
-A model's sizes are Triton's ``constexpr``, a batch's are not: nothing is compiled for a batch.
+A model's sizes are Triton's ``constexpr``, a batch's are not, so no batch is compiled for anew.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def product_gelu_codes(
     """Return GELU of a product of E4M3 codes, as codes ``[rows, outputs]`` of a given scale.
 
     The product never leaves the chip. Hopper loads its tiles by descriptors, which the host makes
-    for each call; an operator of its own keeps them from torch.compile, whose versions differ in
-    what they know of descriptors. A program computes one tile after the other, and loads the next
-    while it finishes one.
+    for each call; a custom operator hides them from torch.compile, whose versions differ in their
+    support for descriptors. A program computes one tile after the other, and loads the next while
+    it finishes one.
 
     Args:
         x: ``[rows, inputs]``.
@@ -99,7 +99,7 @@ def product_gelu_codes(
         weight: ``[outputs, inputs]``.
         weight_scale: ``float32 [outputs, 1]``.
         bias: ``[outputs]``.
-        scale: ``float32 [rows, 1]``; what exceeds 448 times it becomes that.
+        scale: ``float32 [rows, 1]``; values are clamped to 448 times it.
     """
     rows, inputs = x.shape
     outputs = len(weight)
@@ -122,7 +122,7 @@ def product_gelu_codes(
 def _empty(
     x: torch.Tensor, _scale: torch.Tensor, weight: torch.Tensor, *_: torch.Tensor
 ) -> torch.Tensor:
-    # By shape: len() would make a number of a symbol, and each size a compilation of its own.
+    # Not len(), which would specialise a symbolic size: each would be compiled for anew.
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
@@ -181,7 +181,7 @@ def _attend(
 
 @triton.jit
 def _weighed(scores, v, largest, total, sums, scale: tl.constexpr):
-    """Add values ``v`` by the softmax of ``scores`` to those of the columns before."""
+    """Add values ``v``, weighted by the softmax of ``scores``, to those of the columns before."""
     now = tl.maximum(largest, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - now[:, None])
     shrunk = tl.exp2(largest - now)
@@ -191,7 +191,7 @@ def _weighed(scores, v, largest, total, sums, scale: tl.constexpr):
 
 @triton.jit
 def _gelu(x):
-    """GELU by tanh, ``x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2``, by the card's own."""
+    """GELU by the card's own tanh, ``x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2``."""
     tanh = tl.inline_asm_elementwise(
         "tanh.approx.f32 $0, $1;", "=f,f", [x * (0.7978845608 + 0.0356774081 * (x * x))],
         dtype=tl.float32, is_pure=True, pack=1,
@@ -220,7 +220,7 @@ def _product_gelu_codes(
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_inputs: tl.constexpr,
     rows_together: tl.constexpr,
 ):  # fmt: skip
-    """Compute every so many-th tile, ``rows_together`` rows of tiles at a time for the cache."""
+    """Compute this program's tiles, in bands of ``rows_together`` rows of tiles for the cache."""
     down = tl.cdiv(rows, tile_rows)
     across: tl.constexpr = (outputs + tile_columns - 1) // tile_columns
     for tile in tl.range(tl.program_id(0), down * across, tl.num_programs(0), flatten=True):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class GeluInside(OutOfPlace):
     """cuBLAS computes GELU while it writes the product, which saves reading and writing it again.
 
-    By tanh, not by erf (Hendrycks and Gimpel, 2016, have both): what that costs is little beside
-    the rounding of bfloat16 (benchmarks/notes.md).
+    GELU is by tanh, not by erf (Hendrycks and Gimpel, 2016, have both): the difference is small
+    beside the rounding of bfloat16 (benchmarks/notes.md).
     """
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
@@ -29,9 +29,9 @@ class GeluInside(OutOfPlace):
 
 
 class ScaledGelu(Scaled):
-    """GELU of the product and its codes by one kernel that reads each row once.
+    """GELU of the product, and its codes, by one kernel that reads each row once.
 
-    By tanh too, which costs nothing beside three bits of mantissa.
+    GELU is by tanh too: the difference vanishes beside three bits of mantissa.
     """
 
     def gelu(self, x: Codes) -> Codes:
@@ -42,12 +42,12 @@ class ScaledGelu(Scaled):
 
 
 class ScaledGeluInside(Scaled):
-    """GELU and its codes are made while the product is written; likewise by tanh.
+    """GELU, by tanh, and its codes are computed while the product is written.
 
-    Their scale must be known by then. It is a bound that holds for any row x and weights w: a
-    product is at most |x| |w|, by Cauchy and Schwarz, and GELU of it no more. What a bound is too
-    large by, codes lose at the small end of their range, which is 2^15 wide without a number's
-    mantissa being cut (benchmarks/notes.md).
+    The codes' scale must be known by then, so it comes from an upper bound: for any row x and
+    weights w the product is at most |x| |w|, by Cauchy and Schwarz, plus the largest bias, and GELU
+    of it no more. Where the bound is too large, codes lose the small end of their range, which is
+    2^15 wide without a number's mantissa being cut (benchmarks/notes.md).
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:

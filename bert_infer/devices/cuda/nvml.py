@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SILENT = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second is none of the first
+_SILENT = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second is no kind of the first
 _LARGEST_PID = 2**31 - 1
 
 
@@ -22,10 +22,10 @@ def of(uuid: str, read: Callable[[Any], T], unknown: T) -> T:
     """Return what ``read`` finds with the card's handle, else ``unknown``.
 
     Args:
-        uuid: the card's, as CUDA tells it: CUDA's numbers are others where CUDA_VISIBLE_DEVICES is
+        uuid: the card's, from CUDA, whose indices differ from NVML's where CUDA_VISIBLE_DEVICES is
             set.
         read: takes NVML's handle.
-        unknown: returned where the library or the driver is missing, or the card has no such thing.
+        unknown: returned where the library or the driver is missing, or the card cannot tell.
     """
     with suppress(*_SILENT), _library():
         return read(_handle(uuid))
@@ -42,7 +42,7 @@ def readings(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module'
     }
     found = {}
     for name, read in reads.items():
-        with suppress(pynvml.NVMLError):  # a part of a card has no power of its own
+        with suppress(pynvml.NVMLError):  # a MIG part of a card has no power of its own
             found[name] = float(read())
     return found
 
@@ -55,9 +55,9 @@ def energy_j(card: Any) -> float:  # noqa: ANN401  likewise
 def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
     """Return the ids of other processes that compute on the card.
 
-    In a container they may be the host's ids, by which this process does not know itself. It is on
-    the card, so an only process that is not to be found here is this one. Drivers before 535.154
-    fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue 75).
+    In a container they may be the host's ids, among which this process does not know its own. As it
+    is on the card itself, a single process that does not exist here is this one. Drivers before
+    535.154 fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue 75).
     """
     running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
     listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
@@ -69,13 +69,13 @@ def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
 
 
 def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
-    """Return the reasons for a clock below what the load would have it."""
+    """Return the reasons for which the clock is lower than the load calls for."""
     active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(card)
     return tuple(name for name, bit in _REASONS.items() if active & bit)
 
 
 def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  likewise
-    """Return for how many seconds so far each limit has held clocks down, as the card counts it."""
+    """Return for how many seconds so far each limit has held the clocks down."""
     found = {}
     for name, policy in _LIMITS.items():
         with suppress(pynvml.NVMLError):
@@ -85,7 +85,7 @@ def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  likewise
 
 
 def largest_memory_bytes() -> int | None:
-    """Return the most memory that a card of this machine has; where nobody tells it, None."""
+    """Return the memory of this machine's largest card, in bytes; None if unknown."""
     with suppress(pynvml.NVMLError), _library():
         cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return max((int(pynvml.nvmlDeviceGetMemoryInfo(c).total) for c in cards), default=None)
@@ -93,7 +93,7 @@ def largest_memory_bytes() -> int | None:
 
 
 def cuda_version() -> str | None:
-    """Return the latest CUDA version that the driver serves; where nobody tells it, None."""
+    """Return the latest CUDA version that the driver serves; None if unknown."""
     with suppress(pynvml.NVMLError), _library():
         version = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
         return f"{version // 1000}.{version % 1000 // 10}"
@@ -101,14 +101,14 @@ def cuda_version() -> str | None:
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, as in "550.54"; where nobody tells it, None."""
+    """Return the driver's version, as in "550.54"; None if unknown."""
     with suppress(pynvml.NVMLError), _library():
         return str(pynvml.nvmlSystemGetDriverVersion())
     return None
 
 
 def _handle(uuid: str) -> Any:  # noqa: ANN401  likewise
-    """Return NVML's handle of a card, or of the part of one (MIG) that CUDA has for a card."""
+    """Return NVML's handle of a card, or of a MIG part of one, which CUDA treats as a card."""
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except pynvml.NVMLError_NotFound:
@@ -139,5 +139,5 @@ _LIMITS = {
     "board limit": pynvml.NVML_PERF_POLICY_BOARD_LIMIT,
     "reliability": pynvml.NVML_PERF_POLICY_RELIABILITY,
 }
-"""What is counted, by NVML's policies. Its newer counters, one for each reason, have numbers that
-changed from one release of the library to the next."""
+"""What is counted, by NVML's policies. Its newer counters, one for each reason, are not used: their
+numbers changed from one release of the library to the next."""

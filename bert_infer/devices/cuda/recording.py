@@ -1,4 +1,4 @@
-"""Forwards recorded as CUDA graphs: which graph is whose, and each call of torch that it takes."""
+"""Forwards recorded as CUDA graphs: which graph serves which shape, and all calls of torch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Recording:
     """A forward of one shape.
 
     Attributes:
-        inputs: as given, but for tensors, whose copies are overwritten before each replay.
-        outputs: what a replay leaves its results in, until another replays.
+        inputs: as given, except that tensors are copies, which are overwritten before a replay.
+        outputs: the tensors that hold a replay's results, until another recording replays.
     """
 
     inputs: tuple[Any, ...]
@@ -42,12 +42,12 @@ class Recording:
 
     @classmethod
     def of(cls, encode: Encode, given: tuple[Any, ...], record: Record) -> Recording:
-        """Record ``encode`` on a copy of what is ``given``."""
+        """Record ``encode`` on copies of the ``given`` tensors."""
         inputs = tuple(part.clone() if _is_tensor(part) else part for part in given)
         return cls(inputs, *record(lambda: encode(*inputs)))
 
     def __call__(self, given: tuple[Any, ...]) -> Tensors:
-        """Return new tensors with the results for what is ``given``."""
+        """Replay with the inputs ``given``; return the results in new tensors."""
         for ours, theirs in zip(self.inputs, given, strict=True):
             if _is_tensor(ours):
                 ours.copy_(theirs, non_blocking=True)
@@ -59,8 +59,8 @@ class Recording:
 def recorded(encode: Encode, record: Record, most: int) -> Encode:
     """Return ``encode`` recorded for each shape when it first comes, ``most`` of them.
 
-    Results are new tensors, made on the stream that is current: no later forward overwrites them.
-    Inputs that are no tensors are part of what tells shapes apart.
+    Results are new tensors, made on the current stream: no later forward overwrites them. Inputs
+    other than tensors are part of the key that tells shapes apart.
     """
     recordings: dict[Hashable, Recording] = {}
 
@@ -78,9 +78,9 @@ def recorded(encode: Encode, record: Record, most: int) -> Encode:
 class Recorder:
     """Records on the current card: a ``Record``.
 
-    One pool of memory for all graphs, which never replay at the same time: each computes in what
-    the others have finished with. One stream, so that what libraries allocate for it the first time
-    is not allocated inside a graph.
+    All graphs share one memory pool, since they never replay at the same time: each uses memory
+    that the others have finished with. They share one stream, so that what libraries allocate when
+    a stream is first used is not allocated inside a graph.
     """
 
     def __init__(self) -> None:
@@ -91,12 +91,12 @@ class Recorder:
         """Warm up on a side stream, and record there.
 
         Raises:
-            UnrecordableError: the work asks for what a graph cannot hold.
+            UnrecordableError: the work does something that a graph cannot record.
             torch.OutOfMemoryError: the card has too little memory left.
         """
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
-        # Puts the current stream back also where torch.cuda.graph, after an error, does not.
+        # The stream context restores the current stream; after an error, torch.cuda.graph does not.
         with torch.cuda.stream(self._stream), _without_autocast_cache():
             for _ in range(_WARM_UPS):
                 work()
@@ -110,7 +110,7 @@ class Recorder:
 
 
 def _cause(error: RuntimeError) -> Exception:
-    """Return what broke a recording, whose end raises an error of its own then."""
+    """Return what broke a recording; ending a broken one raises an ``error`` of its own."""
     first = error.__context__ or error
     for cause in (error, first):
         if isinstance(cause, torch.OutOfMemoryError):
@@ -124,7 +124,7 @@ def _cause(error: RuntimeError) -> Exception:
 
 @contextmanager
 def _without_autocast_cache() -> Iterator[None]:
-    """Let autocast keep no weight that it converts inside: it would lie in the graph's memory."""
+    """Keep autocast from caching weights converted inside: they would be in the graph's memory."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -134,10 +134,10 @@ def _without_autocast_cache() -> Iterator[None]:
 
 
 class Holding(torch.nn.Module):
-    """``encode``, as a module: torch takes what it reaches through one to stay where it is.
+    """``encode``, as a module: torch assumes that tensors reached through one keep their place.
 
-    Anything else is copied to where a graph of torch's own reads it, before each replay: all
-    weights of an encoder that is no module itself.
+    Any other tensor is copied into the inputs of torch's own graph before each replay: all weights,
+    where an encoder is no module itself.
     """
 
     def __init__(self, encode: Encode) -> None:
@@ -150,7 +150,7 @@ class Holding(torch.nn.Module):
 
 
 def stepped(encode: Encode) -> Encode:
-    """Return ``encode``, which torch compiled into graphs of its own, with results that stay."""
+    """Return ``encode``, compiled into torch's own CUDA graphs, with results that stay."""
 
     def step(*given: Any) -> Tensors:  # noqa: ANN401  as encode
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -61,10 +61,10 @@ class Hpu(Device):
     Attributes:
         module: the card's module id; None takes one that is free.
         lazy: operators are gathered into graphs before they run; None: as the graph mode needs.
-        fused_attention: by Gaudi's own kernel rather than PyTorch's.
+        fused_attention: attention is Gaudi's own kernel rather than PyTorch's.
         lower_precision_ops: a file with the operators that autocast runs in bfloat16.
-        fp32_ops: likewise in float32.
-        in_flight: forwards asked for before the first is waited for.
+        fp32_ops: a file with those that it runs in float32.
+        in_flight: forwards submitted before the first is waited for.
     """
 
     module: int | None = None
@@ -94,7 +94,7 @@ class Hpu(Device):
 
     @property
     def has_fp8(self) -> bool:  # type: ignore[override]
-        """Likewise."""
+        """Whether the card is of the second generation or later."""
         return host.generation() != 1
 
     def torch_device(self) -> torch.device:
@@ -122,13 +122,13 @@ class Hpu(Device):
             )
 
     def slots(self) -> list[str]:
-        """Return the names of the cards of which it takes one."""
+        """Return names for the cards of which it takes one, as in ``claims``."""
         if self.module is not None:
             return [f"hpu-{self.module}"]
         return [f"hpu-{number}" for number in range(len(host.cards()))]
 
     def check_beside(self, other: Device) -> None:
-        """Refuse where the two have one card between them."""
+        """Refuse if the two could only share one card."""
         if isinstance(other, Hpu) and len({*self.slots(), *other.slots()}) == 1:
             raise RefusedError(
                 "Both ask for one Gaudi card at once, and a card serves one process at a time.",
@@ -142,7 +142,7 @@ class Hpu(Device):
         variables.check(self.variables(graph))
 
     def variables(self, graph: Graph) -> Mapping[str, str]:
-        """Return the mode, the card, autocast's lists, and what makes the plugin work and count."""
+        """Return variables for the mode, the card, autocast's lists, and the plugin's counters."""
         wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
             wanted[_MODULES] = str(self.module)
@@ -177,7 +177,7 @@ class Hpu(Device):
             yield
 
     def copy_in(self, arrays: tuple[NDArray[np.generic], ...]) -> tuple[Any, ...]:
-        """Return ``arrays`` as one int32 tensor, on its way, and what ``fed`` needs to part it."""
+        """Copy ``arrays`` to the card as one int32 tensor; return it, and how ``fed`` splits it."""
         import numpy as np
         import torch
 
@@ -186,7 +186,7 @@ class Hpu(Device):
         return torch.from_numpy(flat).to(self.torch_device(), non_blocking=True), layout
 
     def fed(self, encode: Encode) -> Encode:
-        """Return ``encode`` for what ``copy_in`` gives: the parting becomes part of its graph."""
+        """Return ``encode`` for what ``copy_in`` returns; splitting it becomes part of a graph."""
         import torch
 
         def parted(packed: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,7 +201,7 @@ class Hpu(Device):
         return parted
 
     def copy_out(self, outputs: Outputs) -> Outputs:
-        """Return ``outputs`` in host memory: copies to pages that are not pinned block anyway."""
+        """Return ``outputs`` in host memory: copies to memory that is not pinned block anyway."""
         return Outputs(outputs.hidden_states.to("cpu"), outputs.pooled.to("cpu"))
 
     def overlap(self) -> Overlap:
@@ -217,12 +217,12 @@ class Hpu(Device):
         return HpuGraphs()
 
     def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
-        """Return ``encode`` compiled by the plugin's backend, for each shape apart."""
+        """Return ``encode`` compiled by the plugin's backend, for each shape separately."""
         del mode
         return plugin.compiled(encode, shapes)
 
     def capture(self, encode: Encode, *, asynchronous: bool, most: int) -> Encode:
-        """Return ``encode`` wrapped in HPU graphs, its results safe where two are in flight."""
+        """Return ``encode`` wrapped in HPU graphs; results are cloned where two are in flight."""
         recorded = plugin.recorded(encode, asynchronous=asynchronous, most=most)
         return kept(recorded) if self.in_flight > 1 else recorded
 
@@ -241,7 +241,7 @@ class Hpu(Device):
         plugin.reset_peak_memory()
 
     def peak_memory(self) -> int | None:
-        """Return the most memory that tensors took."""
+        """Return the most memory that tensors took, in bytes; None if unknown."""
         return plugin.memory("MaxInUse")
 
     def counters(self) -> Counters:
@@ -290,7 +290,7 @@ class Hpu(Device):
         return attention.ByMask(plugin.fused_sdpa if self.fused_attention else plugin.sdpa)
 
     def tokens_at_once(self, layout: type[Batch]) -> int:
-        """Return few where all tokens of a forward meet in one mask; not tried on a card."""
+        """Return few where one mask spans all tokens of a forward; not tried on a card."""
         return super().tokens_at_once(layout) if issubclass(layout, PackedBatch) else 16_384
 
     def attention_of_rows(self) -> str:
@@ -300,7 +300,7 @@ class Hpu(Device):
         return super().attention_of_rows()
 
     def mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return numbers to add: 0 at real tokens, the format's least elsewhere."""
+        """Return a mask to add: 0 at real tokens, the format's lowest number elsewhere."""
         import torch
 
         zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
@@ -311,7 +311,7 @@ class Hpu(Device):
         return hlml.readings(host.own_card())
 
     def throttle_reasons(self) -> tuple[str, ...]:
-        """Return the reasons that HLML gives for a clock below what was asked."""
+        """Return the reasons that HLML gives for a clock below the one requested."""
         return hlml.throttle_reasons(host.own_card())
 
     def _when_taken(self) -> str:

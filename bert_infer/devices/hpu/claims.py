@@ -1,4 +1,4 @@
-"""Claims on cards that serve one process at a time: a lock file each, with who has it inside."""
+"""Claims on cards that serve one process at a time: a lock file each, which names its holder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(slots: Sequence[str], remedy: str) -> None:
-    """Refuse where each of ``slots`` is claimed.
+    """Refuse if all ``slots`` are claimed.
 
     Raises:
         RefusedError: saying who has them.
@@ -31,10 +31,10 @@ def check(slots: Sequence[str], remedy: str) -> None:
 
 @contextmanager
 def claimed(slots: Sequence[str], remedy: str) -> Iterator[None]:
-    """Have one of ``slots`` inside; the system takes it back when the process ends.
+    """Hold a claim on one of ``slots`` inside; the system releases it when the process ends.
 
     Raises:
-        RefusedError: each is claimed; saying by whom.
+        RefusedError: all are claimed; saying by whom.
     """
     file, holders = _claim(slots)
     if file is None:
@@ -72,7 +72,7 @@ def _claim(slots: Sequence[str]) -> tuple[IO[str] | None, list[Holder]]:
 
 
 def _open(path: Path) -> IO[str]:
-    """Open for all users: a lock needs no right to write, and the holder's name is a courtesy."""
+    """Open for all users: locking takes no right to write; naming the holder, a courtesy, does."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except PermissionError:

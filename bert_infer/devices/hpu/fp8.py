@@ -1,8 +1,8 @@
 """8-bit floating point on Gaudi: Intel's neural_compressor measures a model, then converts it.
 
 Two runs: the first notes the largest values in every layer on the user's own texts, the second
-multiplies in 8 bits with scales made from them. What was measured holds for one generation of
-cards and one model, and is kept by these.
+multiplies in 8 bits with scales made from them. Measurements hold for one generation of cards and
+one model, and are stored under both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
 
 _MEASURED: list[torch.nn.Module] = []
-"""The models that this process measures now; what was seen of them is written when a run ends."""
+"""The models that this process is measuring; measurements are written when the run ends."""
 
 _SAMPLED = 16
 
@@ -41,7 +41,7 @@ class Converted(Fp8):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Its name, which tells a run that only measures."""
+        """Its name, which marks a run that only measures."""
         return "fp8_measuring" if self.is_measuring else "fp8"
 
     @property
@@ -59,7 +59,7 @@ class Converted(Fp8):
             )
 
     def converted(self, module: torch.nn.Module, device: Device) -> torch.nn.Module:
-        """Return ``module`` with what the step puts in the place of its linear layers.
+        """Return ``module`` with its linear layers replaced, as the step says.
 
         Raises:
             RefusedError: it is to be converted, and has not been measured on such a card.
@@ -92,7 +92,7 @@ class Converted(Fp8):
 
     @contextmanager
     def active(self, device: Device) -> Iterator[None]:
-        """Write what was measured when the forwards are over."""
+        """Write the measurements when the forwards are over."""
         _MEASURED.clear()
         with super().active(device):
             yield

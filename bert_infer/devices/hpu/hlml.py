@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ON_CHIP, _POWER, _HEAT = 0, 1, 2  # a sensor, and two bits of a mask: no names in older releases
+_ON_CHIP, _POWER, _HEAT = 0, 1, 2  # a sensor and two bits of a mask, unnamed in older releases
 
 
 def readings(card: str | None) -> dict[str, float]:
-    """Return those of a card's figures that it gives, units in the names.
+    """Return the figures that a card reports, units in the names.
 
     Args:
-        card: its PCI address; of an unknown one nothing is known.
+        card: its PCI address; None gives no figures.
     """
 
     def read(hlml: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module

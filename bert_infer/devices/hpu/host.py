@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 DRIVER = Path("/sys/bus/pci/drivers/habanalabs")
 PROCESSES = Path("/proc")
-ACCELERATORS = Path("/sys/class/accel")  # of all makers
+ACCELERATORS = Path("/sys/class/accel")  # of all vendors
 KERNELS = Path("/usr/lib/habanalabs/libtpc_kernels.so")  # where Intel's packages have them
-_NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # those that compute, not those that watch
+_NODE = re.compile(r"/dev/(accel/accel|hl)\d+")  # compute nodes, not control nodes
 
 # PCI device ids, from the driver's own list.
 _GENERATIONS = {

@@ -1,4 +1,4 @@
-"""The plugin's two modes, lazy and eager: which one a graph mode runs in, and how it is asked for.
+"""The plugin's two modes, lazy and eager: which one a graph mode runs in, and how it is set.
 
 The plugin reads ``PT_HPU_LAZY_MODE`` once, when it is imported.
 """
@@ -26,7 +26,7 @@ def is_lazy(graph: Graph, *, asked: bool | None) -> bool:
 
 
 def is_lazy_now() -> bool:
-    """Tell which mode this process was given."""
+    """Tell whether this process runs in lazy mode."""
     return os.environ.get(VARIABLE) != "0"
 
 

@@ -23,7 +23,7 @@ _FUSED_SDPA = "hpu_fused_sdpa"
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """Acquire the card, and have it prepared for inference inside.
+    """Acquire the card, and prepare it for inference inside.
 
     Raises:
         RuntimeError: the card cannot be acquired.
@@ -54,8 +54,8 @@ def overlap() -> Overlap:
     import habana_frameworks.torch.core as htcore
     import habana_frameworks.torch.hpu as hthpu
 
-    # An event does not cover what lazy mode has gathered and not sent off; in eager mode that is
-    # nothing, and mark_step does nothing.
+    # An event does not cover work that lazy mode has gathered but not sent off. In eager mode there
+    # is none, and mark_step does nothing.
     return Overlap(hthpu, htcore.mark_step)
 
 
@@ -98,7 +98,7 @@ def metric(name: str) -> dict[str, Any]:
 
 
 def compiled(encode: Encode, shapes: int) -> Encode:
-    """Return ``encode`` compiled for each of so many shapes apart."""
+    """Return ``encode`` compiled for each of ``shapes`` shapes separately."""
     import torch
 
     config = torch._dynamo.config  # noqa: SLF001
@@ -110,8 +110,8 @@ def compiled(encode: Encode, shapes: int) -> Encode:
 def recorded(encode: Encode, *, asynchronous: bool, most: int) -> Encode:
     """Return ``encode`` wrapped in HPU graphs, ``most`` at most.
 
-    A replay returns the tensors that the recording did: they are to be copied out before the next.
-    Inputs other than tensors are part of what tells graphs apart.
+    A replay returns the recording's own tensors: copy them out before the next replay. Inputs other
+    than tensors are part of what tells graphs apart.
     """
     import torch
     from habana_frameworks.torch.hpu import wrap_in_hpu_graph
@@ -132,11 +132,11 @@ def fused_sdpa(
     mask: torch.Tensor,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """Return what Gaudi's kernel makes of ``[batch, heads, length, head_dim]`` and a mask."""
+    """Return Gaudi's attention of ``[batch, heads, length, head_dim]``, with a mask to be added."""
     from habana_frameworks.torch.hpex.kernels import FusedSDPA
 
-    # By position, as autograd functions take them. No probabilities are kept: the plugin's default,
-    # but asked for, where it looks it up itself dynamo breaks the graph.
+    # By position, as autograd functions take them. recompute=True, the plugin's default, keeps no
+    # probabilities; it is given because dynamo breaks the graph where the plugin looks it up.
     dropout, is_causal, softmax_mode, recompute = 0.0, False, "None", True
     attended: torch.Tensor = FusedSDPA.apply(
         q, k, v, mask, dropout, is_causal, scale, softmax_mode, recompute
@@ -145,19 +145,19 @@ def fused_sdpa(
 
 
 def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return what PyTorch's operator makes of them."""
+    """Return PyTorch's attention of the same."""
     from torch.nn import functional
 
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def name_for_transformers() -> str:
-    """Return the name under which ``fused_sdpa`` is made known to transformers."""
+    """Register ``fused_sdpa`` with transformers, and return its name there."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(_FUSED_SDPA, _of_rows)
-    # Without a mask function of the same name, transformers hands a mask of its own over: none.
+    # Without a mask function of the same name, transformers would pass no mask.
     AttentionMaskInterface.register(_FUSED_SDPA, sdpa_mask)
     return _FUSED_SDPA
 
@@ -178,6 +178,6 @@ def _of_rows(  # noqa: PLR0913, PLR0917  transformers' interface
 
 
 def _either(module: Any, *names: str) -> Any:  # noqa: ANN401  an untyped module
-    """Return the function that releases know by one of ``names``; without any, one of no effect."""
+    """Return the function that has one of ``names`` in this release, or one that does nothing."""
     found = (getattr(module, name, None) for name in names)
     return next((function for function in found if function), lambda: None)
