@@ -59,7 +59,7 @@ class Board:
         OUT.print(Text(f"{len(self._statuses)}/{self._runs}  failed  no record: {error}", "red"))
 
     def _described(self, overrides: Sequence[str]) -> str:
-        """Return what a run does not have in common with all others."""
+        """Return the overrides that a run does not share with all others."""
         return shlex.join(o for o in overrides if o not in self._common)
 
     def __rich__(self) -> Text:

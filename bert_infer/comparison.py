@@ -24,7 +24,7 @@ _SAME_WORK = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A run held against the first.
+    """A run compared with the first.
 
     Attributes:
         baseline: the first.
@@ -119,7 +119,7 @@ def _status(path: Path) -> str:
 
 
 def compared(baseline: Run, run: Run) -> Comparison:
-    """Return ``run`` held against ``baseline``."""
+    """Return ``run`` compared with ``baseline``."""
     interval = statistics.ratio(baseline.wall_s, run.wall_s)
     scale = run.sequences / baseline.sequences
     return Comparison(
@@ -166,7 +166,7 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def lasting(environment: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what belongs to one run alone."""
+    """Return ``environment`` without the conditions, which belong to one run alone."""
     return {key: value for key, value in environment.items() if key != "conditions"}
 
 

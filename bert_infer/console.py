@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """Goes silent, and ends nothing, where nobody reads it: a closed pipe, a full disk."""
+    """Goes silent, rather than end the program, where it cannot write: closed pipe, full disk."""
 
     def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401  rich's own signature
         """Print, and say so once if that is no longer possible."""
@@ -37,14 +37,14 @@ class _Console(Console):
             sys.stderr.write(f"Standard output cannot be written: {error}.\n")
 
     def on_broken_pipe(self) -> None:
-        """Send what is still to come nowhere, also what Python flushes when it ends."""
+        """Discard all further output, also what Python flushes when it ends."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped: no cell is broken
+_WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # piped: no cell is broken
 OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
-_FOUR_DIGITS = 9999.5  # from here on, rounded, all of them are before the point
+_FOUR_DIGITS = 9999.5  # from here on, rounded, no digit is left after the point
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -188,8 +188,7 @@ def show_directory(directory: object) -> None:
 def progress_bar() -> Iterator[ShowProgress]:
     """Yield a function to call with the forwards done and in all; it draws on a terminal only.
 
-    Drawn on call and at most twice a second, never by a thread that would take time from a
-    measured forward.
+    It draws when called, at most twice a second; a thread would take time from measured forwards.
     """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         yield lambda _done, _total: None
@@ -223,7 +222,7 @@ def _ends(six: Sequence[float]) -> str:
 
 
 def between(interval: Sequence[float] | None) -> str:
-    """Return an interval in brackets, after a blank; nothing where there is none."""
+    """Return an interval in brackets, with a space before it; nothing where there is none."""
     if interval is None:
         return ""
     return f" [{number(interval[0])} to {number(interval[1])}]"
@@ -247,7 +246,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Return four significant digits, all before the point where there are more."""
+    """Return four significant digits, or all digits before the point where there are more."""
     if value is None:
         return "unknown"
     return f"{value:,.4g}" if abs(value) < _FOUR_DIGITS else f"{value:,.0f}"

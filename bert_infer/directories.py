@@ -1,4 +1,4 @@
-"""The directories that runs are written into: free, writable, and one process' at a time."""
+"""The directories that runs are written into: free, writable, used by one process at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE_BYTES = 1 << 16
 
 
 def check_free(root: Path, kind: str, folders: Sequence[str]) -> None:
-    """Refuse a directory that holds results already, as any of ``folders`` in it may.
+    """Refuse a directory that holds results already, itself or in any of its ``folders``.
 
     Raises:
         RunDirectoryError: naming the key to change.
@@ -63,11 +63,11 @@ def check_writable(root: Path, remedy: str) -> None:
 
 
 def claimed(directory: Path, *, is_chosen: bool) -> Path:
-    """Make ``directory`` and return it; one beside it if another sweep was as fast.
+    """Make ``directory`` and return it; one beside it if another sweep has just made it.
 
     Args:
-        directory: what the moment makes of the configuration.
-        is_chosen: whether it was the user who named it.
+        directory: as configured, usually with the present time in its name.
+        is_chosen: whether the user named it.
     """
     if is_chosen:
         directory.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def claimed(directory: Path, *, is_chosen: bool) -> Path:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold ``directory``'s lock; the system lets go of it when the process ends, however it does.
+    """Hold ``directory``'s lock; the system releases it when the process ends, however it ends.
 
     Raises:
         RunDirectoryError: another process holds it; the message has its id.

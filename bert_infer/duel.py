@@ -1,13 +1,13 @@
-"""``duel``: two configurations measured in turn, so that what the machine does meets both.
+"""``duel``: two configurations measured in turn, so that a change of the machine affects both.
 
-Each side is a run in a process of its own, loaded and warmed once. The parent, which imports no
-torch and waits blocked, gives them turns: A B, B A, A B, ... The order within a round alternates,
-so that a machine that slows down steadily favours neither. A round gives one ratio, and the
-verdict is a 99 % interval of the typical ratio.
+Each side is a run in a process of its own, loaded and warmed up once. The parent gives them turns,
+A B, B A, A B, ..., and waits blocked. The order within a round alternates, so that a machine that
+slows down steadily favours neither. A round gives one ratio, and the verdict is a 99 % interval of
+the typical ratio.
 
-Processes of one configuration can differ from each other as well. With several pairs of them, what
-is taken as independent is a pair, not a round (Kalibera and Jones, Rigorous Benchmarking in
-Reasonable Time, 2013).
+Processes of one configuration can differ from each other as well. With several pairs of processes,
+a pair's ratio, not a round's, is taken as independent of the others (Kalibera and Jones, Rigorous
+Benchmarking in Reasonable Time, 2013).
 """
 
 from __future__ import annotations
@@ -130,9 +130,6 @@ def fight(  # noqa: PLR0913  all that a duel is
 ) -> tuple[Duel, list[str]]:
     """Measure two configurations in turn, and leave the record of each in ``directory``.
 
-    Returns:
-        The outcome, and why a side failed after enough rounds, if one did.
-
     Args:
         a: overrides of the first, as on the command line.
         b: overrides of the second.
@@ -142,6 +139,9 @@ def fight(  # noqa: PLR0913  all that a duel is
         pairs: how often both are loaded anew.
         force: compare different work, too.
         progress: is told of every round.
+
+    Returns:
+        The outcome, and the errors of sides that failed after enough rounds.
 
     Raises:
         RefusedError: an override is wrong, or the two would do different work.

@@ -45,16 +45,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def unfinished(directory: Path) -> list[Path]:
-    """Return what ``whole``, and safetensors in it, left where their process was killed."""
+    """Return the temporary files that ``whole``, or safetensors in it, left in a killed process."""
     named = re.compile(r"\..+\.\d+|\.tmp\w{6}")
     return [path for path in directory.iterdir() if named.fullmatch(path.name) and path.is_file()]
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Return why ``path`` is no regular file, or none to be read, to end a sentence with.
-
-    None if it is one.
-    """
+    """Return why ``path`` is not a readable file, to end a sentence with; None if it is."""
     try:
         if path.is_dir():
             return "this is a directory"
@@ -84,12 +81,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, remedy: str, keys: Iterable[str] = ()) -> Any:  # noqa: ANN401  whatever YAML holds
-    """Return what omegaconf makes of the file.
+    """Return the file's content, read by omegaconf.
 
     Args:
         path: YAML that Hydra wrote.
         remedy: what to do where it is damaged.
-        keys: what must be in it, dotted.
+        keys: dotted keys that must be in it.
 
     Raises:
         RefusedError: it is damaged.
@@ -110,7 +107,11 @@ def read_yaml(path: Path, remedy: str, keys: Iterable[str] = ()) -> Any:  # noqa
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON holds
-    """Write ``content``; a number that JSON lacks is an error."""
+    """Write ``content``.
+
+    Raises:
+        ValueError: it has a number that JSON lacks.
+    """
     with whole(path) as beside:
         beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
@@ -118,8 +119,8 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON
 def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
     """Write one row a measured forward; ``start_s`` counts from the first one's start.
 
-    ``wall_ms`` is what throughput counts: the sum of the four before it, and less where a device
-    overlaps them (``Forward`` says how). ``duration_ms`` is the synchronised forward alone.
+    ``wall_ms`` is what throughput counts: the sum of the four before it, or less where a device
+    overlaps them (see ``Forward``). ``duration_ms`` is the synchronised forward alone.
     """
     forwards = list(forwards)
     with whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:

@@ -15,10 +15,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let an interruption wait for the end of the block, as while modules are imported.
+    """Defer an interruption to the end of the block, in which modules are imported, say.
 
-    Python raises it wherever it happens to be: in a destructor it is lost, and half of a module may
-    stay. Only the main thread is interrupted.
+    Python raises it wherever it happens to be: in a destructor it is lost, and an import may leave
+    half a module behind. Only the main thread is interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,6 @@
-"""A run in a process of its own: what it does to itself, it does to no other run.
+"""A run in a process of its own, where it can affect no other run.
 
-Whoever asked waits blocked, and imports no torch.
+The parent waits blocked. It imports torch only where a check needs it: of a GPU, or a PyTorch file.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from bert_infer.runner import Runner
 
 GIVE_AGAIN = "Give its overrides again: they are in .hydra/overrides.yaml, and in metrics.json."
-"""What to do where a run's own description is of no more use."""
+"""The remedy where a run's own description can no longer be used."""
 
 
 class Assignment(NamedTuple):
-    """What a process is told: where its run is described, its time, a file for standard input."""
+    """What a process is told: its run's directory, its time, a file to read as standard input."""
 
     directory: Path
     timeout_s: float | None
@@ -77,7 +77,7 @@ class Isolated:
                 return Finished(process.record_if_missing(directory, cause), ())
 
     def _ended(self, child: Child, directory: Path, watch: Watch) -> Finished:
-        """Wait for the run's end, or put an end to it."""
+        """Wait for the run to end, or end it."""
         try:
             finished, cause = self._wait(child, watch), None
         except TimeoutError:
@@ -91,7 +91,7 @@ class Isolated:
         return child.ended(directory, finished, cause)
 
     def _wait(self, child: Child, watch: Watch) -> Finished | None:
-        """Follow the run to its end; None where it came to none by itself.
+        """Follow the run to its end; return None if its process died before.
 
         Raises:
             TimeoutError: it takes too long.
@@ -109,10 +109,10 @@ def _too_late(timeout_s: float | None) -> TimeoutError:
 
 
 def environment_at(place: Place, preload: Sequence[str]) -> dict[str, Any]:
-    """Return what environment.json would say of a run there now.
+    """Return what environment.json would say of a run at ``place`` now.
 
     Raises:
-        ProcessError: the process that was to tell cannot be started, or ended before it could.
+        ProcessError: the process that describes it cannot be started, or ended too early.
     """
     with process.started(_describe, place.device, preload, dict(place.variables)) as child:
         found: dict[str, Any] | None = child.receive()
@@ -125,7 +125,7 @@ def environment_at(place: Place, preload: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(pipe: Connection, assignment: Assignment) -> None:
-    """Be the process of the run that is assigned."""
+    """Make the assigned run, in its own process."""
 
     def end(*_: object) -> NoReturn:
         raise _too_late(assignment.timeout_s)

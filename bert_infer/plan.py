@@ -22,7 +22,7 @@ class Planned(NamedTuple):
 
     Attributes:
         overrides: as on the command line, short forms expanded.
-        content_hash: as in metrics.json; what has the same one is a repeat.
+        content_hash: as in metrics.json; repeats share it.
     """
 
     overrides: tuple[str, ...]
@@ -76,7 +76,7 @@ def ordered(runs: Sequence[Planned], repeats: int, order: Order, seed: int) -> l
 
 
 def missing(planned: Sequence[Planned], done: Counter[str]) -> list[Planned]:
-    """Return what is left of ``planned`` where ``done`` counts runs by their content's hash."""
+    """Return the runs of ``planned`` that are not in ``done``, a count by content hash."""
     left = done.copy()
     result = []
     for run in planned:

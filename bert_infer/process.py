@@ -1,8 +1,8 @@
 """A process for one run: how it is started, what it does to itself, and how it ends.
 
-Importing torch takes seconds, so processes are forked from one that has done so and nothing else
-(multiprocessing's forkserver). A run that needs other environment variables gets a fresh
-interpreter.
+Importing torch takes seconds, so processes are forked from a fork server, which has done so and
+nothing else (multiprocessing's forkserver). A run that needs other environment variables gets a
+fresh interpreter.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 TIME_TO_RECORD_S = 30.0
 """How long an interrupted run may take to write its record, before it is ended."""
 DEADLINE = signal.SIGUSR1
-"""What tells a run that its time is over: anybody may send SIGTERM."""
+"""The signal that a run's time is over. It is not SIGTERM, which anybody may send."""
 _TIME_TO_END_S = 5.0
 _INTERRUPTED = 130
 _IMPORTS = ("bert_infer.composition",)  # every run is composed from its directory
 _SETTLED = {"HF_HUB_OFFLINE": "1"}
-"""Whoever asked has asked the hub: runs take what is in its cache, and do not wait for it again."""
+"""The parent has asked the hub already: runs use its cache, and do not wait for the hub again."""
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
 _LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
 
@@ -52,7 +52,7 @@ class Child(NamedTuple):
     pipe: Connection
 
     def receive(self, patience_s: float | None = None) -> Any:  # noqa: ANN401  whatever it sends
-        """Return what it sends next; None where it has died, and nothing of it is left to be read.
+        """Return what it sends next; None if it has died, and nothing is left to read.
 
         Raises:
             TimeoutError: nothing came in time.
@@ -80,15 +80,15 @@ class Child(NamedTuple):
 
         Args:
             directory: the run's.
-            finished: what it sent at its end, if it came to one by itself.
-            cause: why it did not, where that was the caller.
+            finished: what it sent when it finished by itself; None if it did not.
+            cause: why not, if the caller ended it; None: its exit code tells.
         """
         self.process.join(_TIME_TO_END_S)
         self._kill()
         if finished is None:
             cause = cause or _cause(self.process.exitcode or 0, directory / "run.log")
             return Finished(record_if_missing(directory, cause), ())
-        if not (directory / "metrics.json").is_file():  # it could not, and perhaps now it can
+        if not (directory / "metrics.json").is_file():  # perhaps the disk has room by now
             status.end(directory, finished.metrics)
         return finished
 
@@ -106,7 +106,7 @@ class Child(NamedTuple):
 
 @contextmanager
 def recorded(directory: Path) -> Iterator[None]:
-    """Leave a record of the run in ``directory`` where an interruption finds no process for it."""
+    """Leave a record of the run in ``directory`` if it is interrupted while it has no process."""
     try:
         yield
     except KeyboardInterrupt:
@@ -122,7 +122,7 @@ def record_if_missing(directory: Path, cause: Cause) -> dict[str, Any]:
 
 
 def _cause(exit_code: int, log: Path) -> Cause:
-    """Return the cause of a run's end that it could not record itself."""
+    """Return the cause of a run's end, where the run could not record it itself."""
     if exit_code == _INTERRUPTED or -exit_code in interruption.SIGNALS:  # before it could take note
         return status.INTERRUPTED
     if exit_code == -signal.SIGKILL:
@@ -153,8 +153,8 @@ def started(
     """Start a process and yield it; it does not outlive the block.
 
     Args:
-        work: what it does, given a pipe to this process and ``argument``.
-        argument: as above.
+        work: is called in it with a pipe to this process, and ``argument``.
+        argument: given to ``work``.
         preload: modules that the fork server imports once, besides those that every run needs.
         needed: variables of its environment, set before torch is imported.
 
@@ -190,7 +190,7 @@ def _ensure_forkserver() -> None:
     A scheduler signals all processes at once. If that ended the fork server, nobody could tell how
     long to wait for the runs that it forked.
     """
-    resource_tracker.ensure_running()  # it lets the signals in
+    resource_tracker.ensure_running()  # before blocking: it unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     try:
         forkserver.ensure_running()
@@ -200,7 +200,7 @@ def _ensure_forkserver() -> None:
 
 @contextmanager
 def _start_method(method: str) -> Iterator[None]:
-    """Set the method that a new process takes over: it does not know that of joblib's workers."""
+    """Set the start method, which a new process inherits: it does not know joblib's own."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method(method, force=True)
     try:
@@ -220,13 +220,13 @@ def set_apart(directory: Path, time_to_record_s: float) -> Iterator[None]:
         time_to_record_s: how long the run may take to write its record after its parent's death.
     """
     try:
-        gc.freeze()  # what was imported for all runs need not be gone through before each pass
+        gc.freeze()  # no collection need go through what was imported for all runs
         os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
         threading.Thread(target=_die_with_parent, args=(time_to_record_s,), daemon=True).start()
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
         with suppress(OSError), (directory / "run.log").open("a") as log:
-            # What a library prints belongs to this run, and so does where a crash was.
+            # What a library prints belongs to this run, and so does the traceback of a crash.
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         faulthandler.enable(sys.stderr)

@@ -1,4 +1,4 @@
-"""``rerun``: a run that was made before, made once more from what its directory says."""
+"""``rerun``: an earlier run, made once more from what its directory says."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from bert_infer.settings import DriftSettings, Settings, Until
 
 ShowProgress = Callable[[int, "int | None"], None]
-"""Takes the forwards done, and in all if that is known."""
+"""Takes the number of forwards done, and their total; None where that is unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Result:
 
     Attributes:
         record: the content of metrics.json.
-        hidden_states: a tensor ``[tokens, hidden]`` for each text, in input order; of
+        hidden_states: a tensor ``[tokens, hidden]`` for each text, in input order; with
             engine=fused_cls ``[1, hidden]``.
         pooled: ``[texts, hidden]``, by ``output.pooling``.
         positions: ``int64 [texts]``, where each text stood in the input, empty ones counted.
@@ -91,10 +91,12 @@ class Runner:
         """Run ``texts``, or the configured input, and return the outputs of the last pass.
 
         Args:
-            texts: a text, or some.
+            texts: a text, or several; None: the configured input.
 
         Raises:
             RefusedError: the request cannot be met.
+            OutOfMemoryError: a batch does not fit in memory.
+            UnrecordableError: a forward cannot be recorded as a graph.
         """
         is_some = isinstance(texts, Iterable) and not isinstance(texts, str)
         given = list(texts) if is_some else texts  # type: ignore[arg-type]
@@ -124,7 +126,7 @@ class Runner:
         )
 
     def content_hash(self, prepared: Prepared) -> str:
-        """Return what tells runs apart: the configuration, the weights and the input's content."""
+        """Return a hash of what tells runs apart: configuration, weights and input's content."""
         contents = [weights.identity(prepared.source), prepared.tokens.sha256]
         return environment.digest([self._digest(), *contents])
 
@@ -140,11 +142,11 @@ class Runner:
 
     @property
     def preload(self) -> frozenset[str]:
-        """The modules that it pays to import once for many runs."""
+        """The modules that are worth importing once for many runs."""
         return frozenset({*self.imports, *(drift.IMPORTS if self.drift.texts else ())})
 
     def _digest(self, but: Collection[str] = ()) -> str:
-        """Return a hash of all parts ``but`` some, and how they were asked for."""
+        """Return a hash of all parts except those in ``but``: their types and fields."""
         parts = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -155,7 +157,7 @@ class Runner:
         )
 
     def prepare(self) -> Prepared:
-        """Check everything that can be checked without torch, and tokenise the input.
+        """Check everything that can be checked before anything is loaded, and tokenise the input.
 
         Raises:
             RefusedError: the request cannot be met.
@@ -163,7 +165,7 @@ class Runner:
         return preparation.prepare(self)
 
     def sinks(self, tokens: Tokens) -> tuple[Sink, ...]:
-        """Return what is to be written of a run."""
+        """Return the sinks whose files a run writes."""
         trace = (Trace(),) if self.settings.profile else ()
         return *self.output.sinks(tokens), *trace
 
@@ -180,12 +182,16 @@ class Runner:
         Args:
             record: holds what was found out even when this breaks off.
             prepared: what ``prepare`` returned.
-            sinks: are given every batch of every pass, and keep the last.
+            sinks: are given every batch of every pass; the last pass is what they keep.
             progress: is told of every forward, never while the clock runs.
             schedule: which passes are measured; None: as many as the settings ask.
 
         Returns:
             The last batch and its outputs, in host memory.
+
+        Raises:
+            OutOfMemoryError: a batch does not fit in memory.
+            UnrecordableError: a forward cannot be recorded as a graph.
         """
         self._note_request(record, prepared)
         device, architecture = prepared.device, prepared.architecture
@@ -215,8 +221,8 @@ class Runner:
                 with record.phases("ceiling"), memory.uncounted():
                     record.ceiling = ceiling.before(device, prepared.dtype, architecture)
                 work.compile()
-                # What comes between the warm-up and the passes would undo it: other matmuls and
-                # memory given back (the ceiling), or all objects touched (a collection).
+                # The ceiling comes before the warm-up, and no garbage collection after it: other
+                # matmuls, memory given back or all objects touched would undo it.
                 with without_garbage_collection():
                     record.warm_up = work.warm_up(
                         self.settings.warmup, is_single=total == prepared.workload.forwards
@@ -269,7 +275,7 @@ class Runner:
                 importlib.import_module(name)
 
     def choice(self, prepared: Prepared) -> dict[str, Any]:
-        """Return the resolved values."""
+        """Return the choice as resolved, as metrics.json has it."""
         return {
             "device": prepared.device.name,
             "dtype": prepared.dtype.name,

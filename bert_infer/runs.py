@@ -34,7 +34,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "provenance.input.sha256": (),
     "measurement.sample": ("forward", "pass"),
 }
-"""What must be a string, and one of these where there are any."""
+"""Keys that must hold a string, and which strings; none listed: any."""
 _OBJECTS = ("choice", "provenance", "throughput")
 _INTERVAL = "throughput.sequences_per_s_ci95"
 _AGREEMENT = 1e-9

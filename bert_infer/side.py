@@ -126,7 +126,7 @@ def warmed_up(directory: Path, overrides: Sequence[str]) -> Iterator[Side]:
 
 
 def _describe(directory: Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Leave what ``recorded_runner`` and ``rerun`` read."""
+    """Write the files that ``recorded_runner`` and ``rerun`` read."""
     from omegaconf import OmegaConf
 
     hydra = directory / ".hydra"
@@ -138,14 +138,14 @@ def _describe(directory: Path, config: DictConfig, overrides: Sequence[str]) -> 
 
 
 class Order(NamedTuple):
-    """What a side's process is told: where its run is described, and the passes of a turn."""
+    """What a side's process is told: its run's directory, and the fewest passes of a turn."""
 
     directory: Path
     fewest: int
 
 
 def _run(pipe: Connection, order: Order) -> None:
-    """Be the process of a side."""
+    """Make the run of a side, in its own process."""
     with process.set_apart(order.directory, process.TIME_TO_RECORD_S):
         pipe.send(
             worker.carry_out(
@@ -169,7 +169,7 @@ def _turns(pipe: Connection, fewest: int, forwards: list[Forward]) -> Iterator[i
                 index += 1
             of_turn = forwards[begin:]
             pipe.send(Turn(sum(forward.sequences for forward in of_turn), _wall_s(of_turn)))
-    except (EOFError, ConnectionError):  # the duel is no more
+    except (EOFError, ConnectionError):  # the duel has ended
         signal.raise_signal(signal.SIGTERM)
 
 

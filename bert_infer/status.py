@@ -1,4 +1,4 @@
-"""status.json: how far a run has come, for who looks on, and for who finds its process dead."""
+"""status.json: how far a run has come, for onlookers, and for whoever finds its process dead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERY_S = 5.0
 """Seconds between two notes of what was measured, or 20 times what the last note took if that is
 longer: what was measured since the last note is lost if the process dies."""
 BEFORE_PHASES = "prepare"
-_STARTING_S = 60  # a process that began later than this after its run is another of that number
+_STARTING_S = 60  # a process that began this much later than its run is another with the same id
 _LOG = logging.getLogger(__name__)
 
 
@@ -49,8 +49,9 @@ INTERRUPTED = Cause("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it 
 class Status:
     """Keeps status.json, and with it what was measured so far, until the run's record is written.
 
-    Attributes:
-        entered: is told of every phase.
+    Args:
+        directory: the run's.
+        entered: is called with the name of every phase.
     """
 
     def __init__(self, directory: Path, entered: Callable[[str], None]) -> None:
@@ -91,9 +92,9 @@ class Status:
 
 
 def close(directory: Path, record: Record) -> dict[str, Any]:
-    """Write what is known of a run, whatever became of it; return metrics.json's content.
+    """Write what is known of a run, however it ended; return metrics.json's content.
 
-    What cannot be written is an error of the run, if there was none before.
+    If something cannot be written, that becomes the run's error, unless it has one.
     """
     metrics = _metrics(record)
     try:
@@ -107,7 +108,7 @@ def _metrics(record: Record) -> dict[str, Any]:
     """Return metrics.json's content; without intervals where no memory is left for them."""
     try:
         return record.metrics()
-    except (MemoryError, ImportError) as error:  # the latter of libraries that cannot be mapped
+    except (MemoryError, ImportError) as error:  # ImportError: a library cannot be mapped
         _LOG.warning("There is no memory for intervals: %s.", error)
         if not record.error:
             record.broke_off("failed", type(error).__name__, str(error), LESS)
@@ -117,7 +118,7 @@ def _metrics(record: Record) -> dict[str, Any]:
 def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write metrics.json last, as a directory that has it is complete; return its content.
 
-    Likewise: then it is known to the caller alone.
+    If it cannot be written, that becomes the run's error, which then only the caller knows.
     """
     try:
         files.write_json(directory / "metrics.json", metrics)
@@ -130,7 +131,7 @@ def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
 def bury(directory: Path, cause: Cause) -> dict[str, Any]:
     """Write the record of a run whose process can no longer do it; return metrics.json's content.
 
-    What that left half written is removed.
+    Files that the process left half written are removed.
 
     Args:
         directory: the run's; its status.json has what was known.
@@ -151,7 +152,7 @@ def bury(directory: Path, cause: Cause) -> dict[str, Any]:
 
 
 def writer(directory: Path) -> int | None:
-    """Return the process that keeps status.json, if it is still there; None if nobody does."""
+    """Return the id of the process that keeps status.json; None if there is none any more."""
     known = _known(directory)
     pid = known.get("pid")
     if not isinstance(pid, int) or pid <= 0:
@@ -169,7 +170,7 @@ def writer(directory: Path) -> int | None:
 
 
 def moment(text: object) -> datetime | None:
-    """Return a time in ISO 8601; None where that is none."""
+    """Return the time that ``text`` states in ISO 8601; None if it states none."""
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -194,7 +195,7 @@ def _write_measured(directory: Path, record: Record) -> None:
 
 
 def _unwritten(metrics: dict[str, Any], error: OSError) -> dict[str, Any]:
-    """Return ``metrics`` of a run that failed by ``error``, if by nothing else."""
+    """Return ``metrics`` with ``error`` as the run's error, unless it has one already."""
     if metrics["error"]:
         return metrics
     message = f"The run's files cannot be written: {error}."

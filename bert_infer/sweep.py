@@ -1,4 +1,4 @@
-"""A sweep: its runs are made one by one, whatever becomes of each, and made up for later."""
+"""A sweep: its runs are made one by one, even if some fail; missing ones can be made later."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def carry_out(plan: Plan) -> int:
 
 
 def _sum_up(plan: Plan, directory: Path) -> None:
-    """Write what the sweep showed so far and print it, be it written or not."""
+    """Write the report of the sweep so far, and print it even if it cannot be written."""
     from bert_infer import report
     from bert_infer.report import summary, terminal
 
@@ -75,7 +75,7 @@ def _sum_up(plan: Plan, directory: Path) -> None:
 
 
 def bury_the_dead(directory: Path) -> None:
-    """Leave a record in each run's directory that has none, where nobody else will write it."""
+    """Write a record for each run that has none, unless another process is still making it."""
     for path in _runs(directory):
         if not (path / "metrics.json").exists() and status.writer(path) in {None, os.getpid()}:
             status.bury(path, _ENDED_WITH_IT)
@@ -89,8 +89,8 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
     """Count the runs that need not be made again, by their content's hash.
 
     Raises:
-        RefusedError: other versions or another machine made them, and nobody said what to do; or
-            one is being made.
+        RefusedError: other versions or another machine made some, and ``if_changed`` says refuse;
+            or one is still being made.
     """
     asked = {run.content_hash for run in plan.runs}
     complete: dict[Path, str] = {}
@@ -134,7 +134,7 @@ def _changed(complete: Iterable[Path], plan: Plan) -> dict[Path, list[str]]:
 
 
 def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
-    """Make the runs ``left`` by Hydra's launcher; tell whether any failed."""
+    """Make the runs ``left`` with Hydra's launcher; tell whether any failed."""
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
     from hydra.core.plugins import Plugins

@@ -21,7 +21,7 @@ class Task:
     """Makes one run.
 
     Attributes:
-        isolated: makes a process for it; None makes it in this one.
+        isolated: makes the run in a process of its own; None: it is made in this one.
         watch: is told how it goes on.
     """
 
@@ -29,7 +29,7 @@ class Task:
     watch: Watch
 
     def __call__(self, config: DictConfig) -> Finished:
-        """Return how it ended."""
+        """Make the run, and return how it ended."""
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()

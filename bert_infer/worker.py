@@ -27,8 +27,8 @@ class Glimpse(NamedTuple):
     """What the console shows of a tensor.
 
     Attributes:
-        first: the first three and last three values of its first row, as of ``last``.
-        last: of the last real token or sequence.
+        first: the first three and last three values of its first row.
+        last: the same of the row of the last real token or sequence.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Glimpse(NamedTuple):
 
     @classmethod
     def of(cls, title: str, tensor: torch.Tensor, last: torch.Tensor) -> Glimpse:
-        """Return it for ``tensor``, whose last row that counts is ``last``."""
+        """Return what to show of ``tensor``; ``last`` is the row of its last token or sequence."""
         rows = (tensor.reshape(-1, tensor.shape[-1])[0], last)
         first, final = ((*row[:3].tolist(), *row[-3:].tolist()) for row in rows)
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -59,7 +59,7 @@ class Finished(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who is told how a run goes on.
+    """Callbacks that are told how a run goes on.
 
     Attributes:
         progress: as in ``Runner.execute``.
