@@ -101,7 +101,7 @@ def _offers(endpoint: str, name: str, revision: str) -> bool:
 
 def _answers(request: urllib.request.Request) -> bool:
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310  likewise
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310  the hub's endpoint
             return True
     except (OSError, ValueError, HTTPException):
         return False

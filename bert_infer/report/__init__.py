@@ -19,14 +19,14 @@ __all__ = ["Baseline", "write"]
 
 
 def write(directory: Path, baseline: Baseline | None = None) -> Summary:
-    """Write what a sweep showed into its directory, and return it.
+    """Write the report of a sweep into its directory, and return its summary.
 
     It leaves ``summary.csv``, ``summary.md``, ``report.html`` and each of the report's plots as
     ``report-NAME.svg``; every file is there whole or not at all.
 
     Args:
-        directory: of a sweep, be it finished, going on or broken off, or of a single run.
-        baseline: what the runs are held against; None takes the first that went well.
+        directory: of a sweep, finished or not, or of a single run.
+        baseline: what the runs are compared with; None: the first that went well.
 
     Raises:
         RefusedError: there is no run in it, or ``baseline`` matches none; nothing was written.
@@ -47,10 +47,10 @@ def write(directory: Path, baseline: Baseline | None = None) -> Summary:
     try:
         for name, text in content.items():
             with whole(directory / name) as beside:
-                # The names of files, in options, may be no text.
+                # File names, in options, may not be valid text.
                 beside.write_text(text, "utf-8", "backslashreplace")
         for plot in directory.glob("report-option-*.svg"):
-            if plot.name not in content:  # of an earlier report, of options that vary no more
+            if plot.name not in content:  # of an earlier report; the option no longer varies
                 plot.unlink()
     except OSError as error:
         raise RunDirectoryError(

@@ -1,4 +1,4 @@
-"""Which run the others are held against."""
+"""Which run the others are compared with."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Baseline:
         return cls(values)
 
     def matches(self, options: Mapping[str, str]) -> bool:
-        """Return whether a run with ``options`` has every value that is named."""
+        """Return whether a run with ``options`` has all of these values."""
         return all(options.get(key) == value for key, value in self.values.items())
 
     def __str__(self) -> str:

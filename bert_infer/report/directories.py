@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUNNING, DIED, NO_RECORD, UNREADABLE = "running", "died", "no record", "unreadable"
-"""Statuses that no record says of itself."""
+"""Statuses that are concluded: no record states them."""
 
 _METRICS, _STATUS, _HYDRA = "metrics.json", "status.json", ".hydra"
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether ``directory`` is a run's, be it whole or not, that one may look into."""
+    """Return whether ``directory`` is a run's, complete or not, and can be read."""
     try:
         return any((directory / name).exists() for name in (_METRICS, _STATUS, _HYDRA))
     except OSError:
@@ -53,7 +53,7 @@ def below(directory: Path) -> list[Entry]:
 
 
 def read(directory: Path) -> Entry:
-    """Return what lies in a run directory."""
+    """Return the entry of a run directory."""
     if (directory / _METRICS).exists():
         return _recorded(directory)
     if (directory / _STATUS).exists():

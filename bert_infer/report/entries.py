@@ -1,4 +1,4 @@
-"""What is known of a run, of which nothing is certain: any key may be missing or hold anything."""
+"""What is known of a run. Nothing of it is certain: any key may be missing or hold anything."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Entry:
         directory: where it lies.
         status: what its record says, or one of those in ``directories``.
         metrics: the content of metrics.json, or what is known so far; nothing of it is certain.
-        overrides: as the run was asked for, without what its sweep was.
+        overrides: the run's own, without its sweep's.
         problem: what is wrong with it, if anything is.
     """
 
@@ -97,23 +97,23 @@ class Entry:
 
     @property
     def names(self) -> dict[str, str]:
-        """The same by the names that were asked for: ``minilm`` where a choice says its hub's."""
+        """The same by the names asked for: ``minilm``, where the choice has its hub name."""
         return self.options | asked(self.overrides)
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is what the others' drift is measured from."""
+        """Whether it computes as the reference does, from which drift is measured."""
         return _REFERENCE.items() <= self.options.items()
 
     @property
     def started_at(self) -> datetime:
-        """When it began; of a run that does not say, when its directory was last touched."""
+        """When it began; if it does not say, when its directory was last modified."""
         began = moment(self.text("run.started_at"))
         return began or datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
 
     @property
     def content(self) -> str:
-        """What makes two runs repeats of one: the hash of what they compute, or what was asked."""
+        """What repeats share: the hash of what they compute, or else of what was asked for."""
         return self.text("run.content_hash") or self.text("run.config_hash") or repr(self.overrides)
 
     @cached_property
@@ -180,7 +180,7 @@ def options(choice: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, st
 
 
 def alternatives(choice: Mapping[str, Any], overrides: Sequence[str]) -> list[dict[str, str]]:
-    """Return a run's options, and the same by the names that were asked for."""
+    """Return a run's options as resolved, and the same by the names that were asked for."""
     resolved = options(choice, overrides)
     return [resolved, resolved | asked(overrides)]
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from bert_infer.statistics import Interval
 
 UNKNOWN = "–"  # noqa: RUF001  the typographer's dash in an empty cell
-_THREE_DIGITS = 99.95  # from here on, rounded, all of them are before the point
+_THREE_DIGITS = 99.95  # from here on, rounded, no digit is left after the point
 
 
 def number(value: float | None) -> str:
@@ -42,10 +42,10 @@ def mebibytes(value: float | None) -> str:
 
 
 def cosine(value: float | None) -> str:
-    """Return a cosine to as many digits as tell it from 1."""
+    """Return a cosine, with enough digits to tell it from 1."""
     return UNKNOWN if value is None else f"{value:.6f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a part of one in percent."""
+    """Return a fraction in percent."""
     return UNKNOWN if value is None else f"{value:.1%}"

@@ -1,4 +1,4 @@
-"""``ls``: the runs, sweeps and duels below a directory, found again by what they were."""
+"""``ls``: the runs, sweeps and duels below a directory, filtered by their options and status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CHOICE = ("device", "dtype", "graph", "batching", "engine", "model", "weights")
 _SHOWN = ("model", "dtype", "engine", "graph", "batching", "batch")
-_CHOICE_WIDTH = 28  # of letters: any less makes a column of single words
+_CHOICE_WIDTH = 28  # characters: any fewer make a column of single words
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +47,13 @@ class Item:
 
     @property
     def throughput(self) -> float | None:
-        """Its fastest run's, of those that went well if there are any, in sequences/s."""
+        """The fastest run's, in sequences/s; runs that went well take precedence."""
         ordered = rows.best_first(rows.joined(self.found))
         return ordered[0].sequences_per_s
 
     @property
     def status(self) -> str:
-        """The run's status; of several runs, how many have which."""
+        """The run's status; for several runs, how many have each."""
         count: dict[str, int] = {}
         for entry in self.found:
             count[entry.status] = count.get(entry.status, 0) + 1
@@ -63,7 +63,7 @@ class Item:
 
     @property
     def choice(self) -> str:
-        """What was chosen; of several runs the values of each option."""
+        """What was chosen; for several runs, all values of each option."""
         values = {
             key: list(dict.fromkeys(e.names[key] for e in self.found if key in e.names))
             for key in _SHOWN
@@ -75,7 +75,7 @@ def below(directory: Path, wanted: Mapping[str, str]) -> list[Item]:
     """Return what lies below ``directory``, the newest first.
 
     Args:
-        directory: read as deep as it goes, but for the inside of a run.
+        directory: searched to any depth, but not inside a run.
         wanted: a run is listed if its options, or its ``status``, have these values.
 
     Raises:
@@ -110,7 +110,7 @@ def parsed(words: Iterable[str]) -> dict[str, str]:
 
 
 def show(items: Sequence[Item], directory: Path, *, is_filtered: bool) -> None:
-    """Print a line each."""
+    """Print a table with a line for each item."""
     if not items:
         what = "Nothing like that" if is_filtered else "No run"
         console.show(Text(f"{what} lies below {directory}."))

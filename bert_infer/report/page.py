@@ -31,7 +31,7 @@ _MACHINE = {
     "bert-infer": "software.bert-infer",
     "commit": "git_commit",
 }
-"""What of an environment is shown first."""
+"""The facts of an environment that are shown first."""
 
 
 def as_html(summary: Summary, plots: Mapping[str, Plot]) -> str:
@@ -79,7 +79,7 @@ def as_html(summary: Summary, plots: Mapping[str, Plot]) -> str:
 
 
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return the best run's figures: what, how much, and how sure."""
+    """Return the best run's figures: the name, the value and how certain it is of each."""
     best: Row | None = summary.best
     if not best:
         return []

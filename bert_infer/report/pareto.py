@@ -1,4 +1,4 @@
-"""The Pareto front: what nothing else beats in both of two figures."""
+"""The Pareto front: the points that no other beats in both of two figures."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Row:
 
     Attributes:
         entries: the repeats; one where it was run once.
-        baseline: the row it is held against, if there is one.
+        baseline: the row it is compared with, if there is one.
         speedup: its throughput over the baseline's.
         speedup_interval: 95 % interval of that; None for too few samples.
         same_work: whether both did the same work a sequence on the same input; None where that
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def interval(self) -> Interval | None:
-        """The 95 % interval of throughput: between repeats where there are some, else within it."""
+        """The 95 % interval of throughput: between repeats, or within a run without repeats."""
         if len(self.entries) == 1:
             return self.entry.interval("throughput.sequences_per_s_ci95")
         return statistics.mean_interval(np.array(self.rates))
@@ -112,7 +112,7 @@ class Row:
 
 
 def superseded(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the runs that came to nothing, and went well when they were made again."""
+    """Return the runs that failed, and went well when they were made again."""
     entries = list(entries)
     fine = {entry.content for entry in entries if entry.status == "ok"}
     asked = {entry.overrides for entry in entries if entry.status == "ok"}
@@ -129,7 +129,7 @@ def joined(entries: Iterable[Entry]) -> list[Row]:
     """Return a row for each configuration, in the order of the runs.
 
     Runs that were measured to their end are repeats of one another if they computed the same; any
-    other is a row of its own.
+    other run is a row of its own.
     """
     found: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
@@ -139,7 +139,7 @@ def joined(entries: Iterable[Entry]) -> list[Row]:
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
-    """Return what went well by falling throughput, then what drifted, then all else."""
+    """Return the rows that went well by falling throughput, those that drifted, then the others."""
     return sorted(
         rows,
         key=lambda row: (
@@ -159,7 +159,7 @@ def varied(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def axes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the options that were asked for differently; of runs not asked so, what was chosen."""
+    """Return the options whose overrides differ; without any, those whose resolved values do."""
     given = [found for row in rows if (found := asked(row.entry.overrides))]
     keys = dict.fromkeys(key for overrides in given for key in overrides)
     varying = tuple(key for key in keys if len({found.get(key) for found in given}) > 1)

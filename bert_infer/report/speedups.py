@@ -1,4 +1,4 @@
-"""Rows held against their baselines."""
+"""Rows compared with their baselines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
-    """Return every row held against its baseline.
+    """Return every row, compared with its baseline.
 
-    A row's baseline has the options that ``baseline`` names and in all others those of the row;
-    where none is named, it is the first run that went well.
+    A row's baseline has the options that ``baseline`` names, and shares all others with the row.
+    Without ``baseline``, it is the first run that went well.
 
     Raises:
         RefusedError: no run has what ``baseline`` names.
@@ -50,7 +50,7 @@ def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
 
 
 def _can_be(baseline: Baseline, row: Row) -> bool:
-    """Return whether a row has what is named, as resolved or as asked for."""
+    """Return whether a row has the baseline's options, as resolved or as asked for."""
     return baseline.matches(row.entry.options) or baseline.matches(row.entry.names)
 
 
@@ -71,8 +71,8 @@ def _held(row: Row, baseline: Row) -> Row:
 def _speedup(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     """Return how many times as fast as ``baseline`` a row is, with the 95 % interval of that.
 
-    As many repeats of both make pairs, the first with the first: with order=interleaved they were
-    made in the same round, so that what the machine did met both.
+    Where both have the same number of repeats, these are paired in order: with order=interleaved a
+    pair was made in the same round, so that a change of the machine affected both.
     """
     ours, theirs = np.array(row.rates), np.array(baseline.rates)
     if len(ours) == len(theirs) > 1:
@@ -88,7 +88,7 @@ def _speedup(row: Row, baseline: Row) -> tuple[float, Interval | None]:
 
 
 def _strictly(directory: Path) -> Run | None:
-    """Return a run with its samples, or None where its files do not bear that out."""
+    """Return a run with its samples, or None where its files fail the checks of ``runs.read``."""
     try:
         return runs.read(directory)
     except RefusedError:

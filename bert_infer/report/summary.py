@@ -23,8 +23,8 @@ class Summary:
         directory: where it lies.
         rows: the best first; what went wrong, or is still going, last.
         varied: the options that tell the rows apart.
-        baseline: what the rows are held against, in words.
-        superseded: how many runs came to nothing and went well when they were made again.
+        baseline: what the rows are compared with, in words.
+        superseded: how many runs failed, and went well when they were made again.
     """
 
     directory: Path
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many runs have which status; of repeats each counts."""
+        """How many runs have each status; every repeat counts."""
         found: dict[str, int] = {}
         for row in self.rows:
             found[row.status] = found.get(row.status, 0) + len(row.entries)
@@ -103,7 +103,7 @@ class Summary:
 
     @property
     def reasons(self) -> list[str]:
-        """Why, and how far it is to be trusted, a sentence each."""
+        """Why it is the fastest, and how far to trust that, a sentence each."""
         best = self.best
         if not best:
             return []
@@ -117,7 +117,7 @@ class Summary:
 
     @property
     def doubts(self) -> str:
-        """What is to be kept in mind of the best run and its baseline; empty if nothing is."""
+        """The warnings of the best run and its baseline; empty if there are none."""
         best = self.best
         base = best.baseline if best else None
         found = [f"Its warnings: {_codes(best)}." if best and best.warnings else ""]
@@ -208,7 +208,7 @@ def labelled(options: Mapping[str, str], keys: Sequence[str]) -> str:
 
 
 def drift_sentence(row: Row) -> str:
-    """Return what a row costs in accuracy."""
+    """Return a sentence on the accuracy that a row costs."""
     lowest = row.lowest("drift.min_cosine")
     token = "first token" if row.drifts_by_first else "token"
     if lowest is not None:

@@ -22,7 +22,7 @@ _SPECIAL = re.compile(r"[\\`*<>|&~#]|](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 
 def command(row: Row) -> str:
-    """Return what makes the row's run again."""
+    """Return the command that makes the row's run again."""
     return shlex.join(["python", "run.py", *row.entry.overrides])
 
 
@@ -47,7 +47,7 @@ def _in_brackets(
 
 
 def brackets(summary: Summary) -> str:
-    """Return what stands in brackets behind figures."""
+    """Return the note on what the brackets behind figures hold."""
     is_spread = any(row.spread and not row.interval for row in summary.rows)
     few = ", of less than six repeats the slowest and the fastest" if is_spread else ""
     is_first = any(row.drifts_by_first for row in summary.rows)
@@ -190,6 +190,6 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return ``text`` on one line, with all escaped that Markdown or HTML would read into it."""
+    """Return ``text`` on one line, with all escaped that Markdown or HTML would interpret."""
     text = " ".join(text.split())
     return _SPECIAL.sub(r"\\\g<0>", text) if text != "---" else text

@@ -47,12 +47,12 @@ def readings(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module'
     return found
 
 
-def energy_j(card: Any) -> float:  # noqa: ANN401  likewise
+def energy_j(card: Any) -> float:  # noqa: ANN401  an untyped handle
     """Return the joules that the card has taken since its driver was loaded."""
     return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(card)) / 1e3
 
 
-def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
+def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  an untyped handle
     """Return the ids of other processes that compute on the card.
 
     In a container they may be the host's ids, among which this process does not know its own. As it
@@ -68,13 +68,13 @@ def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  likewise
     return tuple(sorted(listed - ourselves))
 
 
-def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
+def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  an untyped handle
     """Return the reasons for which the clock is lower than the load calls for."""
     active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(card)
     return tuple(name for name, bit in _REASONS.items() if active & bit)
 
 
-def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  likewise
+def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
     """Return for how many seconds so far each limit has held the clocks down."""
     found = {}
     for name, policy in _LIMITS.items():
@@ -107,7 +107,7 @@ def driver_version() -> str | None:
     return None
 
 
-def _handle(uuid: str) -> Any:  # noqa: ANN401  likewise
+def _handle(uuid: str) -> Any:  # noqa: ANN401  an untyped handle
     """Return NVML's handle of a card, or of a MIG part of one, which CUDA treats as a card."""
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")

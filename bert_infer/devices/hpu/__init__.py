@@ -149,7 +149,7 @@ class Hpu(Device):
         for field, name in _OP_LISTS.items():
             path = getattr(self, field)
             if path is not None:
-                wanted[name] = os.path.abspath(path)  # noqa: PTH100  likewise
+                wanted[name] = os.path.abspath(path)  # noqa: PTH100  as the plugin reads
         if plugin.NAME not in sys.modules:
             preferred = dict(_PREFERRED)
             if host.KERNELS.is_file():

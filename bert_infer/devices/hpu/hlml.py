@@ -43,7 +43,7 @@ def readings(card: str | None) -> dict[str, float]:
 def throttle_reasons(card: str | None) -> tuple[str, ...]:
     """Return why the card of that PCI address holds its clock down now."""
 
-    def read(hlml: Any) -> tuple[str, ...]:  # noqa: ANN401  likewise
+    def read(hlml: Any) -> tuple[str, ...]:  # noqa: ANN401  an untyped module
         handle = hlml.hlmlDeviceGetHandleByPCIBusID(card)
         active = hlml.hlmlDeviceGetCurrentClocksThrottleReasons(handle)
         reasons = {"power cap": _POWER, "temperature": _HEAT}
@@ -55,7 +55,7 @@ def throttle_reasons(card: str | None) -> tuple[str, ...]:
 def driver_version() -> str | None:
     """Return the driver's version; unknown is None."""
 
-    def read(hlml: Any) -> str | None:  # noqa: ANN401  likewise
+    def read(hlml: Any) -> str | None:  # noqa: ANN401  an untyped module
         return str(hlml.hlmlGetDriverVersion().decode(errors="replace"))
 
     return _asked(read, None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _WIDE = 20  # largest over smallest, from where on an axis is logarithmic
-_DECADES = 3  # that an axis has room for, with ticks between them
+_DECADES = 3  # from so many on, there is no room for ticks between powers of ten
 
 
 def is_wide(values: Iterable[float]) -> bool:
@@ -21,7 +21,7 @@ def is_wide(values: Iterable[float]) -> bool:
 
 
 def scale(is_log: bool) -> alt.Scale:  # noqa: FBT001  one of two kinds
-    """Return a scale as wide as its values, and a little room for marks."""
+    """Return a scale as wide as its values, with a little room for marks."""
     if is_log:
         return alt.Scale(type="log", nice=False, padding=20)
     return alt.Scale(zero=False, padding=20)
@@ -40,7 +40,7 @@ def axis(
     *,
     grid: bool = True,
 ) -> alt.Axis:
-    """Return an axis; a logarithmic one has ticks at 1, 2 and 5 of powers of ten, or at these."""
+    """Return an axis; if logarithmic, with ticks at 1 and, given room, 2 and 5 times powers of 10."""
     if not is_log:
         return alt.Axis(tickCount=6, grid=grid)
     known = [value for value in values if value > 0]

@@ -78,7 +78,7 @@ def _bars(
 
 
 def lengths(rows: Sequence[Row]) -> Plot | None:
-    """Return the histogram of the sequences' lengths, of the first row that has one."""
+    """Return the histogram of the sequences' lengths, from the first row that has one."""
     found = {row.name: bins for row in rows if (bins := row.entry.length_histogram)}
     if not found:
         return None

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from bert_infer.report.rows import Row
     from bert_infer.report.summary import Summary
 
-_LEAST_DRIFT = 1e-7  # what float32 can tell from none
+_LEAST_DRIFT = 1e-7  # the least that float32 can tell from 0
 
 
 def _points(summary: Summary, cost: str) -> list[dict[str, Any]]:
-    """Return the rows of which a cost is known."""
+    """Return a point for each row whose ``cost`` is known."""
     points = (_point(summary, row) for row in summary.measured)
     return [point for point in points if (point[cost] or 0) > 0]
 

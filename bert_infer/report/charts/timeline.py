@@ -21,7 +21,7 @@ _POINTS = 150  # of a line
 
 
 def timeline(summary: Summary, rows: Sequence[Row]) -> Plot | None:
-    """Return the latency of each forward over time, of the first of ``rows``."""
+    """Return the latency of each forward over time, for the first of ``rows``."""
     shown = rows[:SERIES]
     lines = [(summary.label(row), thinned(row.entry.durations())) for row in shown]
     values = [
@@ -73,10 +73,10 @@ def timeline(summary: Summary, rows: Sequence[Row]) -> Plot | None:
 
 
 def thinned(durations: Sequence[Duration]) -> list[tuple[float, float, float]]:
-    """Return start in s, median and longest in ms of neighbouring forwards, a bounded number.
+    """Return start in s, median and longest in ms of blocks of neighbouring forwards.
 
-    What batches of other lengths take longer is no change over time: each forward is scaled by
-    its own batch's median to the median of the run.
+    There are at most ``_POINTS`` blocks. Longer batches take longer, which is no change over time:
+    each forward is scaled from its own batch's median to the median of the run.
     """
     of_batch: dict[str, list[float]] = {}
     for duration in durations:
