@@ -161,7 +161,7 @@ class Budgeted(Batching):
             ValueError: it is still None.
         """
         if self.max_tokens is None:
-            raise ValueError("max_tokens is the device's to say: resolve the policy first")
+            raise ValueError("max_tokens is not set: resolve the policy first")
         return self.max_tokens
 
     def check_lengths(self, lengths: NDArray[np.int64]) -> None:

@@ -68,7 +68,7 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     """Return each run compared with the first.
 
     Args:
-        directories: of runs or sweeps. Several sweeps are compared run by run, those of the same
+        directories: of runs or sweeps. Several sweeps are compared run by run, where they share a
             configuration; otherwise a sweep stands for its runs that were measured to their end.
         force: compare runs that did different work, too.
 

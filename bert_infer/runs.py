@@ -46,7 +46,8 @@ class Run:
 
     Attributes:
         directory: where it lies.
-        metrics: the content of its metrics.json, as is ``environment`` of environment.json.
+        metrics: the content of metrics.json.
+        environment: the content of environment.json.
         wall_s: ``[samples]``, wall time of each sample (``measurement.sample``).
         sequences: how many sequences a sample holds.
     """

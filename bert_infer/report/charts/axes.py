@@ -40,7 +40,7 @@ def axis(
     *,
     grid: bool = True,
 ) -> alt.Axis:
-    """Return an axis; if logarithmic, with ticks at 1 and, given room, 2 and 5 times powers of 10."""
+    """Return an axis; a logarithmic one has ticks at powers of ten, and between them if few."""
     if not is_log:
         return alt.Axis(tickCount=6, grid=grid)
     known = [value for value in values if value > 0]
