@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TIME_TO_RECORD_S = 30.0
 """How long an interrupted run may take to write its record, before it is ended."""
 DEADLINE = signal.SIGUSR1
-"""The signal that a run's time is over. It is not SIGTERM, which anybody may send."""
+"""Tells a run that its time is over. It is not SIGTERM, which anybody may send."""
 _TIME_TO_END_S = 5.0
 _INTERRUPTED = 130
 _IMPORTS = ("bert_infer.composition",)  # every run is composed from its directory

@@ -44,8 +44,8 @@ class Request:
         searchpath: further directories with options.
         is_sweep: whether every combination of the overrides is a run.
         only_shows: whether Hydra prints something and nothing is run.
-        view: what Hydra prints of the configuration: a part (job, hydra or all), and a key in it
-            or None; None where it prints none of it.
+        view: the part of the configuration that Hydra prints (job, hydra or all), and a key in it
+            or None; None as a whole where Hydra prints nothing of it.
     """
 
     flags: list[str]

@@ -273,7 +273,7 @@ class Device(ABC):
         return ()
 
     def throttled_s(self) -> dict[str, float]:
-        """Return for how many seconds it has done so, by reason; uncounted reasons are left out."""
+        """Return for how many seconds its clock was held down, by each reason that is counted."""
         return {}
 
     def memory_bytes(self) -> int | None:

@@ -142,7 +142,7 @@ class Hpu(Device):
         variables.check(self.variables(graph))
 
     def variables(self, graph: Graph) -> Mapping[str, str]:
-        """Return variables for the mode, the card, autocast's lists, and the plugin's counters."""
+        """Return variables for the mode, the card, autocast's lists, and the plugin's own needs."""
         wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
             wanted[_MODULES] = str(self.module)
