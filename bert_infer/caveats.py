@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.conditions import BUSY, STOLEN
 from bert_infer.measure import WARMUP_LIMIT_S
 from bert_infer.records import Caveat
 from bert_infer.statistics import FEWEST_FOR_INTERVAL
@@ -25,8 +26,6 @@ _POOR_COSINE = 0.99
 _CEILING_MOVED = 0.1
 _CLOCK_MOVED = 0.1
 _ABOVE_CEILING = 1.05
-_BUSY = 0.05
-_STOLEN = 0.01
 
 
 def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
@@ -280,7 +279,7 @@ def _ceiling(record: Record, fraction: float | None) -> Iterator[Caveat]:
 
 def _machine(conditions: Conditions) -> Iterator[Caveat]:
     others, stolen, load = conditions.other_processes, conditions.stolen, conditions.load_average
-    if others is not None and others > _BUSY:
+    if others is not None and others > BUSY:
         yield Caveat(
             "busy_machine",
             f"Other processes had {others:.0%} of the processor's time while measuring.",
@@ -292,7 +291,7 @@ def _machine(conditions: Conditions) -> Iterator[Caveat]:
             f"The load average is {load:.1f} on {conditions.cores} cores.",
             "Wait until other work is done, or lower device.threads.",
         )
-    if stolen is not None and stolen > _STOLEN:
+    if stolen is not None and stolen > STOLEN:
         yield Caveat(
             "stolen_time",
             f"Other virtual machines took {stolen:.0%} of the processor's time (steal).",

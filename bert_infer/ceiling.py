@@ -2,7 +2,8 @@
 
 Every way of multiplying that the device has is tried on the matrices of an encoder layer, with few
 rows first and more of them as far as time and memory allow. What the search finds is kept in the
-user's cache; each run repeats only the winner, before and after its measured passes.
+user's cache, unless something disturbed it; then each run repeats only the winner, before and after
+its measured passes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from platformdirs import user_cache_path
 
-from bert_infer import attempts, environment, files
+from bert_infer import attempts, conditions, environment, files
 from bert_infer.measure import fastest_s, timed
 
 if TYPE_CHECKING:
@@ -109,11 +110,15 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
         rows, inputs, outputs, kernel = json.loads(path.read_text("utf-8"))
         return Matmul(rows, inputs, outputs, {make.__name__: make for make in makes}[kernel])
     except (OSError, ValueError, TypeError, KeyError):
+        earlier = conditions.snapshot(device)
         tried = _tried(device, dtype, hidden, intermediate)
     # A single call may have been disturbed: the best few are timed again.
     first = sorted(tried, key=lambda matmul: tried[matmul] or 0.0, reverse=True)[:_FINALISTS]
     found = max(first, key=lambda matmul: _rate_if_it_fits(matmul, device, dtype, _FINAL_S) or 0.0)
-    if None not in tried.values():  # else a smaller model may leave memory for a faster one
+    meanwhile = conditions.between(earlier, conditions.snapshot(device))
+    # Beside other programs the shortest calls look the fastest, as some are not interrupted; and
+    # a smaller model may leave memory for a faster matmul.
+    if not meanwhile.is_shared and None not in tried.values():
         _keep(path, found)
     return found
 

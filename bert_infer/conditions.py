@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bert_infer.counters import Counters
     from bert_infer.devices import Device
 
+BUSY, STOLEN = 0.05, 0.01
+"""Fractions of the processor's time that others may have before timings are not to be trusted."""
 _LEAST_S = 0.5
 
 
@@ -73,6 +75,12 @@ class Conditions:
     accelerator: tuple[dict[str, float], dict[str, float]]
     accelerator_processes: tuple[int, ...]
     throttled: tuple[str, ...]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other programs had much of the processor, or used the device."""
+        busy, stolen = self.other_processes or 0.0, self.stolen or 0.0
+        return busy > BUSY or stolen > STOLEN or bool(self.accelerator_processes)
 
     def as_json(self) -> dict[str, Any]:
         """Return them for environment.json."""
