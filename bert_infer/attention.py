@@ -84,7 +84,7 @@ class BySequence(Opaque, Attention):
 
     def __init__(self) -> None:
         super().__init__()
-        self._firsts = FirstsBySequence(self.of_one)
+        self._firsts = FirstsBySequence(self)
 
     def of_firsts(
         self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
@@ -97,16 +97,22 @@ class BySequence(Opaque, Attention):
         qkv, cu_seqlens = tensors
         tokens, _, heads, head_dim = qkv.shape
         attended = qkv.new_empty(tokens, heads, head_dim)
-        by_head = qkv.permute(1, 2, 0, 3)  # [3, heads, tokens, head_dim]
         for start, end in pairwise(cu_seqlens.tolist()):
-            of_one = self.of_one(*by_head[:, :, start:end].unbind())
-            attended[start:end].transpose(0, 1).copy_(of_one)
+            of_one = self.of_one(*self.by_head(qkv[start:end]))
+            attended[start:end].copy_(of_one.transpose(0, 1))
         return attended.view(tokens, heads * head_dim)
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return an uninitialised tensor of the shape and dtype of ``kernel``'s."""
         tokens, _, heads, head_dim = tensors[0].shape
         return tensors[0].new_empty(tokens, heads * head_dim)
+
+    def by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return ``rows [length, parts, heads, head_dim]`` of a sequence as ``of_one`` takes them.
+
+        That is ``[parts, heads, length, head_dim]``, queries, keys and values being the parts.
+        """
+        return rows.permute(1, 2, 0, 3)
 
     @abstractmethod
     def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -120,22 +126,22 @@ class BySequence(Opaque, Attention):
 
 
 class FirstsBySequence(Opaque):
-    """The first token of one sequence at a time; ``of_one`` is ``BySequence``'s."""
+    """The first token of one sequence at a time, by the mechanism of ``attend``."""
 
-    def __init__(self, of_one: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, attend: BySequence) -> None:
         super().__init__()
-        self._of_one = of_one
+        self._attend = attend
 
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Take ``qkv``, ``cu_seqlens`` and ``rows``; see ``Attention.of_firsts``."""
         qkv, cu_seqlens, rows = tensors
         attended = self.empty(*tensors)
         queries = qkv[rows, 0].unsqueeze(2)  # [sequences, heads, 1, head_dim]
-        keys, values = qkv[:, 1:].permute(1, 2, 0, 3)  # [heads, tokens, head_dim] each
         for row, q, (start, end) in zip(
             attended, queries, pairwise(cu_seqlens.tolist()), strict=True
         ):
-            row.copy_(self._of_one(q, keys[:, start:end], values[:, start:end]).flatten())
+            k, v = self._attend.by_head(qkv[start:end, 1:])
+            row.copy_(self._attend.of_one(q.to(k.dtype), k, v).flatten())
         return attended
 
     def empty(self, *tensors: torch.Tensor) -> torch.Tensor:
@@ -161,14 +167,19 @@ class ByMatmul(BySequence):
 class ByCopyAndMatmul(ByMatmul):
     """The same on copies: oneDNN's batched matmuls would copy strided inputs themselves, slower.
 
-    A few tokens take less time in float32, without oneDNN.
+    The copies are in ``dtype``, whatever the rest of a layer is in. A few tokens take less time in
+    float32, without oneDNN.
     """
 
-    def of_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Return the attended values; those of a few tokens are computed in float32."""
-        if k.shape[1] <= _FEW:
-            return super().of_one(q.float(), k.float(), v.float())
-        return super().of_one(q.contiguous(), k.contiguous(), v.contiguous())
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the copies; those of a few tokens are in float32."""
+        if len(rows) <= _FEW:
+            return super().by_head(rows.float())
+        return super().by_head(rows.to(self._dtype)).contiguous()
 
 
 class BySdpa(BySequence):
@@ -180,24 +191,3 @@ class BySdpa(BySequence):
 
         attended = functional.scaled_dot_product_attention(q[None], k[None], v[None])
         return attended[0]
-
-
-class Narrowed(Attention):
-    """Another mechanism in a narrower format than the rest of a layer."""
-
-    def __init__(self, attend: Attention, dtype: torch.dtype) -> None:
-        self._attend, self._dtype = attend, dtype
-
-    def bounds(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Return the other mechanism's bounds."""
-        return self._attend.bounds(x.to(self._dtype), cu_seqlens)
-
-    def __call__(self, qkv: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-        """Convert, attend, and convert back."""
-        return self._attend(qkv.to(self._dtype), bounds).to(qkv.dtype)
-
-    def of_firsts(
-        self, qkv: torch.Tensor, bounds: torch.Tensor, rows: torch.Tensor
-    ) -> torch.Tensor:
-        """Do the same for first tokens."""
-        return self._attend.of_firsts(qkv.to(self._dtype), bounds, rows).to(qkv.dtype)

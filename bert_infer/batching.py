@@ -215,7 +215,7 @@ def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     """Return groups of indices whose lengths add up to ``capacity`` at most.
 
     Each length in turn goes into the group where it leaves the least room. For decreasing lengths
-    that takes at most 11/9 of the fewest possible groups and one more (Johnson, 1973).
+    that takes at most 11/9 of the fewest possible groups and four more (Johnson, 1973).
     """
     groups: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (what is left, group), ascending

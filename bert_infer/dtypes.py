@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bert_infer.attention import Narrowed
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -209,9 +208,8 @@ class Int8(Fp32):
         """Return attention in bfloat16 where the device computes in it; softmax is in float32."""
         import torch
 
-        if device.emulates(torch.bfloat16):
-            return super().attention(device, architecture)
-        return Narrowed(device.attention(torch.bfloat16, architecture), torch.bfloat16)
+        narrower = self.weights() if device.emulates(torch.bfloat16) else torch.bfloat16
+        return device.attention(narrower, architecture)
 
     def linear(self, device: Device) -> MakeLinear:
         """Return the Linear that quantises activations, and scales the product back.

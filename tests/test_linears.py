@@ -131,12 +131,18 @@ def test_int8_is_refused_where_pytorch_cannot_code_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("make", [attention.ByMatmul, attention.BySdpa])
-def test_every_way_of_attending_attends_to_ones_own_sequence(make, dtype):
-    lengths, heads, head_dim = [3, 1, 7], 2, 8
+@pytest.mark.parametrize(
+    "attend",
+    [attention.ByMatmul(), attention.BySdpa(), attention.ByCopyAndMatmul(torch.bfloat16)],
+    ids=lambda attend: type(attend).__name__,
+)
+def test_every_way_of_attending_attends_to_ones_own_sequence(attend, dtype):
+    """The last one by copies in bfloat16, whatever it is given, for more than a few tokens."""
+    lengths, heads, head_dim = [3, 1, 47], 2, 8
     qkv = torch.randn(sum(lengths), 3, heads, head_dim).to(dtype)
-    cu_seqlens = torch.tensor([0, 3, 4, 11], dtype=torch.int32)
-    found = make()(qkv, cu_seqlens)
+    cu_seqlens = torch.tensor([0, 3, 4, 51], dtype=torch.int32)
+    found = attend(qkv, cu_seqlens)
+    assert found.dtype is dtype
     for own, mine in zip(qkv.split(lengths), found.split(lengths), strict=True):
         q, k, v = own.float().permute(1, 2, 0, 3)
         expected = torch.softmax(q @ k.mT / head_dim**0.5, -1) @ v

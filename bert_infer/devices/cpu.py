@@ -98,7 +98,7 @@ class Cpu(Device):
         del architecture
         if self.emulates(dtype):
             return attention.BySdpa()
-        return attention.ByMatmul() if dtype is torch.float32 else attention.ByCopyAndMatmul()
+        return attention.ByMatmul() if dtype is torch.float32 else attention.ByCopyAndMatmul(dtype)
 
     def emulates(self, dtype: torch.dtype) -> bool:
         """Look the format up among the processor's features."""
