@@ -253,6 +253,13 @@ def test_a_run_that_failed_and_went_well_later_is_counted_and_not_listed(sweep):
     assert found.problems == []
     assert {row.name for row in found.rows} == {"0", "1", "2", "3", "4", "5", "9", "10"}
     assert "3 earlier runs" in (sweep / "summary.md").read_text()
+    # Seen to fail: a repeat that was interrupted, as if the one before it had made up for it.
+    shutil.copytree(sweep / "9", sweep / "11")
+    break_off(sweep / "11", "interrupted")
+    edit(sweep / "11", run__content_hash=content)
+    found = report.write(sweep)
+    assert found.superseded == 3
+    assert [row.name for row in found.problems] == ["11"]
 
 
 def intervals(sweep, *given):

@@ -112,17 +112,25 @@ class Row:
 
 
 def superseded(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the runs that failed, and went well when they were made again."""
-    entries = list(entries)
-    fine = {entry.content for entry in entries if entry.status == "ok"}
-    asked = {entry.overrides for entry in entries if entry.status == "ok"}
-    return [
-        entry
-        for entry in entries
-        if entry.problem
-        and not entry.is_measured
-        and (entry.content in fine or (entry.is_buried and entry.overrides in asked))
-    ]
+    """Return the runs that came to nothing, and went well when they were made again.
+
+    Args:
+        entries: in the order in which they were made: one that went well before is a repeat.
+    """
+    found: list[Entry] = []
+    content: set[str] = set()
+    asked: set[tuple[str, ...]] = set()
+    for entry in reversed(list(entries)):
+        if entry.status == "ok":
+            content.add(entry.content)
+            asked.add(entry.overrides)
+        elif (
+            entry.problem
+            and not entry.is_measured
+            and (entry.content in content or (entry.is_buried and entry.overrides in asked))
+        ):
+            found.append(entry)
+    return found
 
 
 def joined(entries: Iterable[Entry]) -> list[Row]:
