@@ -73,7 +73,7 @@ def check_node(hydra: DictConfig, kind: str) -> None:
     if not isinstance(hydra.verbose, bool | str | ListConfig):
         raise OptionError("hydra.verbose", hydra.verbose, "true, false or names of loggers")
     if kind == "run" and hydra.mode is not None and hydra.mode.name != "RUN":
-        raise OptionError("hydra.mode", hydra.mode.value, "RUN or MULTIRUN", "Write it so.")
+        raise OptionError("hydra.mode", hydra.mode.value, "RUN or MULTIRUN", "Write its name.")
     if hydra.sweeper.params:
         raise RefusedError(
             "hydra.sweeper.params is not read here.", "Give its values as overrides: dtype=a,b."
