@@ -222,6 +222,7 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", "sm_90".split)
     with pytest.raises(RefusedError, match=r"device.index=2 is refused: .* 0 to 1"):
         Cuda(index=2).check()
     Cuda(index=1).check()
@@ -266,6 +267,7 @@ def test_a_card_older_than_inductor_serves_gets_no_compiled_layers(monkeypatch):
     """Seen to fail: is_possible() alone, and the first layer ends the run."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", "sm_61 sm_70".split)
     monkeypatch.setattr(cuda.fusing, "is_possible", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (7, 0))
     assert Cuda().compiles_regions
