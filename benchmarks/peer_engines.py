@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from peer_workers import FailedError
 
-from bert_infer import compose
+from bert_infer import compose, metrics
+from bert_infer.execution import execute
 from bert_infer.layouts import Group, PaddedBatch
 from bert_infer.measure import without_garbage_collection
 from bert_infer.outputs import HiddenStates
@@ -181,13 +182,13 @@ class Ours(Engine):
             prepared = runner.prepare()
             sinks = self.kept(prepared.tokens)
             record = runner.new_record()
-            runner.execute(
-                record,
+            execute(
                 prepared,
+                record,
                 sinks,
                 schedule=Schedule.granted(lambda _: passes(lambda: sinks[0].in_order)),
             )
-            return record.metrics()
+            return metrics.of(record)
 
         return measure
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bert_infer.conditions import Conditions
-    from bert_infer.metrics import Record
-    from bert_infer.workload import Workload
+    from bert_infer.preparation import Prepared
+    from bert_infer.run_record import Record
 
 _MUCH_PADDING = 0.3
 _MANY_OUTLIERS = 0.05
@@ -35,39 +35,39 @@ def of(record: Record, figures: dict[str, Any]) -> list[Caveat]:
         record: what is known of the run.
         figures: the content of its metrics.json.
     """
-    if record.workload is None:
+    if record.prepared is None:
         return []
     rules = [
-        _outputs(record, record.workload),
+        _outputs(record, record.prepared),
         _drift(figures["drift"], is_finite=record.is_finite),
-        _workload(record, record.workload),
-        _choice(record),
+        _workload(record.prepared),
+        _choice(record.prepared, emulated=record.emulated),
         _measuring(record, figures) if record.forwards else (),
         _changes(figures["measurement"]),
         _ceiling(record, figures["compute"]["fraction_of_ceiling"]),
         _machine(record.conditions) if record.conditions else (),
         _accelerator(record.conditions) if record.conditions else (),
-        _counted(record, figures["accelerator"]),
+        _counted(record.prepared, figures["accelerator"]),
     ]
     return [caveat for rule in rules for caveat in rule]
 
 
-def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
-    tokenizer = record.provenance["tokenizer"]["source"]
-    if record.choice["weights"] == "random":
+def _outputs(record: Record, prepared: Prepared) -> Iterator[Caveat]:
+    workload, limit = prepared.workload, prepared.max_length
+    if prepared.source.kind == "random":
         yield Caveat(
             "random_weights",
             "The weights are random: outputs are meaningless, timings are valid.",
             "Set model.checkpoint, or model.weights=auto and go online once to fetch the hub's.",
         )
-    elif tokenizer.startswith("bundled"):
+    elif prepared.tokenizer_provenance["source"].startswith("bundled"):
         yield Caveat(
             "bundled_tokenizer",
             "The model's own tokenizer was not found; the bundled bert-*-uncased vocabulary "
             "stands in.",
             "Right for those models; for another, put its tokenizer.json beside its weights.",
         )
-    if (record.provenance.get("weights") or {}).get("pooler"):
+    if record.weights and record.weights.get("pooler"):
         yield Caveat(
             "random_pooler",
             "The weights have no pooler, as those of models for single tokens; a random one stands "
@@ -75,14 +75,12 @@ def _outputs(record: Record, workload: Workload) -> Iterator[Caveat]:
             "Take output.pooling=cls, or mean or hidden states (not of engine=fused_cls).",
         )
     if workload.truncated:
-        limit = record.choice["max_length"]
-        is_models = record.architecture is not None and limit == record.architecture.max_length
         yield Caveat(
             "truncated_texts",
             f"{workload.truncated} of {workload.texts} texts are longer than {limit} tokens and "
             "lost their end.",
             "Split them: this is the model's limit."
-            if is_models
+            if limit == prepared.architecture.max_length
             else "Split them, or raise max_length.",
         )
     if workload.skipped:
@@ -118,40 +116,40 @@ def _drift(drift: dict[str, Any] | None, *, is_finite: bool) -> Iterator[Caveat]
         )
 
 
-def _workload(record: Record, workload: Workload) -> Iterator[Caveat]:
+def _workload(prepared: Prepared) -> Iterator[Caveat]:
+    workload, batching = prepared.workload, prepared.batching
+    batch = prepared.runner.settings.batch
     is_repeated = len(workload.lengths) > workload.texts
     if workload.padding_waste > _MUCH_PADDING:
         yield Caveat(
             "padding_waste",
             f"{workload.padding_waste:.0%} of the computed tokens are padding.",
-            workload.less_padding,
+            batching.less_padding,
         )
-    if workload.uses_batch and workload.largest < workload.batch:
+    if batching.uses_batch and workload.largest < batch:
         yield Caveat(
             "batch_not_filled",
-            f"batch={workload.batch} was asked, but no forward holds more than {workload.largest} "
+            f"batch={batch} was asked, but no forward holds more than {workload.largest} "
             "sequences.",
             "Give more texts, widen batching.window where there is one, or set "
             f"batch={workload.largest}.",
         )
-    if not workload.uses_batch and workload.batch > 1 and not is_repeated:
+    if not batching.uses_batch and batch > 1 and not is_repeated:
         yield Caveat(
             "batch_ignored",
-            f"batch={workload.batch} has no effect: batching={record.choice['batching']} decides "
-            "how many sequences a forward holds.",
+            f"batch={batch} has no effect: batching={batching.name} decides how many sequences a "
+            "forward holds.",
             "Leave batch out, or set batching.max_tokens.",
         )
 
 
-def _choice(record: Record) -> Iterator[Caveat]:
-    device, dtype = record.choice["device"], record.dtype
-    if dtype is None:
-        return
-    if record.emulated:
+def _choice(prepared: Prepared, *, emulated: bool) -> Iterator[Caveat]:
+    dtype = prepared.dtype
+    if emulated:
         yield Caveat(
             "emulated_dtype",
-            f"This {device} does not compute in the format of dtype={dtype.name}: it is emulated, "
-            "and slow.",
+            f"This {prepared.device.name} does not compute in the format of dtype={dtype.name}: it "
+            "is emulated, and slow.",
             "Use dtype=fp32 here, or a processor that has the format (environment.json lists this "
             "one's features).",
         )
@@ -173,7 +171,7 @@ def _choice(record: Record) -> Iterator[Caveat]:
 def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
     measurement, phases = figures["measurement"], record.phases.seconds
     samples = len(record.forwards)
-    if record.choice["iterations"] == 1 and measurement["samples"] < FEWEST_FOR_INTERVAL:
+    if figures["choice"]["iterations"] == 1 and measurement["samples"] < FEWEST_FOR_INTERVAL:
         yield Caveat(
             "one_iteration",
             "One measured pass says nothing about how far a second one would differ.",
@@ -328,11 +326,12 @@ def _accelerator(conditions: Conditions) -> Iterator[Caveat]:
         )
 
 
-def _counted(record: Record, counted: dict[str, Any] | None) -> Iterator[Caveat]:
-    if record.shapes_without_graph:
+def _counted(prepared: Prepared, counted: dict[str, Any] | None) -> Iterator[Caveat]:
+    without_graph = prepared.graph.without_graph(prepared.groups)
+    if without_graph:
         yield Caveat(
             "without_graph",
-            f"{record.shapes_without_graph} of the batch shapes ran operator by operator: "
+            f"{without_graph} of the batch shapes ran operator by operator: "
             "graph.max_graphs keeps no more recordings.",
             "Raise graph.max_graphs, or make fewer shapes: graph.edges.",
         )

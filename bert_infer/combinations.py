@@ -66,10 +66,10 @@ class Combination(NamedTuple):
             variables = {**config.hydra.job.env_set, **runner.variables()}
         return cls(
             config,
-            Planned(of_run(overrides), runner.content_hash(prepared)),
+            Planned(of_run(overrides), prepared.content_hash()),
             runner.preload,
             Place(prepared.device, frozenset(variables.items())),
-            alternatives(runner.choice(prepared), overrides),
+            alternatives(prepared.choice, overrides),
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
-    from bert_infer.runner import ShowProgress
+    from bert_infer.execution import ShowProgress
     from bert_infer.runs import Run
     from bert_infer.worker import Finished, Glimpse
 

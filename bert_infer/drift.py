@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from bert_infer.outputs import Pooling, Sink
     from bert_infer.preparation import Prepared
     from bert_infer.records import Tokens, Weights
-    from bert_infer.runner import Runner
 
 REFERENCE = "transformers fp32 eager, unpadded, on the CPU"
 IMPORTS = Transformers.imports
@@ -168,12 +167,13 @@ class Sample:
         return user_cache_path("bert_infer") / "references" / name
 
 
-def sample(runner: Runner, prepared: Prepared) -> Sample | None:
+def sample(prepared: Prepared) -> Sample | None:
     """Return the texts to compare; None where none are asked for, or the run is the reference.
 
     With ``drift.min_cosine`` set, even the reference is compared, as its batches are padded.
     """
-    asked, tokens = runner.drift, prepared.tokens
+    runner, tokens = prepared.runner, prepared.tokens
+    asked = runner.drift
     parts = (runner.engine, prepared.dtype, prepared.device, prepared.graph)
     if not asked.texts or (asked.min_cosine is None and is_reference(*parts)):
         return None

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from bert_infer.execution import ShowProgress
     from bert_infer.preparation import Prepared
-    from bert_infer.runner import ShowProgress
     from bert_infer.side import Turn
     from bert_infer.statistics import Interval
 

@@ -1,32 +1,23 @@
-"""What a run found out, and metrics.json: every name, unit and formula in one place."""
+"""metrics.json: every name, unit and formula in one place."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bert_infer import caveats, statistics
-from bert_infer.attempts import Attempts
 from bert_infer.environment import digest
-from bert_infer.measure import Phases
-from bert_infer.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.ceiling import Ceiling
-    from bert_infer.conditions import Conditions
-    from bert_infer.counters import Counted
-    from bert_infer.drift import Drift
-    from bert_infer.dtypes import Dtype
-    from bert_infer.measure import WarmUp
     from bert_infer.records import Forward
-    from bert_infer.settings import Until
+    from bert_infer.run_record import Record
+    from bert_infer.samples import Samples
     from bert_infer.workload import Workload
 
 SCHEMA_VERSION = 1
@@ -34,106 +25,48 @@ _PERCENTILES = (50, 90, 95, 99)
 _LENGTH_BINS = 20
 
 
-@dataclass
-class Record:
-    """What is known of a run so far; a figure that is not known yet is None.
+def of(record: Record) -> dict[str, Any]:
+    """Return the content of metrics.json, schema version 1."""
+    figures = _figures(record, record.samples)
+    return figures | {"warnings": [asdict(c) for c in caveats.of(record, figures)]}
 
-    The one mutable record: it is filled as the run goes on, so that a run that breaks off still
-    leaves what it found out.
-    """
 
-    run: dict[str, Any] = field(default_factory=dict)
-    until: Until | None = None
-    choice: dict[str, Any] = field(default_factory=dict)
-    status: str = "interrupted"
-    error: dict[str, str] | None = None
-    phases: Phases = field(default_factory=Phases)
-    attempts: Attempts = field(default_factory=Attempts)
-    architecture: Architecture | None = None
-    workload: Workload | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] | None = None
-    dtype: Dtype | None = None
-    emulated: bool = False
-    warm_up: WarmUp | None = None
-    forwards: list[Forward] = field(default_factory=list)
-    ceiling: Ceiling | None = None
-    is_finite: bool = True
-    in_flight: int = 1
-    drift: Drift | None = None
-    conditions: Conditions | None = None
-    peak_host_bytes: int | None = None
-    peak_device_bytes: int | None = None
-    counted: Counted | None = None
-    shapes_without_graph: int = 0
-    unneeded_flop: int | None = None
+def so_far(record: Record) -> dict[str, Any]:
+    """Return the same without intervals and warnings, which take time and memory."""
+    figures = _figures(record, None)
+    figures["measurement"]["samples"] = None  # unknown here, which is not 0
+    return figures | {"warnings": []}
 
-    def broke_off(self, status: str, kind: str, message: str, remedy: str) -> None:
-        """Note why the run ended early, and in which phase."""
-        where = f" (phase: {self.phases.current})" if self.phases.current else ""
-        self.status = status
-        self.error = {"type": kind, "message": message + where, "remedy": remedy}
 
-    def finish(self, min_cosine: float | None) -> None:
-        """Note that the run came to its end, and whether its drift is more than was allowed."""
-        self.status = "ok"
-        if self.drift and (complaint := self.drift.complaint(min_cosine)):
-            self.status = "drift_exceeded"
-            message, remedy = complaint
-            self.error = {"type": "DriftExceeded", "message": message, "remedy": remedy}
-
-    @property
-    def samples(self) -> Samples | None:
-        """The timings as statistics take them; None before the first complete pass."""
-        if self.workload is None or len(self.forwards) < self.workload.forwards:
-            return None
-        return Samples.of(self.forwards, self.workload)
-
-    def relative_ci(self) -> float | None:
-        """Return half the 95 % interval of throughput over the throughput; None for few samples.
-
-        To stop at the first narrow interval of few samples is to pick one that is too narrow.
-        """
-        samples = self.samples
-        enough = samples is not None and len(samples.wall_s) >= statistics.FEWEST_TO_STOP
-        return samples.relative_ci if samples and enough else None
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the content of metrics.json, schema version 1."""
-        figures = self._figures(self.samples)
-        return figures | {"warnings": [asdict(c) for c in caveats.of(self, figures)]}
-
-    def so_far(self) -> dict[str, Any]:
-        """Return the same without intervals and warnings, which take time and memory."""
-        figures = self._figures(None)
-        figures["measurement"]["samples"] = None  # unknown here, which is not 0
-        return figures | {"warnings": []}
-
-    def _figures(self, samples: Samples | None) -> dict[str, Any]:
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "status": self.status,
-            "error": self.error,
-            "run": {key: self.run.get(key) for key in _RUN}
-            | {"environment_hash": digest(self.environment) if self.environment else None},
-            "choice": {key: self.choice.get(key) for key in _CHOICE},
-            "workload": _workload(self.workload),
-            "phases_s": self.phases.seconds,
-            "latency_ms": latency_ms(self.forwards, samples),
-            "throughput": _throughput(self.forwards, self.workload, samples),
-            "compute": _compute(self),
-            "memory": {
-                "peak_host_bytes": self.peak_host_bytes,
-                "peak_device_bytes": self.peak_device_bytes,
-                "device_bytes": _device_bytes(self.environment),
-            },
-            "accelerator": self.counted.as_json() if self.counted else None,
-            "drift": asdict(self.drift) if self.drift else None,
-            "measurement": _measurement(self, samples),
-            "provenance": {
-                key: self.provenance.get(key) for key in ("weights", "tokenizer", "input")
-            },
-        }
+def _figures(record: Record, samples: Samples | None) -> dict[str, Any]:
+    prepared = record.prepared
+    workload = prepared.workload if prepared else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": record.status,
+        "error": record.error,
+        "run": {key: record.run.get(key) for key in _RUN}
+        | {"environment_hash": digest(record.environment) if record.environment else None},
+        "choice": _choice(record),
+        "workload": _workload(workload),
+        "phases_s": record.phases.seconds,
+        "latency_ms": latency_ms(record.forwards, samples),
+        "throughput": _throughput(record.forwards, workload, samples),
+        "compute": _compute(record),
+        "memory": {
+            "peak_host_bytes": record.peak_host_bytes,
+            "peak_device_bytes": record.peak_device_bytes,
+            "device_bytes": _device_bytes(record.environment),
+        },
+        "accelerator": record.counted.as_json() if record.counted else None,
+        "drift": asdict(record.drift) if record.drift else None,
+        "measurement": _measurement(record, samples),
+        "provenance": {
+            "weights": record.weights,
+            "tokenizer": prepared.tokenizer_provenance if prepared else None,
+            "input": {"sha256": prepared.tokens.sha256} if prepared else None,
+        },
+    }
 
 
 _RUN = (
@@ -158,6 +91,13 @@ _CHOICE = (
     "iterations",
     "max_length",
 )
+
+
+def _choice(record: Record) -> dict[str, Any]:
+    """Return what was resolved; of a run that is over, ``iterations`` is how many it came to."""
+    choice = record.prepared.choice if record.prepared else {}
+    passes = {"iterations": record.passes} if record.passes else {}
+    return dict.fromkeys(_CHOICE) | choice | passes
 
 
 def percentile(samples: NDArray[np.float64], q: int) -> float | None:
@@ -249,24 +189,27 @@ def _throughput(
 
 
 def _compute(record: Record) -> dict[str, Any]:
-    workload, architecture, ceiling = record.workload, record.architecture, record.ceiling
-    flop = architecture.useful_flop(workload.lengths) if workload and architecture else None
-    complete = workload is not None and len(record.forwards) % workload.forwards == 0
-    passes = len(record.forwards) // workload.forwards if workload else 0
-    wall_s = sum(forward.wall_s for forward in record.forwards)
-    done = flop - (record.unneeded_flop or 0) if flop else None
-    flop_per_s = _rate(done * passes, wall_s) if done and complete else None
+    ceiling = record.ceiling.flop_per_s if record.ceiling else None
+    flop = unneeded = flop_per_s = None
+    if record.prepared:
+        workload, architecture = record.prepared.workload, record.prepared.architecture
+        flop = architecture.useful_flop(workload.lengths)
+        unneeded = record.prepared.runner.engine.unneeded_flop(architecture, workload.lengths)
+        passes, left = divmod(len(record.forwards), workload.forwards)
+        wall_s = sum(forward.wall_s for forward in record.forwards)
+        flop_per_s = None if left else _rate((flop - (unneeded or 0)) * passes, wall_s)
     return {
         "useful_flop": flop,
-        "unneeded_flop": record.unneeded_flop,
+        "unneeded_flop": unneeded,
         "useful_flop_per_s": flop_per_s,
-        "ceiling_flop_per_s": ceiling.flop_per_s if ceiling else None,
-        "fraction_of_ceiling": flop_per_s / ceiling.flop_per_s if ceiling and flop_per_s else None,
+        "ceiling_flop_per_s": ceiling,
+        "fraction_of_ceiling": flop_per_s / ceiling if ceiling and flop_per_s else None,
     }
 
 
 def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
     """Return how the figures came about: what a reviewer asks next."""
+    prepared = record.prepared
     reached = samples.relative_ci if samples else None
     matmul = record.ceiling.matmul if record.ceiling else None
 
@@ -281,11 +224,11 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
         "warmup_passes": record.warm_up.passes if record.warm_up else None,
         "warmup_steady": record.warm_up.steady if record.warm_up else None,
         "warmup_shapes_left": record.warm_up.shapes_left if record.warm_up else None,
-        "in_flight": record.in_flight,
+        "in_flight": prepared.device.in_flight if prepared else None,
         "sample": samples.unit if samples else None,
         "samples": len(samples.wall_s) if samples else 0,
         "relative_ci": reached,
-        "relative_ci_asked": record.until.relative_ci if record.until else None,
+        "relative_ci_asked": prepared.runner.until.relative_ci if prepared else None,
         "lay_out_ms": mean_ms(lambda forward: forward.lay_out_s),
         "copy_in_ms": mean_ms(lambda forward: forward.copy_in_s),
         "copy_out_ms": mean_ms(lambda forward: forward.copy_out_s),

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch, Group
-    from bert_infer.metrics import Record
     from bert_infer.preparation import Prepared
     from bert_infer.records import Forward, Outputs
-    from bert_infer.runner import Runner
+    from bert_infer.run_record import Record
 
     LaidOut = tuple[Batch, tuple[NDArray[np.generic], ...]]
 
@@ -39,29 +38,28 @@ class Passes:
     """The passes of a run, with all that they need.
 
     Attributes:
-        runner: whose engine is used.
         prepared: what is run.
         encode: the encoder as the graph mode makes it.
         plain: the encoder operator by operator.
         record: is told of phases, and of each forward that is tried.
     """
 
-    runner: Runner
     prepared: Prepared
     encode: Encode
     plain: Encode
     record: Record
 
     @classmethod
-    def of(cls, runner: Runner, prepared: Prepared, encode: Encode, record: Record) -> Self:
+    def of(cls, prepared: Prepared, encode: Encode, record: Record) -> Self:
         """Return the passes of ``encode``, an encoder that takes tensors on the device."""
         plain = prepared.device.fed(encode)
         wrapped = prepared.graph.wrap(plain, prepared.groups, prepared.device)
-        return cls(runner, prepared, record.attempts.watching(wrapped), plain, record)
+        return cls(prepared, record.attempts.watching(wrapped), plain, record)
 
     def compile(self) -> None:
         """Run every shape until compilers and recorders have seen it as often as they need."""
-        device, graph, engine = self.prepared.device, self.prepared.graph, self.runner.engine
+        device, graph = self.prepared.device, self.prepared.graph
+        engine = self.prepared.runner.engine
         with self._memory_explained():
             for _ in range(max(graph.first_forwards, engine.first_forwards(device))):
                 with self.record.phases("compile"):
@@ -98,7 +96,7 @@ class Passes:
     def one(self) -> Iterator[LaidOut]:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""
         lengths, limit = self.prepared.tokens.lengths, self.prepared.architecture.max_length
-        groups = self.prepared.batching.plan(lengths, self.runner.settings.batch, limit)
+        groups = self.prepared.batching.plan(lengths, self.prepared.runner.settings.batch, limit)
         filled = (self.prepared.buckets.fill(group, lengths) for group in groups)
         return self.record.attempts.following(filled, self.lay_out)
 
@@ -108,7 +106,8 @@ class Passes:
 
     def lay_out(self, group: Group) -> LaidOut:
         """Return the batch of ``group``, and what the encoder takes for it."""
-        engine, prepared = self.runner.engine, self.prepared
+        prepared = self.prepared
+        engine = prepared.runner.engine
         batch = engine.layout.of(group, prepared.tokens, prepared.architecture.pad_token_id)
         keep_mask = prepared.graph.keeps_mask or prepared.device.keeps_mask
         return batch, engine.inputs(batch, keep_mask=keep_mask)

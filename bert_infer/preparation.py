@@ -36,12 +36,14 @@ class Prepared:
     """A run that has passed every check that can be made before anything is loaded.
 
     Attributes:
+        runner: what was asked for.
         device: the one that will really be used, as are ``dtype``, ``graph`` and ``batching``.
         buckets: what its groups are filled up to.
         groups: the distinct shapes of a pass' batches, each with a group that makes it.
         max_length: tokens at which texts were truncated.
     """
 
+    runner: Runner
     device: Device
     dtype: Dtype
     graph: Graph
@@ -54,6 +56,29 @@ class Prepared:
     max_length: int
     tokenizer_provenance: dict[str, Any]
     source: WeightsSource
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The choice as resolved, as metrics.json has it."""
+        runner = self.runner
+        return {
+            "device": self.device.name,
+            "dtype": self.dtype.name,
+            "graph": self.graph.name,
+            "batching": self.batching.name,
+            "engine": runner.engine.name,
+            "model": runner.model.name,
+            "weights": self.source.kind,
+            "batch": runner.settings.batch if self.batching.uses_batch else None,
+            "batching.max_tokens": self.batching.budget,
+            "iterations": runner.settings.iterations,
+            "max_length": self.max_length,
+        }
+
+    def content_hash(self) -> str:
+        """Return a hash of what tells runs apart: configuration, weights and input's content."""
+        contents = [weights.identity(self.source), self.tokens.sha256]
+        return environment.digest([self.runner.digest(), *contents])
 
 
 def prepare(runner: Runner) -> Prepared:
@@ -112,6 +137,7 @@ def prepare(runner: Runner) -> Prepared:
         checkpoints.check(source.path, architecture)
     shapes = layouts.shapes(layout, groups, lengths)
     return Prepared(
+        runner=runner,
         device=device,
         dtype=dtype,
         graph=graph,
@@ -128,9 +154,6 @@ def prepare(runner: Runner) -> Prepared:
             padded_tokens=sum(layout.shape_of(group, lengths).slots for group in groups),
             truncated=one_pass.truncated,
             skipped=one_pass.skipped,
-            batch=batch,
-            uses_batch=batching.uses_batch,
-            less_padding=batching.less_padding,
             shapes=tuple(shapes),
             tokenize_s=tokenize_s,
         ),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from bert_infer import files
+from bert_infer import files, metrics
 from bert_infer.attempts import LESS
 from bert_infer.errors import MAKE_ROOM, RefusedError
 from bert_infer.measure import Pace
-from bert_infer.metrics import Record
+from bert_infer.run_record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ class Status:
                     "pid": os.getpid(),
                     "phase": phase,
                     "started_at": self._began,
-                    "metrics": self._record.so_far(),
+                    "metrics": metrics.so_far(self._record),
                 },
             )
         except OSError as error:  # a full disk; what matters is whether the record can be written
@@ -96,36 +96,36 @@ def close(directory: Path, record: Record) -> dict[str, Any]:
 
     If something cannot be written, that becomes the run's error, unless it has one.
     """
-    metrics = _metrics(record)
+    content = _metrics(record)
     try:
         _write_measured(directory, record)
     except OSError as error:
-        metrics = _unwritten(metrics, error)
-    return end(directory, metrics)
+        content = _unwritten(content, error)
+    return end(directory, content)
 
 
 def _metrics(record: Record) -> dict[str, Any]:
     """Return metrics.json's content; without intervals where no memory is left for them."""
     try:
-        return record.metrics()
+        return metrics.of(record)
     except (MemoryError, ImportError) as error:  # ImportError: a library cannot be mapped
         _LOG.warning("There is no memory for intervals: %s.", error)
         if not record.error:
             record.broke_off("failed", type(error).__name__, str(error), LESS)
-        return record.so_far()
+        return metrics.so_far(record)
 
 
-def end(directory: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+def end(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Write metrics.json last, as a directory that has it is complete; return its content.
 
     If it cannot be written, that becomes the run's error, which then only the caller knows.
     """
     try:
-        files.write_json(directory / "metrics.json", metrics)
+        files.write_json(directory / "metrics.json", content)
     except OSError as error:
-        return _unwritten(metrics, error)
+        return _unwritten(content, error)
     (directory / "status.json").unlink(missing_ok=True)
-    return metrics
+    return content
 
 
 def bury(directory: Path, cause: Cause) -> dict[str, Any]:
@@ -140,15 +140,15 @@ def bury(directory: Path, cause: Cause) -> dict[str, Any]:
     for unfinished in files.unfinished(directory):
         unfinished.unlink(missing_ok=True)
     known = _known(directory)
-    metrics: dict[str, Any] = known.get("metrics") or Record().metrics()
+    content: dict[str, Any] = known.get("metrics") or metrics.of(Record())
     where = f" (phase: {known['phase']})" if "phase" in known else ""
-    metrics["status"] = cause.status
-    metrics["error"] = {
+    content["status"] = cause.status
+    content["error"] = {
         "type": cause.kind,
         "message": cause.message + where,
         "remedy": cause.remedy,
     }
-    return end(directory, metrics)
+    return end(directory, content)
 
 
 def writer(directory: Path) -> int | None:
@@ -194,10 +194,10 @@ def _write_measured(directory: Path, record: Record) -> None:
     files.write_forwards(directory / "forwards.csv", record.forwards)
 
 
-def _unwritten(metrics: dict[str, Any], error: OSError) -> dict[str, Any]:
-    """Return ``metrics`` with ``error`` as the run's error, unless it has one already."""
-    if metrics["error"]:
-        return metrics
+def _unwritten(content: dict[str, Any], error: OSError) -> dict[str, Any]:
+    """Return ``content`` with ``error`` as the run's error, unless it has one already."""
+    if content["error"]:
+        return content
     message = f"The run's files cannot be written: {error}."
     what = {"type": type(error).__name__, "message": message, "remedy": MAKE_ROOM}
-    return metrics | {"status": "failed", "error": what}
+    return content | {"status": "failed", "error": what}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bert_infer import status
 from bert_infer.attempts import LESS, ran_out
 from bert_infer.errors import MAKE_ROOM, BertInferError, RefusedError
-from bert_infer.metrics import Record
+from bert_infer.execution import execute
+from bert_infer.run_record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bert_infer.runner import Runner, ShowProgress
+    from bert_infer.execution import ShowProgress
+    from bert_infer.runner import Runner
     from bert_infer.schedule import Schedule
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Watch(NamedTuple):
     """Callbacks that are told how a run goes on.
 
     Attributes:
-        progress: as in ``Runner.execute``.
+        progress: as in ``execution.execute``.
         phase: takes the name of each phase that begins.
     """
 
@@ -89,7 +91,7 @@ def carry_out(
         directory: where its files go; it is there.
         watch: is told how the run goes on.
         isolation: "process" where this process makes no other run, else "inline".
-        schedule: as in ``Runner.execute``.
+        schedule: as in ``execution.execute``.
 
     Raises:
         KeyboardInterrupt: passed on, after the record is written.
@@ -107,9 +109,9 @@ def carry_out(
         record = runner.new_record(isolation)
         kept.follow(record)
         prepared = runner.prepare()
-        record.run["content_hash"] = runner.content_hash(prepared)
+        record.run["content_hash"] = prepared.content_hash()
         sinks = runner.sinks(prepared.tokens)
-        batch, computed = runner.execute(record, prepared, sinks, progress, schedule)
+        batch, computed = execute(prepared, record, sinks, progress, schedule)
         with record.phases("write"):
             for sink in sinks:
                 sink.write(directory)

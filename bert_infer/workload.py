@@ -19,9 +19,6 @@ class Workload:
     Attributes:
         lengths: ``int64 [sequences]``, real tokens of each.
         largest: the most sequences in one forward.
-        batch: sequences that a forward was asked to hold.
-        uses_batch: whether the batching policy heeds that.
-        less_padding: what to change, with this policy, for less padding.
         shapes: the distinct shapes of its batches.
         tokenize_s: seconds; None where token ids were drawn.
     """
@@ -33,9 +30,6 @@ class Workload:
     padded_tokens: int
     truncated: int
     skipped: int
-    batch: int
-    uses_batch: bool
-    less_padding: str
     shapes: tuple[Shape, ...]
     tokenize_s: float | None
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from test_metrics import finished, forward
 
-from bert_infer import compose, linears
+from bert_infer import compose, linears, metrics
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.conditions import Conditions
 from bert_infer.drift import Drift
@@ -75,7 +75,7 @@ def test_outputs_that_drift_are_warned_of(tokens, pooled, says):
     """Seen to fail: tokens alone were looked at."""
     drift = Drift(1, "the reference", "all", 0.1, 0.995, tokens, pooled)
     record = finished(forwards=[forward(0, 0.0, 1.0)], drift=drift)
-    found = [w for w in record.metrics()["warnings"] if w["code"] == "large_drift"]
+    found = [w for w in metrics.of(record)["warnings"] if w["code"] == "large_drift"]
     assert len(found) == (says is not None)
     assert all(says in warning["message"] for warning in found)
 
@@ -100,7 +100,7 @@ QUIET = Conditions(
 
 def of_conditions(**changed):
     record = finished(forwards=[forward(0, 0.0, 1.0)], conditions=replace(QUIET, **changed))
-    return {warning["code"] for warning in record.metrics()["warnings"]}
+    return {warning["code"] for warning in metrics.of(record)["warnings"]}
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_a_ceiling_that_moves_or_is_exceeded_is_warned_of(before, after, code):
     matmul = Matmul(8, 4, 5, linears.Plain)
     record = finished(forwards=[forward(0, 0.0, 1.0)])
     record.ceiling = Ceiling(matmul, scale * before, scale * after)
-    assert code in {warning["code"] for warning in record.metrics()["warnings"]}
+    assert code in {warning["code"] for warning in metrics.of(record)["warnings"]}
     record.ceiling = Ceiling(matmul, 1e6, 1e6)
-    assert code not in {warning["code"] for warning in record.metrics()["warnings"]}
+    assert code not in {warning["code"] for warning in metrics.of(record)["warnings"]}
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from bert_infer.devices.cuda import Cuda
 from bert_infer.devices.cuda.attention import Blocked
 from bert_infer.devices.cuda.linears import ScaledGelu, ScaledGeluInside
 from bert_infer.errors import BertInferError, RefusedError
+from bert_infer.execution import execute
 from bert_infer.outputs import Sink
 from bert_infer.scaled import Scaled
 from bert_infer.worker import carry_out
@@ -264,7 +265,7 @@ def test_memory_stays_flat_over_a_thousand_batches_of_changing_shapes(engine, gr
     runner = compose([*overrides, *small])
     prepared, held = runner.prepare(), Held()
     assert len({(shape.sequences, shape.slots) for shape in prepared.groups}) > 3
-    runner.execute(runner.new_record(), prepared, (held,))
+    execute(prepared, runner.new_record(), (held,))
     a_pass = prepared.workload.forwards
     assert a_pass >= 1000
     # On a processor, oneDNN keeps something for each shape that it has met.

@@ -22,7 +22,7 @@ from torch._guards import TracingContext
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
-from bert_infer import ceiling, compose, linears, measure, scaled, weights
+from bert_infer import ceiling, compose, linears, measure, metrics, scaled, weights
 from bert_infer.architecture import Architecture
 from bert_infer.attention import BySdpa
 from bert_infer.devices import Device
@@ -34,6 +34,7 @@ from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.engines.fused import Fused, Layer
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import OptionError, RefusedError
+from bert_infer.execution import execute
 from bert_infer.fp8 import ByRow, Fp8
 from bert_infer.graphs import Compile, CompileMode
 from bert_infer.opaque import Opaque
@@ -574,8 +575,8 @@ def test_layers_are_compiled_in_a_phase_of_their_own(monkeypatch):
         compiled[phase] = counters["stats"]["unique_graphs"]
 
     record.phases.entered = entered
-    runner.execute(record, runner.prepare())
-    assert record.metrics()["workload"]["forwards_per_pass"] == 4
+    execute(runner.prepare(), record)
+    assert metrics.of(record)["workload"]["forwards_per_pass"] == 4
     assert compiled["compile"] < compiled["warmup"] == compiled["measure"]
     assert counters["stats"]["unique_graphs"] == compiled["measure"]
     assert record.phases.seconds["compile"] > 0

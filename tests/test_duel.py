@@ -15,10 +15,11 @@ import psutil
 import pytest
 from conftest import WITH_PLUGIN, wait_for
 
-from bert_infer import compose, console
+from bert_infer import compose, console, metrics
 from bert_infer.counters import Counters
 from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
+from bert_infer.execution import execute
 from bert_infer.schedule import Schedule
 from bert_infer.side import Turn
 from bert_infer.statistics import paired_ratio
@@ -80,8 +81,8 @@ def test_what_the_other_side_takes_is_no_energy_of_this_one(schedule, energy_j):
     """Seen to fail: it was all that the card took from a side's first turn to its last."""
     runner = compose(["model=tiny", "drift.texts=0", "text=Good morning BERT!"])
     prepared, record = replace(runner.prepare(), device=Metered()), runner.new_record()
-    runner.execute(record, prepared, (), schedule=schedule)
-    counted = record.metrics()["accelerator"]
+    execute(prepared, record, schedule=schedule)
+    counted = metrics.of(record)["accelerator"]
     assert counted["measured_energy_j"] == energy_j
     assert counted["measured_compilations"] == 0
 
@@ -216,9 +217,9 @@ def test_a_duel_that_is_killed_ends_its_sides_and_leaves_their_records(command, 
         wait_for(lambda: len(command.runs()) == 2)
         wait_for(lambda: not any(psutil.pid_exists(pid) for pid in sides.values()))
     assert process.returncode == {signal.SIGTERM: 130, signal.SIGKILL: -9}[number]
-    for metrics in command.metrics():
-        assert metrics["status"] == "interrupted"
-        assert metrics["error"]["type"] == "KeyboardInterrupt"
+    for written in command.metrics():
+        assert written["status"] == "interrupted"
+        assert written["error"]["type"] == "KeyboardInterrupt"
     assert command.metrics()[0]["latency_ms"]["samples"] > 0
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_metrics import finished
 
-from bert_infer import compose
+from bert_infer import compose, metrics
 from bert_infer.devices.cpu import Cpu
+from bert_infer.execution import execute
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import (
     WARMUP_LIMIT_S,
@@ -247,7 +248,7 @@ def test_nothing_comes_between_the_warm_up_and_the_passes():
 
     gc.callbacks.append(collected)
     try:
-        runner.execute(record, runner.prepare())
+        execute(runner.prepare(), record)
     finally:
         gc.callbacks.remove(collected)
     warmup = seen.index("warmup")
@@ -290,7 +291,7 @@ def record_of(time, script):
 
 
 def warned(record):
-    return {warning["code"] for warning in record.metrics()["warnings"]}
+    return {warning["code"] for warning in metrics.of(record)["warnings"]}
 
 
 NOISE = list(np.random.default_rng(0).normal(10, 0.05, 30))
@@ -303,21 +304,21 @@ def test_steady_passes_are_not_warned_of(time):
 
 def test_a_slow_first_forward_in_the_figures_is_seen(time):
     """Warm-up keeps it out; where there was none, it is an outlier, and dropped from nothing."""
-    metrics = record_of(time, [100.0, *NOISE]).metrics()
-    assert metrics["measurement"]["outliers"]["severe"] == 1
-    assert metrics["latency_ms"]["max"] == pytest.approx(100_000)
-    assert metrics["latency_ms"]["samples"] == 31
+    content = metrics.of(record_of(time, [100.0, *NOISE]))
+    assert content["measurement"]["outliers"]["severe"] == 1
+    assert content["latency_ms"]["max"] == pytest.approx(100_000)
+    assert content["latency_ms"]["samples"] == 31
 
 
 def test_a_step_while_measuring_is_warned_of(time):
     record = record_of(time, [*NOISE[:15], *(1.3 * value for value in NOISE[15:])])
     assert warned(record) & CHANGES == {"step"}
-    assert record.metrics()["measurement"]["step"]["at"] == 15
+    assert metrics.of(record)["measurement"]["step"]["at"] == 15
 
 
 def test_a_trend_while_measuring_is_warned_of(time):
     record = record_of(time, [v * (1 + 0.01 * i) for i, v in enumerate(NOISE)])
-    assert record.metrics()["measurement"]["trend"] == pytest.approx(0.2, abs=0.06)
+    assert metrics.of(record)["measurement"]["trend"] == pytest.approx(0.2, abs=0.06)
     assert warned(record) & {"trend", "step"}
 
 
@@ -325,14 +326,14 @@ def test_passes_that_are_like_the_ones_before_are_warned_of(time):
     spells = [value + 0.2 * ((i // 5) % 2) for i, value in enumerate(NOISE)]
     record = record_of(time, spells)
     assert warned(record) & CHANGES == {"not_independent"}
-    assert record.metrics()["measurement"]["autocorrelation"] == pytest.approx(0.6, abs=0.2)
+    assert metrics.of(record)["measurement"]["autocorrelation"] == pytest.approx(0.6, abs=0.2)
 
 
 def test_outliers_are_counted_and_kept(time):
     record = record_of(time, [*NOISE[:10], 20.0, *NOISE[10:20], 25.0, *NOISE[20:]])
-    metrics = record.metrics()
-    assert metrics["measurement"]["outliers"]["high"] == 2
-    assert metrics["latency_ms"]["samples"] == 32
+    content = metrics.of(record)
+    assert content["measurement"]["outliers"]["high"] == 2
+    assert content["latency_ms"]["samples"] == 32
     assert "outliers" in warned(record)
 
 

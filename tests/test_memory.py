@@ -16,6 +16,7 @@ import torch
 
 from bert_infer import compose, memory
 from bert_infer.devices.cpu import Cpu
+from bert_infer.execution import execute
 from bert_infer.memory import PeakMemory
 
 LARGE = 256 << 20
@@ -82,9 +83,9 @@ def faults_while_measuring(options):
     text = f"A text for {options[-1]} alone."
     runner = compose(["model=tiny", "dtype=bf16", *options, f"text='{text}'"])
     found = []
-    runner.execute(
-        runner.new_record(),
+    execute(
         runner.prepare(),
+        runner.new_record(),
         progress=lambda *_: found.append(faults(Cpu(keep_memory=False))),
     )
     return found[0]

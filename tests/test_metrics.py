@@ -1,17 +1,19 @@
 import csv
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from bert_infer import files, linears
+from bert_infer import compose, files, linears, metrics
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.layouts import Shape
-from bert_infer.metrics import Record, latency_ms, length_histogram, percentile
+from bert_infer.metrics import latency_ms, length_histogram, percentile
 from bert_infer.records import Forward
+from bert_infer.run_record import Record
 from bert_infer.workload import Workload
 
 ARCHITECTURE = Architecture(
@@ -54,25 +56,22 @@ def workload(lengths=(2, 4)):
         padded_tokens=8,
         truncated=0,
         skipped=0,
-        batch=2,
-        uses_batch=True,
-        less_padding="",
         shapes=(Shape(2, 4, has_padding=True),),
         tokenize_s=0.5,
     )
 
 
-def finished(**fields):
+@cache
+def prepared():
+    """A run of trained weights, which nothing is wrong with."""
+    runner = compose(["model=minilm", "device=cpu", "batch=2", "text=Hello world!"])
+    return replace(runner.prepare(), architecture=ARCHITECTURE)
+
+
+def finished(work=None, **fields):
     """A record as an execution leaves it, as far as warnings ask."""
-    choice = {"iterations": 1, "weights": "checkpoint", "device": "cpu", "dtype": "fp32"}
-    return Record(
-        status="ok",
-        architecture=ARCHITECTURE,
-        workload=workload(),
-        choice=choice,
-        provenance={"tokenizer": {"source": "directory"}},
-        **fields,
-    )
+    work = work or workload()
+    return Record(status="ok", prepared=replace(prepared(), workload=work), **fields)
 
 
 def test_useful_flop_by_hand():
@@ -88,16 +87,16 @@ def test_useful_flop_counts_real_tokens_only_and_each_sequence_apart():
 def test_a_finished_run_by_hand():
     record = finished()
     record.forwards = [forward(0, 10.0, 0.5), forward(0, 12.0, 1.5, pass_index=1)]
-    metrics = record.metrics()
+    content = metrics.of(record)
     # 1 s and 2 s of wall time: the half second around each forward counts, the pause does not.
-    assert metrics["throughput"]["sequences_per_s"] == pytest.approx(4 / 3)
-    assert metrics["throughput"]["real_tokens_per_s"] == pytest.approx(12 / 3)
-    assert metrics["throughput"]["padded_tokens_per_s"] == pytest.approx(16 / 3)
-    assert metrics["throughput"]["tokenize_texts_per_s"] == 4
-    assert metrics["latency_ms"]["mean"] == pytest.approx(1000)
-    assert metrics["compute"]["useful_flop_per_s"] == pytest.approx(2 * 3 * 1568 / 3)
-    assert metrics["workload"]["padding_waste"] == pytest.approx(0.25)
-    assert metrics["workload"]["length"] == {"min": 2, "mean": 3, "p50": 3, "p90": 3.8, "max": 4}
+    assert content["throughput"]["sequences_per_s"] == pytest.approx(4 / 3)
+    assert content["throughput"]["real_tokens_per_s"] == pytest.approx(12 / 3)
+    assert content["throughput"]["padded_tokens_per_s"] == pytest.approx(16 / 3)
+    assert content["throughput"]["tokenize_texts_per_s"] == 4
+    assert content["latency_ms"]["mean"] == pytest.approx(1000)
+    assert content["compute"]["useful_flop_per_s"] == pytest.approx(2 * 3 * 1568 / 3)
+    assert content["workload"]["padding_waste"] == pytest.approx(0.25)
+    assert content["workload"]["length"] == {"min": 2, "mean": 3, "p50": 3, "p90": 3.8, "max": 4}
 
 
 @pytest.mark.parametrize(
@@ -127,9 +126,9 @@ def test_percentiles_need_samples_above_them():
 
 
 def test_an_empty_record_has_every_key_and_knows_nothing():
-    empty, full = Record().metrics(), finished()
+    empty, full = metrics.of(Record()), finished()
     full.forwards = [forward(0, 0.0, 1.0)]
-    filled = full.metrics()
+    filled = metrics.of(full)
     assert {*empty} == {*filled}
     for section in ("run", "choice", "workload", "phases_s", "latency_ms", "throughput"):
         assert _keys(empty[section]) == _keys(filled[section])
@@ -148,7 +147,9 @@ def test_throughput_can_be_recomputed_from_forwards_csv(tmp_path):
     recomputed = sum(int(r["sequences"]) for r in rows) / sum(
         float(r["wall_ms"]) / 1e3 for r in rows
     )
-    assert recomputed == pytest.approx(record.metrics()["throughput"]["sequences_per_s"], rel=1e-12)
+    assert recomputed == pytest.approx(
+        metrics.of(record)["throughput"]["sequences_per_s"], rel=1e-12
+    )
     assert float(rows[0]["start_s"]) == 0
 
 
@@ -161,8 +162,7 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
 def two_shapes(passes):
     """A workload of a fast and a slow batch, measured so many times."""
     narrow, wide = (Shape(1, width, has_padding=False) for width in (2, 4))
-    work = replace(workload(), forwards=2, shapes=(narrow, wide))
-    record = replace(finished(), workload=work)
+    record = finished(replace(workload(), forwards=2, shapes=(narrow, wide)))
     record.forwards = [
         forward(index, 10.0 * i, (1.0, 3.0)[index] + 0.01 * (i % 3), pass_index=i, sequences=1)
         for i in range(passes)
@@ -184,9 +184,9 @@ def test_forwards_of_one_shape_are_samples_themselves():
     record = finished()
     record.forwards = [forward(0, 2.0 * i, 1.0 + 0.01 * (i % 3), pass_index=i) for i in range(9)]
     assert (record.samples.unit, len(record.samples.wall_s)) == ("forward", 9)
-    low, high = record.metrics()["latency_ms"]["p50_ci95"]
+    low, high = metrics.of(record)["latency_ms"]["p50_ci95"]
     assert 1000 <= low <= 1010 <= high <= 1020
-    assert record.metrics()["measurement"]["relative_ci"] == pytest.approx(0.004, abs=0.003)
+    assert metrics.of(record)["measurement"]["relative_ci"] == pytest.approx(0.004, abs=0.003)
 
 
 def test_few_samples_decide_nothing_however_narrow_their_interval():
@@ -200,16 +200,15 @@ def test_few_samples_decide_nothing_however_narrow_their_interval():
 
 def test_batches_of_one_shape_that_are_filled_up_to_it_are_no_samples():
     """Seen to fail: an interval of 8 sequences a forward, of which half had but one."""
-    record = finished()
-    record.workload = replace(workload((2, 4, 4)), forwards=2)
+    record = finished(replace(workload((2, 4, 4)), forwards=2))
     record.forwards = [
         forward(i % 2, 2.0 * i, 1.0 + 0.01 * (i % 3), pass_index=i // 2, sequences=2 - i % 2)
         for i in range(16)
     ]
     assert (record.samples.unit, record.samples.sequences) == ("pass", 3)
-    metrics = record.metrics()
-    low, high = metrics["throughput"]["sequences_per_s_ci95"]
-    assert low < metrics["throughput"]["sequences_per_s"] < high
+    content = metrics.of(record)
+    low, high = content["throughput"]["sequences_per_s_ci95"]
+    assert low < content["throughput"]["sequences_per_s"] < high
 
 
 def test_a_pass_that_broke_off_is_in_no_interval():
@@ -221,11 +220,11 @@ def test_a_pass_that_broke_off_is_in_no_interval():
 
 def test_copies_and_laying_out_are_reported_apart_from_the_forward():
     record = finished(forwards=[forward(0, 0.0, 1.0)])
-    metrics = record.metrics()
-    assert metrics["measurement"]["lay_out_ms"] == pytest.approx(125)
-    assert metrics["measurement"]["copy_in_ms"] == pytest.approx(125)
-    assert metrics["measurement"]["copy_out_ms"] == pytest.approx(250)
-    assert metrics["latency_ms"]["mean"] == pytest.approx(1000)
+    content = metrics.of(record)
+    assert content["measurement"]["lay_out_ms"] == pytest.approx(125)
+    assert content["measurement"]["copy_in_ms"] == pytest.approx(125)
+    assert content["measurement"]["copy_out_ms"] == pytest.approx(250)
+    assert content["latency_ms"]["mean"] == pytest.approx(1000)
 
 
 def test_the_fraction_of_the_ceiling_by_hand():
@@ -233,7 +232,7 @@ def test_the_fraction_of_the_ceiling_by_hand():
     record = finished()
     record.forwards = [forward(0, 0.0, 0.5)]
     record.ceiling = Ceiling(matmul, before_flop_per_s=4704.0, after_flop_per_s=9408.0)
-    compute = record.metrics()["compute"]
+    compute = metrics.of(record)["compute"]
     assert compute["ceiling_flop_per_s"] == 9408
     assert compute["fraction_of_ceiling"] == pytest.approx(4704 / 9408)
     assert matmul.flop == 2 * 8 * 4 * 5

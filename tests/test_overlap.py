@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.overlap import Overlap
+from bert_infer.execution import execute
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import measured_pass
@@ -291,7 +292,7 @@ def test_a_single_pass_gets_no_memory_that_the_warm_up_did_not():
     runner = replace(compose(chosen), device=device, input=Prompt(texts))
     record = runner.new_record()
     record.phases.entered = device.enter
-    runner.execute(record, runner.prepare())
+    execute(runner.prepare(), record)
     assert device.most["warmup"] >= device.most["measure"] > 2
 
 

@@ -20,6 +20,7 @@ import torch
 
 import bert_infer
 from bert_infer import cli, compose, weights
+from bert_infer.execution import execute
 from bert_infer.attention import ByMask
 from bert_infer.devices.hpu import Hpu, claims, host
 from bert_infer.errors import RefusedError
@@ -294,7 +295,7 @@ def test_trap_every_bucket_is_replayed_before_the_first_measured_forward():
     by_length = replace(by_length, input=type(by_length.input)(TEXTS))
     prepared = by_length.prepare()
     record = by_length.new_record()
-    by_length.execute(record, prepared, progress=look)
+    execute(prepared, record, progress=look)
     assert len(prepared.groups) > 1
     assert len(replays[0]) == len({(s.sequences, s.slots) for s in prepared.groups})
     assert min(replays[0]) >= 1
@@ -407,7 +408,7 @@ def test_a_profile_sees_the_card(tmp_path):
     one = replace(one, input=type(one.input)(TEXTS))
     prepared = one.prepare()
     sinks = one.sinks(prepared.tokens)
-    one.execute(one.new_record(), prepared, sinks)
+    execute(prepared, one.new_record(), sinks)
     for sink in sinks:
         sink.write(tmp_path)
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
