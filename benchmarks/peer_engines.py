@@ -16,7 +16,8 @@ from peer_workers import FailedError
 
 from bert_infer import compose, metrics
 from bert_infer.execution import execute
-from bert_infer.layouts import Group, PaddedBatch
+from bert_infer.groups import Group
+from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import without_garbage_collection
 from bert_infer.outputs import HiddenStates
 from bert_infer.schedule import Schedule

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import OutOfMemoryError
-from bert_infer.layouts import Group
+from bert_infer.groups import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

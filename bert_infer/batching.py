@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bert_infer.errors import InputError, OptionError
-from bert_infer.layouts import Batch, Group, PackedBatch, PaddedBatch
+from bert_infer.groups import Group
+from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from collections.abc import Mapping  # noqa: TC003  a dataclass's field
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bert_infer.layouts import Group
+from bert_infer.groups import Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.layouts import Batch, Size
+    from bert_infer.extents import Extents
+    from bert_infer.groups import Size
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Buckets:
     """What groups are filled up to; without any bucket they stay as they are.
 
     Attributes:
-        layout: how the engine lays groups out.
+        extents: what of a group is rounded up.
         edges: what extents are rounded up to; without any they stay as they are.
         sizes: what the groups of each rounded extent are filled up to.
     """
 
-    layout: type[Batch]
+    extents: type[Extents]
     edges: tuple[int, ...] = ()
     sizes: Mapping[int, Size] = field(default_factory=dict)
 
@@ -45,14 +46,14 @@ class Buckets:
         """Return ``group`` with the size of its bucket, given ``lengths`` of all sequences."""
         if not self.sizes:
             return group
-        extent = rounded_up(self.layout.extent(group, lengths), self.edges)
+        extent = rounded_up(self.extents.of(group, lengths), self.edges)
         return Group(group.sequences, *self.sizes[extent])
 
 
 def of(
     groups: Iterable[Group],
     lengths: NDArray[np.int64],
-    layout: type[Batch],
+    extents: type[Extents],
     edges: Iterable[int] = (),
 ) -> Buckets:
     """Return the buckets that hold ``groups``, those of one pass.
@@ -60,15 +61,15 @@ def of(
     Args:
         groups: as batching made them.
         lengths: ``int64 [sequences]``, real tokens of each.
-        layout: how the engine lays them out.
+        extents: what of them is rounded up.
         edges: what extents are rounded up to, ascending; without any they stay as they are.
     """
     edges = tuple(edges)
     members: dict[int, list[Group]] = defaultdict(list)
     for group in groups:
-        members[rounded_up(layout.extent(group, lengths), edges)].append(group)
-    sizes = {extent: layout.size(extent, found, lengths) for extent, found in members.items()}
-    return Buckets(layout, edges, sizes)
+        members[rounded_up(extents.of(group, lengths), edges)].append(group)
+    sizes = {extent: extents.size(extent, found, lengths) for extent, found in members.items()}
+    return Buckets(extents, edges, sizes)
 
 
 def rounded_up(extent: int, edges: Sequence[int]) -> int:

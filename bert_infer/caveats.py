@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bert_infer import warmup
 from bert_infer.conditions import BUSY, STOLEN
-from bert_infer.measure import WARMUP_LIMIT_S
 from bert_infer.records import Caveat
 from bert_infer.statistics import FEWEST_FOR_INTERVAL
 
@@ -199,14 +199,14 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
         yield Caveat(
             "shapes_not_warmed",
             f"{measurement['warmup_shapes_left']} of the batch shapes had not run when "
-            f"{WARMUP_LIMIT_S:.0f} s of warm-up were over: their first forward, which can take "
+            f"{warmup.LIMIT_S:.0f} s of warm-up were over: their first forward, which can take "
             "longer, is among the figures.",
             "Set warmup=1, which runs all of them.",
         )
     if measurement["warmup_steady"] is False:
         yield Caveat(
             "not_steady",
-            f"Passes had not settled after {WARMUP_LIMIT_S:.0f} s of warm-up.",
+            f"Passes had not settled after {warmup.LIMIT_S:.0f} s of warm-up.",
             "Set warmup=N for longer, and see what else the machine does.",
         )
     asked, reached = measurement["relative_ci_asked"], measurement["relative_ci"]

@@ -6,50 +6,20 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from bert_infer.extents import Extents, TokenCounts, Widths
+from bert_infer.groups import Group, Shape
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     import torch
     from numpy.typing import NDArray
 
     from bert_infer.records import Tokens
-
-
-_EDGE_MULTIPLE = 32
-
-
-class Group(NamedTuple):
-    """Sequences that share a forward pass, ``int64 [sequences]``.
-
-    ``width`` is what they are padded to, in a layout that pads. Where a device wants few shapes,
-    the batch is filled up to ``rows`` sequences and, in a layout without padding, to ``slots``
-    tokens: with sequences that nobody reads, none longer than ``width``.
-    """
-
-    sequences: NDArray[np.int64]
-    width: int
-    rows: int = 0
-    slots: int = 0
-
-
-class Size(NamedTuple):
-    """What a group is filled up to: the fields of ``Group``, except its sequences."""
-
-    width: int
-    rows: int
-    slots: int = 0
-
-
-class Shape(NamedTuple):
-    """What a compiled or recorded forward depends on; slots are tokens computed, real or not."""
-
-    sequences: int
-    slots: int
-    has_padding: bool
 
 
 class Kept(Enum):
@@ -71,11 +41,11 @@ class Batch(ABC):
         sequences: ``int64 [sequences]``, which sequences of the pass these are.
         lengths: ``int64 [sequences]``, real tokens of each.
         token_ids: ``int32``, laid out as the class says.
-        extents: what ``extent`` counts, in words.
+        extents: what of a batch can be rounded up.
         kept: which of a sequence's tokens have final states.
     """
 
-    extents: ClassVar[str]
+    extents: ClassVar[type[Extents]]
     kept: ClassVar[Kept] = Kept.all
 
     sequences: NDArray[np.int64]
@@ -91,35 +61,6 @@ class Batch(ABC):
     @abstractmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
         """Return the shape of ``group``'s batch, given ``lengths`` of all sequences."""
-
-    @staticmethod
-    @abstractmethod
-    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
-        """Return the size of ``group``'s batch that can be rounded up: a width or token count."""
-
-    @staticmethod
-    @abstractmethod
-    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return the size to which all ``groups`` with this rounded ``extent`` are filled up."""
-
-    @staticmethod
-    @abstractmethod
-    def fitting_edges(
-        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
-    ) -> list[int]:
-        """Return edges that suit ``groups``, ascending, for their extents to be rounded up to.
-
-        Args:
-            groups: those of one pass.
-            lengths: ``int64 [sequences]``, real tokens of each.
-            most: how many edges, at most.
-            limit: the widest that the model takes.
-        """
-
-    @staticmethod
-    @abstractmethod
-    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return the edges to use, given those that a user ``asked`` for, perhaps none."""
 
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
@@ -140,7 +81,7 @@ class Batch(ABC):
 class PaddedBatch(Batch):
     """Sequences as the rows of a rectangle, padded on the right: ``token_ids [rows, width]``."""
 
-    extents: ClassVar[str] = "widths"
+    extents: ClassVar[type[Extents]] = Widths
 
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
@@ -157,34 +98,6 @@ class PaddedBatch(Batch):
         rows = max(len(group.sequences), group.rows)
         slots = rows * group.width
         return Shape(rows, slots, slots > int(lengths[group.sequences].sum()))
-
-    @staticmethod
-    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
-        """Return the width."""
-        del lengths
-        return group.width
-
-    @staticmethod
-    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return as many rows as the fullest group has."""
-        del lengths
-        return Size(extent, max(len(group.sequences) for group in groups))
-
-    @staticmethod
-    def fitting_edges(
-        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
-    ) -> list[int]:
-        """Return quantiles of the lengths, rounded up to a multiple that suits devices."""
-        del groups
-        quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
-        multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
-        return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]
-
-    @staticmethod
-    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return only those asked for: wider means more padding, which is batching's choice."""
-        del fitting
-        return sorted({min(edge, limit) for edge in asked})
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
@@ -217,7 +130,7 @@ class PackedBatch(Batch):
         width: tokens of a filling sequence.
     """
 
-    extents: ClassVar[str] = "token counts"
+    extents: ClassVar[type[Extents]] = TokenCounts
 
     rows: int = 0
     width: int = 0
@@ -236,46 +149,6 @@ class PackedBatch(Batch):
         tokens = int(lengths[group.sequences].sum())
         rows, slots = max(len(group.sequences), group.rows), max(tokens, group.slots)
         return Shape(rows, slots, has_padding=slots > tokens)
-
-    @staticmethod
-    def extent(group: Group, lengths: NDArray[np.int64]) -> int:
-        """Return the number of tokens."""
-        return int(lengths[group.sequences].sum())
-
-    @staticmethod
-    def size(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
-        """Return the fullest group's tokens, and rows for the sequences that fill up the others.
-
-        No filling sequence is longer than the longest real one: if all filling tokens were one
-        sequence, its attention would take longest of all.
-        """
-        del extent
-        all_of_one = [lengths[group.sequences] for group in groups]
-        longest = max(int(of_one.max()) for of_one in all_of_one)
-        slots = max(int(of_one.sum()) for of_one in all_of_one)
-        rows = max(
-            len(of_one) + -(-(slots - int(of_one.sum())) // longest) for of_one in all_of_one
-        )
-        return Size(longest, rows, slots)
-
-    @staticmethod
-    def fitting_edges(
-        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
-    ) -> list[int]:
-        """Return evenly spaced token counts, up to the largest.
-
-        Groups have similar token counts, except for the last one.
-        """
-        del limit
-        largest = max(int(lengths[group.sequences].sum()) for group in groups)
-        step = -(-largest // most)
-        return [*range(step, largest, step), largest]
-
-    @staticmethod
-    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
-        """Return ``fitting`` where none are asked for: nearly every group has its own count."""
-        del limit
-        return sorted(asked) or fitting
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""

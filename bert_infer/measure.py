@@ -1,4 +1,4 @@
-"""The clock: phases, warm-up and the measured passes. Nothing else in the package measures."""
+"""The clock: phases, and the forwards of a pass. Warming up aside, nothing else measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bert_infer.records import Computed, Forward, Outputs
@@ -35,9 +34,6 @@ _LOG = logging.getLogger(__name__)
 
 PHASES = ("import", "load", "ceiling", "drift", "compile", "warmup", "measure", "write")
 
-STEADY_WITHIN = 0.02
-WARMUP_LIMIT_S = 10.0
-_PASSES_WITHOUT_GAIN = 2
 _MOST_CALLS = 300  # more calls hardly find a shorter one
 _HELD_BYTES = 1 << 29
 _HELD_S = 5.0
@@ -135,78 +131,6 @@ def fastest_s(
 def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Device) -> Outputs:
     """Run one unmeasured forward pass; its inputs and outputs are in host memory."""
     return device.submit(encode, inputs, time.perf_counter)().outputs
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """The passes that were run before measuring.
-
-    Attributes:
-        passes: how many, not counting the first forward of each shape.
-        steady: whether their times had settled before the limit; None where that was not checked.
-        shapes_left: batch shapes that had not run when the time was up.
-    """
-
-    passes: int
-    steady: bool | None
-    shapes_left: int = 0
-
-
-def run_once(batches: Batches, encode: Encode, device: Device) -> None:
-    """Run every batch."""
-    for _, inputs in batches:
-        forward(encode, inputs, device)
-
-
-def run_once_in_time(
-    batches: Batches, encode: Encode, device: Device, clock: Clock = time.perf_counter
-) -> int:
-    """Run as many batches as fit in ``WARMUP_LIMIT_S``, and return their number.
-
-    Ragged text makes nearly as many shapes as batches, and the last of them warm up little more.
-    """
-    end, done = clock() + WARMUP_LIMIT_S, 0
-    for _, inputs in batches:
-        if clock() > end:
-            break
-        forward(encode, inputs, device)
-        done += 1
-    return done
-
-
-def warm_up_passes(
-    passes: int, batches: Callable[[], Batches], encode: Encode, device: Device
-) -> WarmUp:
-    """Run ``passes`` passes, whatever their times."""
-    for index in range(passes):
-        for _ in measured_pass(index, batches(), encode, device):
-            pass
-    return WarmUp(passes, steady=None)
-
-
-def warm_up_until_steady(
-    batches: Callable[[], Batches],
-    encode: Encode,
-    device: Device,
-    clock: Clock = time.perf_counter,
-) -> WarmUp:
-    """Run passes until they are steady, or for ``WARMUP_LIMIT_S``.
-
-    Passes are steady once two in succession are at most ``STEADY_WITHIN`` faster than the fastest
-    before them. The pass under way when the time is up is broken off.
-    """
-    end = clock() + WARMUP_LIMIT_S
-    fastest, without_gain, passes = math.inf, 0, 0
-    while without_gain < _PASSES_WITHOUT_GAIN:
-        start = clock()
-        for _ in measured_pass(passes, batches(), encode, device):
-            if clock() > end:
-                return WarmUp(passes, steady=False)
-        seconds = clock() - start
-        passes += 1
-        without_gain = without_gain + 1 if seconds > fastest * (1 - STEADY_WITHIN) else 0
-        fastest = min(fastest, seconds)
-    return WarmUp(passes, steady=True)
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from bert_infer import attempts
 from bert_infer.attempts import Attempt
-from bert_infer.measure import (
+from bert_infer.measure import forward, measured_pass
+from bert_infer.warmup import (
     WarmUp,
-    forward,
-    measured_pass,
     run_once,
     run_once_in_time,
     warm_up_passes,
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Batch, Group
+    from bert_infer.groups import Group
+    from bert_infer.layouts import Batch
     from bert_infer.preparation import Prepared
     from bert_infer.records import Forward, Outputs
     from bert_infer.run_record import Record

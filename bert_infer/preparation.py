@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.graphs import Graph
-    from bert_infer.layouts import Batch, Group, Shape
+    from bert_infer.groups import Group, Shape
+    from bert_infer.layouts import Batch
     from bert_infer.records import ModelFiles, Tokens
     from bert_infer.runner import Runner
     from bert_infer.weights import WeightsSource

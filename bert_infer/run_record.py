@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from bert_infer.conditions import Conditions
     from bert_infer.counters import Counted
     from bert_infer.drift import Drift
-    from bert_infer.measure import WarmUp
     from bert_infer.preparation import Prepared
     from bert_infer.records import Forward
+    from bert_infer.warmup import WarmUp
 
 
 @dataclass

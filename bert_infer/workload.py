@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.layouts import Shape
+    from bert_infer.groups import Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bert_infer import compose, weights
 from bert_infer.engines.fused import Fused
-from bert_infer.layouts import Group
+from bert_infer.groups import Group
 from bert_infer.measure import forward
 from bert_infer.records import Tokens
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bert_infer import buckets, compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
 from bert_infer.errors import RefusedError
+from bert_infer.extents import TokenCounts, Widths
 from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.layouts import PackedBatch, PaddedBatch
@@ -34,7 +35,7 @@ def test_every_batch_of_a_bucket_has_one_shape_and_its_own_sequences(
     assume(not (policy.layout is PackedBatch and layout is PaddedBatch))
     tokens = tokens_of(lengths)
     groups = list(policy.plan(lengths, batch, 64))
-    found = buckets.of(groups, lengths, layout, edges)
+    found = buckets.of(groups, lengths, layout.extents, edges)
     shapes = set()
     for group in groups:
         filled = found.fill(group, lengths)
@@ -104,7 +105,7 @@ def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
 
 @given(LENGTHS, st.integers(1, 6))
 def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
-    edges = PaddedBatch.fitting_edges([], lengths, most, limit=64)
+    edges = Widths.fitting_edges([], lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert lengths.max() <= edges[-1] <= 64
@@ -113,7 +114,7 @@ def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
 @given(LENGTHS, POLICIES, st.integers(1, 8), st.integers(1, 6))
 def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, batch, most):
     groups = list(policy.plan(lengths, batch, 64))
-    edges = PackedBatch.fitting_edges(groups, lengths, most, limit=64)
+    edges = TokenCounts.fitting_edges(groups, lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert edges[-1] == max(lengths[group.sequences].sum() for group in groups)

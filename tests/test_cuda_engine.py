@@ -22,7 +22,7 @@ from torch._guards import TracingContext
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
-from bert_infer import ceiling, compose, linears, measure, metrics, scaled, weights
+from bert_infer import ceiling, compose, linears, metrics, scaled, warmup, weights
 from bert_infer.architecture import Architecture
 from bert_infer.attention import BySdpa
 from bert_infer.devices import Device
@@ -565,7 +565,7 @@ def test_a_graph_of_torchs_own_reads_weights_where_they_lie(monkeypatch, dtype, 
 def test_layers_are_compiled_in_a_phase_of_their_own(monkeypatch):
     """However little time the warm-up has: nothing is compiled while a clock runs."""
     monkeypatch.setattr(Cuda, "compiles_regions", True)
-    monkeypatch.setattr(measure, "WARMUP_LIMIT_S", 0.0)
+    monkeypatch.setattr(warmup, "LIMIT_S", 0.0)
     texts = ["one", "two words", "now there are four", "and here there are even six"]
     runner = compose(["model=tiny", "engine=fused", "device=cuda", "device.in_flight=1",
                       "graph=eager", "drift.texts=0", "iterations=2", f"text={texts}"])  # fmt: skip

@@ -9,26 +9,22 @@ import pytest
 import torch
 from test_metrics import finished
 
-from bert_infer import compose, metrics
+from bert_infer import compose, metrics, warmup
 from bert_infer.devices.cpu import Cpu
 from bert_infer.execution import execute
 from bert_infer.layouts import PaddedBatch
 from bert_infer.measure import (
-    WARMUP_LIMIT_S,
     Pace,
     Phases,
-    WarmUp,
     fastest_s,
     measured_pass,
-    run_once_in_time,
     timed,
-    warm_up_passes,
-    warm_up_until_steady,
     without_garbage_collection,
 )
 from bert_infer.records import Forward, Outputs
 from bert_infer.schedule import as_long_as_asked
 from bert_infer.settings import Until
+from bert_infer.warmup import WarmUp, run_once_in_time, warm_up_passes, warm_up_until_steady
 
 
 class Time:
@@ -181,7 +177,7 @@ def test_warm_up_ends_at_its_limit_and_says_that_it_was_not_steady(time):
     encode = Scripted(time, [0.95**n for n in range(40)], copy_s=0)
     result = warm_up_until_steady(lambda: [one_batch()], encode, encode.device, time)
     assert result == WarmUp(13, steady=False)  # the 14th ends after 10.2 s
-    assert WARMUP_LIMIT_S < time.now < WARMUP_LIMIT_S + 1
+    assert warmup.LIMIT_S < time.now < warmup.LIMIT_S + 1
 
 
 def test_a_pass_longer_than_the_limit_is_broken_off(time):
@@ -251,8 +247,8 @@ def test_nothing_comes_between_the_warm_up_and_the_passes():
         execute(runner.prepare(), record)
     finally:
         gc.callbacks.remove(collected)
-    warmup = seen.index("warmup")
-    assert seen[warmup : warmup + 2] == ["warmup", "measure"]
+    at = seen.index("warmup")
+    assert seen[at : at + 2] == ["warmup", "measure"]
 
 
 def test_shapes_that_were_not_warmed_up_are_a_warning(monkeypatch):
@@ -262,7 +258,7 @@ def test_shapes_that_were_not_warmed_up_are_a_warning(monkeypatch):
     record = compose(chosen).run(texts).record
     assert record["measurement"]["warmup_shapes_left"] == 0
     assert record["measurement"]["warmup_passes"] > 0
-    monkeypatch.setattr("bert_infer.measure.WARMUP_LIMIT_S", -1.0)
+    monkeypatch.setattr("bert_infer.warmup.LIMIT_S", -1.0)
     record = compose(chosen).run(texts).record
     shapes = record["workload"]["forwards_per_pass"]
     assert record["measurement"]["warmup_shapes_left"] == shapes > 1

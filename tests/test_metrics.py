@@ -10,7 +10,7 @@ import pytest
 from bert_infer import compose, files, linears, metrics
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
-from bert_infer.layouts import Shape
+from bert_infer.groups import Shape
 from bert_infer.metrics import latency_ms, length_histogram, percentile
 from bert_infer.records import Forward
 from bert_infer.run_record import Record

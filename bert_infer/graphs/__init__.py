@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Batch, Group, Shape
+    from bert_infer.groups import Group, Shape
+    from bert_infer.layouts import Batch
 
 
 class Graph(ABC):
@@ -90,7 +91,7 @@ class Graph(ABC):
             RefusedError: they have more shapes than this mode may record.
         """
         del groups, lengths, batching, limit
-        return Buckets(layout)
+        return Buckets(layout.extents)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bert_infer.batching import Batching
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Batch, Group, Shape
+    from bert_infer.groups import Group, Shape
+    from bert_infer.layouts import Batch
 
 LAYER_S = 680e-6
 """Host time to launch a layer of the fused engine in fp8, on an H200's noisy machine: a prompt's

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Shape
+    from bert_infer.groups import Shape
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bert_infer.batching import Batching
     from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
-    from bert_infer.layouts import Batch, Group, Shape
+    from bert_infer.groups import Group, Shape
+    from bert_infer.layouts import Batch
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,17 @@ class Recorded(Graph):
         limit: int,
     ) -> Buckets:
         """Return a bucket for each extent, if there are not too many to record."""
-        fitting = layout.fitting_edges(groups, lengths, self.max_buckets, limit)
-        edges = layout.edges(self.edges, fitting, limit)
-        found = buckets.of(groups, lengths, layout, edges)
+        extents = layout.extents
+        fitting = extents.fitting_edges(groups, lengths, self.max_buckets, limit)
+        edges = extents.edges(self.edges, fitting, limit)
+        found = buckets.of(groups, lengths, extents, edges)
         if len(found) > self.max_buckets:
             raise RefusedError(
                 f"graph={self.name} is refused: batching={batching.name} makes {len(found)} "
-                f"{layout.extents} of this input, and each has to be recorded; graph.max_buckets="
+                f"{extents.name} of this input, and each has to be recorded; graph.max_buckets="
                 f"{self.max_buckets} is the warm-up's budget.",
                 f"Set graph={self.name} graph.edges=[{','.join(map(str, fitting))}], to which "
-                f"{layout.extents} are rounded up, or raise graph.max_buckets (a large model takes "
+                f"{extents.name} are rounded up, or raise graph.max_buckets (a large model takes "
                 "many seconds a bucket).",
             )
         return found
