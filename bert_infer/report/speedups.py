@@ -58,7 +58,7 @@ def _held(row: Row, baseline: Row) -> Row:
     """Return ``row`` with what it gains over ``baseline``."""
     if row.sequences_per_s is None or not baseline.sequences_per_s:
         return row
-    speedup, interval = _speedup(row, baseline)
+    speedup, interval = of(row, baseline)
     return replace(
         row,
         baseline=baseline,
@@ -68,7 +68,7 @@ def _held(row: Row, baseline: Row) -> Row:
     )
 
 
-def _speedup(row: Row, baseline: Row) -> tuple[float, Interval | None]:
+def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     """Return how many times as fast as ``baseline`` a row is, with the 95 % interval of that.
 
     Where both have the same number of repeats, these are paired in order: with order=interleaved a

@@ -143,14 +143,15 @@ class Summary:
         if len(self.ranked) < 2:  # noqa: PLR2004
             return ""
         second = self.ranked[1]
-        beginning = (
-            f"The next, {self.label(second)}, reaches {figures.number(second.sequences_per_s)}"
+        ratio, interval = speedups.of(best, second)
+        lead = (
+            f"{figures.ratio(ratio)} times the next, {self.label(second)}, which reaches "
+            f"{figures.number(second.sequences_per_s)}"
         )
-        if not best.interval or not second.interval:
-            return f"{beginning}; too few samples to tell whether that is a difference."
-        if second.interval.high >= best.interval.low:
-            return f"{beginning}, and their intervals overlap: no difference shown."
-        return f"{beginning}; their intervals do not overlap."
+        if interval is None:
+            return f"{lead}; too few samples to tell whether that is a difference."
+        sure = f"{lead} (95 %: {figures.ratio_between(interval)})"
+        return f"{sure}." if interval.low > 1 else f"{sure}: no difference shown."
 
 
 @dataclass(frozen=True, eq=False)
