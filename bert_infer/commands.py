@@ -64,7 +64,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     from bert_infer import duel as duels
 
     directory = _new_directory()
-    a, b = (["iterations=3", *common, *_split(side)] for side in (first, second))
+    a, b = (_latest(["iterations=3", *common, *_split(side)]) for side in (first, second))
     with console.progress_bar() as progress:
         outcome, failures = duels.fight(
             *(a, b, asked.rounds, directory),
@@ -156,6 +156,11 @@ def ls(program: str, arguments: Sequence[str]) -> int:
 
 def _new_directory() -> Path:
     return Path("multirun_outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"  # noqa: DTZ005  local, as the user's clock
+
+
+def _latest(overrides: Sequence[str]) -> list[str]:
+    """Return the last override of each key: a side's own go before those of both."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def _split(side: str) -> list[str]:

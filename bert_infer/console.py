@@ -173,7 +173,7 @@ def show_duel(duel: Duel, a: str, b: str) -> None:
         table.add_row(str(place), *cells, f"{ratio:.3f}")
     OUT.print(table)
     low, high = duel.interval
-    of_pairs = f" (of {len(duel.pairs)} pairs of processes)" if duel.is_by_pairs else ""
+    of_pairs = f" (of {len(duel.of_pairs)} pairs of processes)" if duel.is_by_pairs else ""
     interval = f"99 % interval {low:.3f} to {high:.3f}{of_pairs}"
     OUT.print(Text(f"B over A in sequences/s: {duel.ratio:.3f}, {interval}"))
     OUT.print(Text(duel.sentence, "bold"))

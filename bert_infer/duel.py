@@ -77,15 +77,19 @@ class Duel:
         return statistics.geometric_mean(np.array(self.ratios))
 
     @property
+    def of_pairs(self) -> list[float]:
+        """The geometric mean of each pair of processes that finished a round."""
+        return [statistics.geometric_mean(np.array(_ratios(p))) for p in self.pairs if p]
+
+    @property
     def is_by_pairs(self) -> bool:
         """Whether there are enough pairs of processes to take them as what is independent."""
-        return len(self.pairs) >= statistics.FEWEST_PAIRS and all(self.pairs)
+        return len(self.of_pairs) >= statistics.FEWEST_PAIRS
 
     @property
     def interval(self) -> Interval:
         """The 99 % interval of the ratio."""
-        of_pairs = [statistics.geometric_mean(np.array(_ratios(p))) for p in self.pairs if p]
-        independent = of_pairs if self.is_by_pairs else self.ratios
+        independent = self.of_pairs if self.is_by_pairs else self.ratios
         return statistics.paired_ratio(np.array(independent), CONFIDENCE)
 
     @property

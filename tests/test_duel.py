@@ -106,10 +106,17 @@ def test_two_pairs_are_too_few_to_go_by():
     assert duel_of([1.0], [1.1], [1.0]).is_by_pairs
 
 
+def test_a_pair_that_never_met_changes_nothing():
+    """Seen to fail: the interval of the rounds, half as wide, called that of five pairs."""
+    pairs = ([1.0, 1.01], [1.1, 1.09], [0.95, 0.96], [1.02, 1.0])
+    assert duel_of(*pairs, []).is_by_pairs
+    assert duel_of(*pairs, []).interval == duel_of(*pairs).interval
+
+
 def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
     done = command(
-        *("duel", "batch=1", "batch=8", "model=tiny", "drift.texts=0", "text=Good morning BERT!"),
-        *("--rounds", "1", "--pairs", "3"),
+        *("duel", "batch=1 iterations=4", "batch=8", "model=tiny", "drift.texts=0"),
+        *("text=Good morning BERT!", "iterations=2", "--rounds", "1", "--pairs", "3"),
     )
     assert done.returncode == 0, done.stderr
     assert "(of 3 pairs of processes)" in done.stdout
@@ -122,6 +129,9 @@ def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
         metrics = json.loads((run / "metrics.json").read_text())
         assert metrics["choice"]["batch"] == {"a": 1, "b": 8}[run.name[0]]
         assert metrics["status"] == "ok"
+        # Seen to fail: the default, what was given for both and a side's own, all three.
+        iterations = [o for o in metrics["run"]["overrides"] if o.startswith("iterations=")]
+        assert iterations == [{"a": "iterations=4", "b": "iterations=2"}[run.name[0]]]
     assert "6 ok" in command("ls").stdout
 
 
