@@ -29,7 +29,7 @@ def main(model: str) -> None:
     prepared = runner.prepare()
     forward_ms = runner.run().record["latency_ms"]["p50"]
     device = prepared.device
-    ((_, group),) = prepared.groups.items()
+    ((_, group),) = prepared.shapes.items()
     done = (
         torch.zeros(1, group.width, prepared.architecture.hidden),
         torch.zeros(1, prepared.architecture.hidden),

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from bert_infer.engines import Encode
     from bert_infer.layouts import Batch
 
-_SAID_OF_MEMORY = ("out of memory", "allocate", "_ALLOC_FAILED")  # the last: cuBLAS and cuDNN
+_SAID_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "Tried to allocate",
+    "_ALLOC_FAILED",  # cuBLAS and cuDNN
+)
 LESS = "Lower batch or max_length, or choose a smaller dtype or model."
 
 

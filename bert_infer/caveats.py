@@ -124,7 +124,10 @@ def _workload(prepared: Prepared) -> Iterator[Caveat]:
         yield Caveat(
             "padding_waste",
             f"{workload.padding_waste:.0%} of the computed tokens are padding.",
-            batching.less_padding,
+            f"graph={prepared.graph.name} adds most of it, filling batches up to few sizes: take a "
+            "batch that divides the texts, more graph.edges or more graph.max_buckets."
+            if workload.filling_waste > workload.padding_waste / 2
+            else batching.less_padding,
         )
     if batching.uses_batch and workload.largest < batch:
         yield Caveat(
@@ -327,7 +330,7 @@ def _accelerator(conditions: Conditions) -> Iterator[Caveat]:
 
 
 def _counted(prepared: Prepared, counted: dict[str, Any] | None) -> Iterator[Caveat]:
-    without_graph = prepared.graph.without_graph(prepared.groups)
+    without_graph = prepared.graph.without_graph(prepared.shapes)
     if without_graph:
         yield Caveat(
             "without_graph",

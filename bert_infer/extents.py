@@ -79,9 +79,10 @@ class Widths(Extents):
     def fitting_edges(
         groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
     ) -> list[int]:
-        """Return quantiles of the lengths, rounded up to a multiple that suits devices."""
-        del groups
-        quantiles = np.quantile(lengths, np.linspace(0, 1, most + 1)[1:], method="higher")
+        """Return quantiles of the rows' widths, rounded up to a multiple that suits devices."""
+        del lengths
+        widths = [group.width for group in groups for _ in group.sequences]
+        quantiles = np.quantile(widths, np.linspace(0, 1, most + 1)[1:], method="higher")
         multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
         return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]
 

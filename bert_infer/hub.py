@@ -17,15 +17,8 @@ from bert_infer.records import ModelFiles
 PATIENCE_S = 3.0
 """How long an unreachable hub is waited for. Its own client would retry for about a minute."""
 
-_FILES = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "model.safetensors",
-    "model.safetensors.index.json",
-]
-
+_DESCRIPTION = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+_WEIGHTS = ["model.safetensors", "model.safetensors.index.json"]
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _LOG = logging.getLogger(__name__)
@@ -45,7 +38,13 @@ def cached(name: str, revision: str | None) -> ModelFiles | None:
 
 
 @cache
-def download(name: str, revision: str | None) -> ModelFiles | None:
+def described(name: str, revision: str | None) -> ModelFiles | None:
+    """Fetch the configuration and tokenizer of ``name`` into the cache; otherwise as ``whole``."""
+    return _fetched(name, revision, _DESCRIPTION)
+
+
+@cache
+def whole(name: str, revision: str | None) -> ModelFiles | None:
     """Fetch ``name`` into the cache; None if the hub lacks it or cannot be reached.
 
     Asked once per process, so the runs of a sweep share the answer.
@@ -53,15 +52,20 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
     Raises:
         WeightsError: the cache cannot be written.
     """
+    files = _fetched(name, revision, [*_DESCRIPTION, *_WEIGHTS])
+    if files is None or files.find(*_WEIGHTS):
+        return files
+    # Only then: most models offer the same gigabyte in both forms.
+    return _fetched(name, revision, ["pytorch_model.bin"])
+
+
+def _fetched(name: str, revision: str | None, patterns: list[str]) -> ModelFiles | None:
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE or not _offers(constants.ENDPOINT, name, revision or "main"):
         return None
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=_FILES)
-        if not (Path(folder) / "model.safetensors").exists():
-            # Only then: most models offer the same gigabyte in both forms.
-            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model.bin"])
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except Exception as error:  # noqa: BLE001  its client passes on what its libraries raise
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise WeightsError(
@@ -71,6 +75,7 @@ def download(name: str, revision: str | None) -> ModelFiles | None:
             ) from None
         _LOG.warning("%s could not be fetched from the hub: %s", name, error)
         return None
+    cached.cache_clear()
     return _from_hub(Path(folder), name)
 
 
@@ -79,6 +84,7 @@ def _from_hub(folder: Path, name: str) -> ModelFiles:
     return ModelFiles(folder, {"source": "hub", "name": name, "revision": folder.name})
 
 
+@cache
 def _offers(endpoint: str, name: str, revision: str) -> bool:
     """Tell whether the hub offers the model's config.json, asking for ``PATIENCE_S`` at most.
 

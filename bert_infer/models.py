@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -49,9 +50,13 @@ class Model:
                 "model.checkpoint", self.checkpoint, f"a .safetensors or PyTorch file; {reason}"
             )
 
+    @property
+    def _is_directory(self) -> bool:
+        return os.path.isdir(self.name)  # noqa: PTH112  Path.is_dir raises for a name too long
+
     def local_files(self) -> ModelFiles | None:
         """Return the model's files that are on this machine already; None without any."""
-        if Path(self.name).is_dir():
+        if self._is_directory:
             return ModelFiles(Path(self.name), {"source": "directory", "path": self.name})
         return self._package_files() or hub.cached(self.name, self.revision)
 
@@ -70,15 +75,17 @@ class Model:
     def files(self) -> ModelFiles | None:
         """Return the model's files, from the hub if they are not all here; None without any."""
         local = self.local_files()
-        is_directory = Path(self.name).is_dir()
-        if local and (is_directory or local.find("model.safetensors", "pytorch_model.bin")):
+        if local and (self._is_directory or local.find("model.safetensors", "pytorch_model.bin")):
             return local
         # A cache may hold a model's config alone: other libraries fetch what they need.
-        return hub.download(self.name, self.revision) or local
+        return hub.whole(self.name, self.revision) or local
 
     def tokenizer_files(self) -> ModelFiles | None:
         """Return where the tokenizer is; the hub is asked only if no config.json is bundled."""
-        return self.local_files() or (None if self._bundled_config() else self.files())
+        local = self.local_files()
+        if local or self._bundled_config():
+            return local
+        return hub.described(self.name, self.revision)
 
     def _bundled_config(self) -> Path | None:
         path = _DATA / f"{self.name.replace('/', '--')}.json"

@@ -53,7 +53,7 @@ class Passes:
     def of(cls, prepared: Prepared, encode: Encode, record: Record) -> Self:
         """Return the passes of ``encode``, an encoder that takes tensors on the device."""
         plain = prepared.device.fed(encode)
-        wrapped = prepared.graph.wrap(plain, prepared.groups, prepared.device)
+        wrapped = prepared.graph.wrap(plain, prepared.shapes, prepared.device)
         return cls(prepared, record.attempts.watching(wrapped), plain, record)
 
     def compile(self) -> None:
@@ -81,7 +81,7 @@ class Passes:
         with self._memory_explained(), self.record.phases("warmup"):
             if warmup != "auto":
                 return warm_up_passes(int(warmup), self.one, self.encode, device)
-            left = len(self.prepared.groups)
+            left = len(self.prepared.shapes)
             left -= run_once_in_time(self.every_shape(), self.encode, device)
             if left or (is_single and device.in_flight == 1):
                 return WarmUp(0, steady=None, shapes_left=left)
@@ -102,7 +102,7 @@ class Passes:
 
     def every_shape(self) -> Iterator[LaidOut]:
         """Yield a batch of each shape."""
-        return self.record.attempts.following(self.prepared.groups.values(), self.lay_out)
+        return self.record.attempts.following(self.prepared.shapes.values(), self.lay_out)
 
     def lay_out(self, group: Group) -> LaidOut:
         """Return the batch of ``group``, and what the encoder takes for it."""

@@ -40,7 +40,7 @@ class Prepared:
         runner: what was asked for.
         device: the one that will really be used, as are ``dtype``, ``graph`` and ``batching``.
         buckets: what its groups are filled up to.
-        groups: the distinct shapes of a pass' batches, each with a group that makes it.
+        shapes: the distinct ones of a pass' batches, each with a group that makes it.
         max_length: tokens at which texts were truncated.
     """
 
@@ -52,7 +52,7 @@ class Prepared:
     architecture: Architecture
     tokens: Tokens
     buckets: Buckets
-    groups: dict[Shape, Group]
+    shapes: dict[Shape, Group]
     workload: Workload
     max_length: int
     tokenizer_provenance: dict[str, Any]
@@ -77,9 +77,9 @@ class Prepared:
         }
 
     def content_hash(self) -> str:
-        """Return a hash of what tells runs apart: configuration, weights and input's content."""
-        contents = [weights.identity(self.source), self.tokens.sha256]
-        return environment.digest([self.runner.digest(), *contents])
+        """Return a hash of what tells runs apart: configuration, model, weights and input."""
+        model = [self.architecture.encoder_config, weights.identity(self.source)]
+        return environment.digest([self.runner.digest(), *model, self.tokens.sha256])
 
 
 def prepare(runner: Runner) -> Prepared:
@@ -130,10 +130,13 @@ def prepare(runner: Runner) -> Prepared:
     lengths, layout = one_pass.lengths, runner.engine.layout
     graph = graph.settled(groups, lengths, batching, layout, architecture)
     buckets = graph.buckets(groups, lengths, batching, layout, architecture.max_length)
+    unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]
     _check_fits(layout, groups, lengths, architecture, device)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
+    if runner.model.tokenizer_files() != files:  # which the hub gave with the weights
+        return prepare(runner)
     if source.path:
         checkpoints.check(source.path, architecture)
     shapes = layouts.shapes(layout, groups, lengths)
@@ -146,16 +149,17 @@ def prepare(runner: Runner) -> Prepared:
         architecture=architecture,
         tokens=one_pass,
         buckets=buckets,
-        groups=shapes,
+        shapes=shapes,
         workload=Workload(
             texts=one_pass.texts,
             lengths=lengths,
             forwards=len(groups),
             largest=max(len(group.sequences) for group in groups),
             padded_tokens=sum(layout.shape_of(group, lengths).slots for group in groups),
+            unfilled_tokens=unfilled,
             truncated=one_pass.truncated,
             skipped=one_pass.skipped,
-            shapes=tuple(shapes),
+            has_one_shape=len(shapes) == 1,
             tokenize_s=tokenize_s,
         ),
         max_length=max_length,

@@ -47,7 +47,7 @@ class Samples:
         complete = forwards[: passes * workload.forwards]
         wall = np.array([f.wall_s for f in complete])
         durations = np.array([f.duration_s * 1e3 for f in complete])
-        if len(workload.shapes) == 1 and len({f.sequences for f in complete}) == 1:
+        if workload.has_one_shape and len({f.sequences for f in complete}) == 1:
             relative = durations / np.median(durations)
             return cls("forward", complete[0].sequences, wall, durations[:, None], relative)
         wall, durations = (a.reshape(passes, workload.forwards) for a in (wall, durations))

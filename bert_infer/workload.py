@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.groups import Shape
-
 
 @dataclass(frozen=True, eq=False)
 class Workload:
@@ -19,7 +17,9 @@ class Workload:
     Attributes:
         lengths: ``int64 [sequences]``, real tokens of each.
         largest: the most sequences in one forward.
-        shapes: the distinct shapes of its batches.
+        padded_tokens: slots computed, real or not.
+        unfilled_tokens: what they would be if the graph mode filled no batch up.
+        has_one_shape: whether all its batches have the same.
         tokenize_s: seconds; None where token ids were drawn.
     """
 
@@ -28,9 +28,10 @@ class Workload:
     forwards: int
     largest: int
     padded_tokens: int
+    unfilled_tokens: int
     truncated: int
     skipped: int
-    shapes: tuple[Shape, ...]
+    has_one_shape: bool
     tokenize_s: float | None
 
     @property
@@ -42,3 +43,8 @@ class Workload:
     def padding_waste(self) -> float:
         """The part of the computed slots that is padding."""
         return 1 - self.real_tokens / self.padded_tokens
+
+    @property
+    def filling_waste(self) -> float:
+        """The part of them that fills batches up to a size which the graph mode has recorded."""
+        return 1 - self.unfilled_tokens / self.padded_tokens

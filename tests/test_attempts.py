@@ -180,7 +180,7 @@ def test_a_device_that_is_of_no_more_use_is_not_tried_again():
         raise RuntimeError("device lost")
 
     prepared = compose(["model=tiny", "device=cpu", "batch=8"]).prepare()
-    (group,) = prepared.groups.values()
+    (group,) = prepared.shapes.values()
     assert first_half_that_fits(group, compute) is None
     assert len(tried) == 1
 
@@ -226,7 +226,12 @@ def test_it_happens_in_a_process_of_its_own_too(command):
         ("CUDA out of memory. Tried to allocate 2.00 GiB.", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        (
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9",
+            True,
+        ),
         ("CUDA error: an illegal memory access was encountered", False),
+        ("The tensor has a non-zero number of elements, but its data is not allocated yet.", False),
     ],
 )
 def test_libraries_say_in_their_own_ways_that_memory_ran_out(said, is_of_memory):

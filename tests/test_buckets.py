@@ -104,8 +104,9 @@ def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
 
 
 @given(LENGTHS, st.integers(1, 6))
-def test_edges_that_fit_hold_every_length_and_are_not_too_many(lengths, most):
-    edges = Widths.fitting_edges([], lengths, most, limit=64)
+def test_edges_that_fit_hold_every_width_and_are_not_too_many(lengths, most):
+    groups = list(TokenBudget(64, 100).plan(lengths, 1, 64))
+    edges = Widths.fitting_edges(groups, lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert lengths.max() <= edges[-1] <= 64
@@ -120,17 +121,28 @@ def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, bat
     assert edges[-1] == max(lengths[group.sequences].sum() for group in groups)
 
 
-def test_too_many_widths_are_refused_and_the_edges_advised_are_taken():
-    lengths = np.arange(2, 60)
-    policy = TokenBudget(64, 100)
-    groups = list(policy.plan(lengths, 1, 64))
+@pytest.mark.parametrize(
+    ("policy", "lengths"),
+    [
+        (TokenBudget(64, 100), np.arange(2, 60)),
+        # Seen to fail: edges by the texts' lengths, none of which is as wide as a batch of them.
+        (ByLength([32, 64, 128, 384], 100), np.array([20] * 8 + [60] * 8 + [90, 100, 300, 300])),
+    ],
+)
+def test_too_many_widths_are_refused_and_the_edges_advised_are_taken(policy, lengths):
+    groups = list(policy.plan(lengths, 2, 512))
     with pytest.raises(RefusedError) as refused:
-        HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PaddedBatch, 64)
+        HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PaddedBatch, 512)
     assert "graph.max_buckets=2" in str(refused.value)
     edges = str(refused.value).partition("graph.edges=[")[2].partition("]")[0]
     graph = HpuGraphs([int(edge) for edge in edges.split(",")], max_buckets=2)
-    assert len(graph.buckets(groups, lengths, policy, PaddedBatch, 64)) == 2
-    # Without padding nothing is refused unless it was asked for.
+    assert len(graph.buckets(groups, lengths, policy, PaddedBatch, 512)) == 2
+
+
+def test_token_counts_are_refused_only_where_edges_were_asked_for():
+    lengths = np.arange(2, 60)
+    policy = TokenBudget(64, 100)
+    groups = list(policy.plan(lengths, 1, 64))
     assert len(HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)) == 2
     with pytest.raises(RefusedError, match=r"(?s)token counts.*graph.edges=\[32,63\]"):
         HpuGraphs([1], max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)
@@ -146,5 +158,5 @@ def test_edges_beyond_what_the_model_takes_end_there():
 def test_without_buckets_groups_stay_as_they_are():
     prepared = compose(["model=tiny", "device=cpu"]).prepare()
     assert len(prepared.buckets) == 0
-    (group,) = prepared.groups.values()
+    (group,) = prepared.shapes.values()
     assert prepared.buckets.fill(group, prepared.tokens.lengths) is group

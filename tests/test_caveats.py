@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from test_metrics import finished, forward
@@ -10,7 +12,9 @@ from test_metrics import finished, forward
 from bert_infer import compose, linears, metrics
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.conditions import Conditions
+from bert_infer.devices.cpu import Cpu
 from bert_infer.drift import Drift
+from bert_infer.run_record import Record
 
 RAGGED = ["word " * n for n in (1, 2, 3, 400)]
 
@@ -138,6 +142,31 @@ def test_a_ceiling_that_moves_or_is_exceeded_is_warned_of(before, after, code):
     assert code in {warning["code"] for warning in metrics.of(record)["warnings"]}
     record.ceiling = Ceiling(matmul, 1e6, 1e6)
     assert code not in {warning["code"] for warning in metrics.of(record)["warnings"]}
+
+
+@dataclass(frozen=True)
+class Graphing(Cpu):
+    """A processor that passes for a device with CUDA graphs."""
+
+    graphs: ClassVar[frozenset[str]] = frozenset({"cuda_graphs"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "graph", "says"),
+    [
+        (["word " * 18] * 33, "cuda_graphs", "graph=cuda_graphs adds most of it"),
+        (RAGGED, "cuda_graphs", "Use batching=by_length"),
+        (RAGGED, "eager", "Use batching=by_length"),
+    ],
+)
+def test_padding_that_a_graph_mode_adds_is_told_from_that_of_batching(texts, graph, says):
+    """Seen to fail: the remedy was batching=by_length, which pads more."""
+    given = f"text={json.dumps(texts)}"
+    runner = compose(["model=tiny", "batch=32", f"graph={graph}", given])
+    prepared = replace(runner, device=Graphing()).prepare()
+    found = metrics.of(Record(prepared=prepared))["warnings"]
+    (warning,) = (w for w in found if w["code"] == "padding_waste")
+    assert says in warning["remedy"]
 
 
 @pytest.mark.parametrize(

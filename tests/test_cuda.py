@@ -264,7 +264,7 @@ def test_memory_stays_flat_over_a_thousand_batches_of_changing_shapes(engine, gr
     small = ["batching.window=64", "drift.texts=0", "warmup=0", "iterations=2"]
     runner = compose([*overrides, *small])
     prepared, held = runner.prepare(), Held()
-    assert len({(shape.sequences, shape.slots) for shape in prepared.groups}) > 3
+    assert len({(shape.sequences, shape.slots) for shape in prepared.shapes}) > 3
     execute(prepared, runner.new_record(), (held,))
     a_pass = prepared.workload.forwards
     assert a_pass >= 1000

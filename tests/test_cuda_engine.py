@@ -553,7 +553,7 @@ def test_a_graph_of_torchs_own_reads_weights_where_they_lie(monkeypatch, dtype, 
     card = Compiling(fuses=fuses) if fuses else OnCpu(fuses=fuses)
     with torch.inference_mode():
         encode = Fused().load(prepared.architecture, read, dtype, card)
-        compiled = Compile(CompileMode.reduce_overhead).wrap(encode, prepared.groups, card)
+        compiled = Compile(CompileMode.reduce_overhead).wrap(encode, prepared.shapes, card)
         inputs = packed([3, 4], 0)
         for ours, theirs in zip(compiled(*inputs), encode(*inputs), strict=True):
             assert cosines(ours, theirs).min() > 0.999
@@ -589,6 +589,7 @@ def test_layers_are_compiled_in_a_phase_of_their_own(monkeypatch):
 def test_layers_are_compiled_where_that_is_possible(
     monkeypatch, tmp_path, has_triton, has_compiler, has_headers
 ):
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(fusing, "find_spec", lambda _name: has_triton or None)
     monkeypatch.setattr(
         fusing.shutil, "which", lambda name: (has_compiler and name == "gcc") or None
@@ -608,6 +609,9 @@ def test_layers_are_compiled_where_that_is_possible(
     else:
         with pytest.raises(OptionError, match=r"device\.fuses=true"):
             OnCpu(fuses=True).check()
+    # Triton takes that of CC, if there is one, and no other.
+    monkeypatch.setenv("CC", "missing")
+    assert not fusing.is_possible()
 
 
 @pytest.mark.usefixtures("card")

@@ -136,9 +136,9 @@ def test_replays_give_what_the_forward_gives(engine, batching):
     chosen = runner(f"engine={engine}", "graph=cuda_graphs", "iterations=2", *batching)
     prepared = replace(chosen, input=compose([f"text={TEXTS}"]).input).prepare()
     recorded = chosen.run(TEXTS)
-    assert len(RECORDERS[-1].made) == len({(s.sequences, s.slots) for s in prepared.groups})
+    assert len(RECORDERS[-1].made) == len({(s.sequences, s.slots) for s in prepared.shapes})
     # Each shape once before measuring, and no forward without a graph.
-    assert RECORDERS[-1].replays == len(prepared.groups) + 2 * prepared.workload.forwards
+    assert RECORDERS[-1].replays == len(prepared.shapes) + 2 * prepared.workload.forwards
     assert recorded.record["choice"]["graph"] == "cuda_graphs"
     assert recorded.record["phases_s"]["compile"] > 0
     plain = [option for option in batching if not option.startswith("graph.")]

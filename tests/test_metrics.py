@@ -10,7 +10,6 @@ import pytest
 from bert_infer import compose, files, linears, metrics
 from bert_infer.architecture import Architecture
 from bert_infer.ceiling import Ceiling, Matmul
-from bert_infer.groups import Shape
 from bert_infer.metrics import latency_ms, length_histogram, percentile
 from bert_infer.records import Forward
 from bert_infer.run_record import Record
@@ -54,9 +53,10 @@ def workload(lengths=(2, 4)):
         forwards=1,
         largest=2,
         padded_tokens=8,
+        unfilled_tokens=8,
         truncated=0,
         skipped=0,
-        shapes=(Shape(2, 4, has_padding=True),),
+        has_one_shape=True,
         tokenize_s=0.5,
     )
 
@@ -161,8 +161,7 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
 
 def two_shapes(passes):
     """A workload of a fast and a slow batch, measured so many times."""
-    narrow, wide = (Shape(1, width, has_padding=False) for width in (2, 4))
-    record = finished(replace(workload(), forwards=2, shapes=(narrow, wide)))
+    record = finished(replace(workload(), forwards=2, has_one_shape=False))
     record.forwards = [
         forward(index, 10.0 * i, (1.0, 3.0)[index] + 0.01 * (i % 3), pass_index=i, sequences=1)
         for i in range(passes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bert_infer import compose, weights
 from bert_infer.errors import RefusedError, WeightsError
+from bert_infer.models import _DATA
 
 TEXTS = ["Good morning BERT!"]
 
@@ -228,6 +231,17 @@ def test_a_config_that_is_no_bert_is_refused(tmp_path, minilm, change, says):
         compose([f"model.name={tmp_path}"]).run(TEXTS)
 
 
+def test_a_model_whose_configuration_changes_is_another_one(tmp_path):
+    """Seen to fail: `resume` took its runs for those of the old one, and a report joined them."""
+    config = json.loads((_DATA / "tiny.json").read_text())
+    found = set()
+    for changed in ({}, {"num_hidden_layers": 1}, {"layer_norm_eps": 1e-5}, {}):
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        runner = compose([f"model.name={tmp_path}", "model.weights=random"])
+        found.add(runner.prepare().content_hash())
+    assert len(found) == 3
+
+
 def test_a_broken_tokenizer_configuration_is_named(tmp_path, minilm):
     for name in ("config.json", "vocab.txt"):
         shutil.copy(minilm / name, tmp_path)
@@ -284,7 +298,7 @@ def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
     assert 1 < float(done.stdout) < 5
 
 
-class Hub(BaseHTTPRequestHandler):
+class BrokenHub(BaseHTTPRequestHandler):
     """Offers a model's config.json, and breaks off in the middle of it."""
 
     def do_HEAD(self):
@@ -302,21 +316,105 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving(handler, home):
+    """Yield the environment of a command for which ``handler`` is the hub."""
+    with HTTPServer(("localhost", 0), handler) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield {
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(home),
+            "HF_ENDPOINT": f"http://localhost:{hub.server_port}",
+        }
+        hub.shutdown()
+
+
 @pytest.mark.parametrize("name", ["some/model", "my bert"])
 def test_a_hub_that_answers_nonsense_is_one_that_offers_nothing(command, name):
     """Seen to fail: a thread's traceback for a name that is no address."""
-    with HTTPServer(("localhost", 0), Hub) as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        environment = {
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(command.directory),
-            "HF_ENDPOINT": f"http://localhost:{hub.server_port}",
-        }
+    with serving(BrokenHub, command.directory) as environment:
         done = command(f"model.name={name}", env=environment)
-        hub.shutdown()
     assert done.returncode == 2
     assert "the hub does not offer it" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def hub_of(directory, asked):
+    """A hub whose every model has the files of ``directory``; ``asked`` gets what is fetched."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    class Hub(BrokenHub):
+        def do_HEAD(self):
+            _, _, name = self.path.partition("/resolve/")
+            path = directory / name.partition("/")[2]
+            if self.path.startswith("/api/"):
+                self.answer(json.dumps(self.listed()).encode())
+            elif path.is_file():
+                self.answer(path.read_bytes())
+                asked.append(path.name)
+            else:
+                self.send_error(404)
+
+        def listed(self):
+            files = [p for p in directory.iterdir() if p.is_file()]
+            if "/tree/" in self.path:
+                return [
+                    {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"}
+                    for p in files
+                ]
+            return {"id": "m", "sha": commit, "siblings": [{"rfilename": p.name} for p in files]}
+
+        def answer(self, content):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{len(content)}"')
+            self.send_header("X-Repo-Commit", commit)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def do_GET(self):
+            self.do_HEAD()
+
+    return Hub
+
+
+@pytest.fixture
+def published(tmp_path, minilm):
+    """A directory with all of a small model's files."""
+    directory = tmp_path / "published"
+    directory.mkdir()
+    (directory / "config.json").write_text((_DATA / "tiny.json").read_text())
+    shutil.copy(minilm / "tokenizer.json", directory)
+    architecture = compose(["model=tiny"]).model.architecture()
+    save_file(weights.make(architecture, seed=3), directory / "model.safetensors")
+    return directory
+
+
+def test_what_the_hub_gives_is_used_at_once_and_from_its_cache_after_that(command, published):
+    """Seen to fail: the first run warned that the model's own tokenizer was not found."""
+    asked = []
+    with serving(hub_of(published, asked), command.directory / "home") as environment:
+        for _ in range(2):
+            done = command("model=tiny", "model.weights=auto", env=environment)
+            assert done.returncode == 0, done.stderr
+    assert asked.count("model.safetensors") == 2  # to learn its size, and then what is in it
+    first, second = command.metrics()
+    assert first["provenance"] == second["provenance"]
+    assert first["provenance"]["weights"]["source"] == "hub"
+    assert first["provenance"]["tokenizer"]["source"] == "hub"
+    assert "bundled_tokenizer" not in {warning["code"] for warning in first["warnings"]}
+
+
+def test_weights_that_are_not_asked_for_are_not_fetched(command, published):
+    """Seen to fail: all of them, for a configuration and a tokenizer."""
+    asked = []
+    with serving(hub_of(published, asked), command.directory / "home") as environment:
+        done = command("model.name=some/model", "model.weights=random", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "tokenizer.json" in asked
+    assert "model.safetensors" not in asked
 
 
 def test_pretrained_never_falls_back(command):

@@ -85,7 +85,7 @@ def test_dynamo_traces_the_forwards_whole(engine, fused_attention, monkeypatch):
     device = one.device
     prepared = one.prepare()
     loaded = weights.load(prepared.source, prepared.architecture)
-    (group,) = prepared.groups.values()
+    (group,) = prepared.shapes.values()
     batch = one.engine.layout.of(group, prepared.tokens, prepared.architecture.pad_token_id)
     inputs = one.engine.inputs(batch, keep_mask=True)
     with torch.inference_mode():

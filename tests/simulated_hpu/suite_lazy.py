@@ -296,8 +296,8 @@ def test_trap_every_bucket_is_replayed_before_the_first_measured_forward():
     prepared = by_length.prepare()
     record = by_length.new_record()
     execute(prepared, record, progress=look)
-    assert len(prepared.groups) > 1
-    assert len(replays[0]) == len({(s.sequences, s.slots) for s in prepared.groups})
+    assert len(prepared.shapes) > 1
+    assert len(replays[0]) == len({(s.sequences, s.slots) for s in prepared.shapes})
     assert min(replays[0]) >= 1
     assert len(HPUGraph.made) == len(replays[0])
     measured = sum(forward.padded_tokens for forward in record.forwards)

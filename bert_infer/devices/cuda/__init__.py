@@ -91,7 +91,7 @@ class Cuda(Device):
             raise OptionError(
                 "device.fuses",
                 "true",
-                "null or false: this machine lacks Triton, a C compiler (cc, gcc, clang) or "
+                "null or false: this machine lacks Triton, a C compiler (CC, gcc or clang) or "
                 "Python's headers, or its card is older than Volta",
             )
 

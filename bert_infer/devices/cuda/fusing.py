@@ -23,8 +23,9 @@ OLDEST = (7, 0)
 
 
 def is_possible() -> bool:
-    """Tell whether this machine has Triton, a C compiler and Python's headers."""
-    compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
+    """Tell whether this machine has Triton, the C compiler that it takes, and Python's headers."""
+    chosen = os.environ.get("CC")
+    compilers = ("gcc", "clang") if chosen is None else (chosen,)
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     has_triton = find_spec("triton") is not None
     return has_triton and any(map(shutil.which, compilers)) and headers.is_file()
