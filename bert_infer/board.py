@@ -46,7 +46,7 @@ class Board:
 
     def end(self, metrics: dict[str, Any]) -> None:
         """Print a line for a run that has ended."""
-        what = self._described(metrics["run"]["overrides"] or ())
+        what = self._now[0] if self._now else self._described(metrics["run"]["overrides"] or ())
         seconds = time.monotonic() - self._run_began if self._now else None
         self._now = None
         self._statuses.append(metrics["status"])

@@ -66,6 +66,7 @@ class Status:
         """Keep the status of the run that ``record`` is about."""
         self._record = record
         record.phases.entered = self._enter
+        self._note(BEFORE_PHASES)
 
     def measured(self) -> None:
         """Note what was measured, if it is time to: never while a clock runs."""

@@ -23,6 +23,8 @@ import psutil
 import pytest
 from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
 
+from bert_infer import compose, status
+from bert_infer.board import Board
 from bert_infer.directories import claimed
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
@@ -101,6 +103,21 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
     assert "Segmentation fault" in (command.directory / "sweep/0/run.log").read_text()
     assert not list(command.directory.rglob("status.json"))
     assert not list(command.directory.rglob(".*.json.*"))
+
+
+def test_a_run_that_dies_while_it_prepares_is_known_all_the_same(tmp_path, capsys):
+    """Seen to fail: no id and no overrides, and "as configured" on the console."""
+    kept = status.Status(tmp_path, lambda _name: None)
+    kept.follow(compose(["model=tiny", "batch=2"]).new_record("process"))
+    left = status.bury(tmp_path, status.INTERRUPTED)
+    assert left["run"]["overrides"] == ["model=tiny", "batch=2"]
+    assert left["run"]["id"]
+    assert "(phase: prepare)" in left["error"]["message"]
+    board = Board([["model=tiny", "batch=1"], ["model=tiny", "batch=2"]])
+    board.begin(["model=tiny", "batch=2"])
+    (tmp_path / "2").mkdir()
+    board.end(status.bury(tmp_path / "2", status.INTERRUPTED))  # of which nothing is known
+    assert "batch=2" in capsys.readouterr().out
 
 
 def test_a_run_that_hangs_is_seen_in_its_status_and_keeps_what_it_measured(command):
