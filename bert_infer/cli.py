@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,12 +101,16 @@ def _run(arguments: Sequence[str]) -> int:
 
     request = Request.of(arguments)
     try:
-        plan = request.plan() if request.is_sweep and not request.only_shows else None
+        if request.only_shows:
+            request.check_view()
+            return _by_hydra(request)
+        if request.is_sweep:
+            make = partial(sweep.carry_out, request.plan())
+        else:
+            make = partial(_by_hydra, request, request.check())
         try:
-            return sweep.carry_out(plan) if plan else _single(request)
+            return make()
         except OSError as error:
-            if request.only_shows:
-                raise
             raise RunDirectoryError(
                 f"The run directory cannot be written: {error}.",
                 f"Choose another: hydra.{request.kind}.dir=DIR.",
@@ -114,19 +119,19 @@ def _run(arguments: Sequence[str]) -> int:
         raise RefusedError(str(error).strip(), "Try --help.") from error
 
 
-def _single(request: Request) -> int:
-    """Let Hydra make one run, or show what it is asked to; return the exit code."""
+def _by_hydra(request: Request, directory: Path | None = None) -> int:
+    """Let Hydra make one run, or show what it is asked to; return the exit code.
+
+    Args:
+        request: it has been checked.
+        directory: the run's; None where Hydra only shows something.
+    """
     import hydra
 
     from bert_infer import status, variables
     from bert_infer.overrides import quoted
     from bert_infer.schema import interpolation_refused
 
-    directory = None
-    if request.only_shows:
-        request.check_view()
-    else:
-        directory = request.check()
     # Fixed now: Hydra would fill in the time anew, and so use another directory than was checked.
     settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
     codes = [0]

@@ -62,6 +62,11 @@ def of_run(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(o for o in overrides if not re.match(rf"[+~]*(hydra[./]|({keys})(=|$))", o))
 
 
+def value_of(override: str) -> Any:  # noqa: ANN401  whatever the grammar reads
+    """Return the value that an override gives its key."""
+    return _parser().parse_override(override).value()
+
+
 def quoted(key: str, value: str) -> str:
     """Return the override that gives ``key`` the string ``value`` as it is."""
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -117,6 +122,18 @@ def check_overrides(overrides: Sequence[str], searchpath: Sequence[str] = ()) ->
             _check_choice(override, searchpath)
         elif re.fullmatch(r"[^.@]*", key) and key not in known:
             raise unknown_key(key, sorted({*known, "text"}))
+        elif _is_glob(override):
+            raise RefusedError(
+                f"{override.input_line} is refused: a pattern chooses among a group's options, "
+                f"and {key} is no group.",
+                f"List the values: {override.get_key_element()}=VALUE,VALUE.",
+            )
+
+
+def _is_glob(override: Override) -> bool:
+    from hydra.core.override_parser.types import Glob
+
+    return isinstance(override.value(), Glob)
 
 
 def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
@@ -129,8 +146,8 @@ def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
         )
     available = [*options(group), *options_below(searchpath, group)]
     default = groups()[group]
-    for written in _values(override):
-        option = _parser().parse_override(f"{group}={written}").value()
+    for written in _values(override, available):
+        option = value_of(f"{group}={written}")
         if option is None and default == "null":
             continue
         if not (isinstance(option, str) and option in available):
@@ -151,19 +168,27 @@ def check_agreement(overrides: Sequence[str]) -> None:
             raise RefusedError(f"{key} is given twice: {given[key]} and {text}.", "Give it once.")
 
 
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
+def sweep(overrides: Sequence[str], searchpath: Sequence[str] = ()) -> list[list[str]]:
     """Return the overrides of each run of a sweep, in Hydra's order.
+
+    Args:
+        overrides: checked by ``check_overrides``.
+        searchpath: further directories with options.
 
     Raises:
         RefusedError: an override is malformed, or there are more than ``MOST_RUNS`` runs.
     """
-    most = MOST_RUNS + 1  # values of one key: patterns and ranges may be endless
-    choices = [
-        [_override(o.get_key_element(), value) for value in itertools.islice(_values(o), most)]
-        if o.is_sweep_override()
-        else [str(o.input_line)]
-        for o in _parsed(overrides)
-    ]
+    most = MOST_RUNS + 1  # values of one key: ranges may be endless
+
+    def alternatives(o: Override) -> list[str]:
+        if not o.is_sweep_override():
+            return [str(o.input_line)]
+        key = o.key_or_group
+        available = [*options(key), *options_below(searchpath, key)] if _is_glob(o) else []
+        values = itertools.islice(_values(o, available), most)
+        return [_override(o.get_key_element(), value) for value in values]
+
+    choices = [alternatives(override) for override in _parsed(overrides)]
     if math.prod(map(len, choices)) > MOST_RUNS:
         raise RefusedError(
             f"{' '.join(overrides)} asks for more than {MOST_RUNS:,} runs.", "Make several sweeps."
@@ -171,13 +196,13 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
-def check_is_one_run(overrides: Sequence[str], remedy: str) -> None:
+def check_is_one_run(overrides: Sequence[str], remedy: str, searchpath: Sequence[str] = ()) -> None:
     """Refuse overrides that ask for several runs.
 
     Raises:
         RefusedError: naming them, with ``remedy``.
     """
-    if len(sweep(overrides)) > 1:
+    if len(sweep(overrides, searchpath)) > 1:
         raise RefusedError(
             f"{' '.join(overrides)} asks for several runs.",
             f"{remedy} A comma that belongs to a value is quoted: 'KEY=\"a, b\"'.",
@@ -206,14 +231,13 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
     return parsed
 
 
-def _values(override: Override) -> Iterator[str]:
-    from hydra.core.override_parser.types import Glob
-
-    value = override.value()
+def _values(override: Override, available: list[str]) -> Iterator[str]:
+    """Yield what is asked for, as it is written; a pattern asks for those ``available``."""
+    value: Any = override.value()
     if not override.is_sweep_override():
         yield str(override.get_value_element_as_str())
-    elif isinstance(value, Glob):
-        yield from value.filter(list(options(override.key_or_group)))
+    elif _is_glob(override):
+        yield from value.filter(available)
     else:
         yield from map(str, override.sweep_string_iterator())
 

@@ -21,6 +21,7 @@ from bert_infer.overrides import (
     expand_short_forms,
     of_run,
     sweep,
+    value_of,
 )
 from bert_infer.plan import Plan
 from bert_infer.report import Baseline
@@ -127,7 +128,7 @@ class Request:
         Raises:
             RefusedError: the first mistake.
         """
-        check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.")
+        check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.", self.searchpath)
         config = config_from(self.overrides, self.searchpath, job=0)
         sweep_settings(config).check_single()
         runner_from(config).prepare()
@@ -143,7 +144,7 @@ class Request:
             RefusedError: listing every combination that is refused, and why.
         """
         request = self._resumed()
-        overrides = sweep(request.overrides)
+        overrides = sweep(request.overrides, self.searchpath)
         if not overrides:
             raise RefusedError(
                 f"{' '.join(request.overrides)} asks for no run at all.",
@@ -195,13 +196,13 @@ class Request:
             RefusedError: there is no such sweep.
         """
         given = {override.partition("=")[0]: override for override in self.overrides}
-        if "resume" not in given:
+        if "resume" not in given or value_of(given["resume"]) is None:
             return self
         if "hydra.sweep.dir" in given:
             raise RefusedError(
                 "hydra.sweep.dir and resume name a directory each.", "Leave hydra.sweep.dir out."
             )
-        directory = Path(given["resume"].partition("=")[2].strip("'\""))
+        directory = Path(str(value_of(given["resume"])))
         if not (directory / "multirun.yaml").is_file():
             raise RefusedError(
                 f"resume={directory} is no sweep: there is no multirun.yaml in it.",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import drift, environment, execution, metrics, preparation
+from bert_infer.errors import RefusedError
 from bert_infer.inputs.prompt import Prompt
 from bert_infer.outputs import HiddenStates, Pooled
 from bert_infer.profile import Trace
@@ -81,6 +82,11 @@ class Runner:
         given = list(texts) if is_some else texts  # type: ignore[arg-type]
         runner = self if texts is None else replace(self, input=Prompt(given))
         prepared = runner.prepare()
+        if runner.sinks(prepared.tokens):
+            raise RefusedError(
+                "output.save and profile=true write files, and a run from Python writes none.",
+                "Leave them out, and take the result's tensors; or run it by the command line.",
+            )
         hidden_states = HiddenStates(prepared.tokens)
         pooled = Pooled(prepared.tokens, runner.output.pooling)
         record = runner.new_record()

@@ -16,6 +16,7 @@ import pytest
 from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer import compose
+from bert_infer.errors import RefusedError
 
 RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
 
@@ -122,6 +123,7 @@ REFUSED = [
     (["input=lines", "input.path=."], "directory"),
     (["input=lines", f"input.path={'text' * 80}"], "file name too long"),
     ([f"model.checkpoint={'text' * 80}"], "file name too long"),
+    ([f"model.name={'text' * 80}"], "Check the name"),
     (["input=lines", "input.path=-"], "no text to process"),
     (["device=hpu"], "habanalabs-installer.sh"),
     (["dtype=tf32", "device=cpu"], "Use dtype=fp32"),
@@ -141,6 +143,8 @@ REFUSED = [
     (["-m", "hydra/launcher=joblib", "input=lines", "input.path=-"], "several processes read"),
     (["-m", "model=tiny", "batch=range(1,1)"], "no run at all"),
     (["-m", "model=tiny", "batch=range(1,100000000)"], "more than 10,000 runs"),
+    (["-m", "model=tiny", "batch=glob(*)"], "batch is no group"),
+    (["-m", "model=tiny", "hydra/launcher=glob(*)"], "hydra/launcher cannot be swept over"),
     (["-m", "batch=1", "hydra.sweeper.params.dtype=fp32,bf61"], "hydra.sweeper"),
     (["hydra.run.dir=${nope}"], "nope"),
     (["hydra.run.dir="], "hydra.run.dir"),
@@ -385,6 +389,13 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(command):
     assert process.wait() == 0
     assert b"measuring" in shown
     assert b"/400" in shown
+
+
+@pytest.mark.parametrize("asked", [["output=files", "output.save=pooled"], ["profile=true"]])
+def test_files_that_a_run_from_python_would_not_write_are_refused(asked):
+    """Seen to fail: nothing was written, and nothing said."""
+    with pytest.raises(RefusedError, match="a run from Python writes none"):
+        compose(["model=tiny", *asked]).run("Hello")
 
 
 def test_from_python_the_tensors_and_the_same_record(command):

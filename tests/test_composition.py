@@ -19,8 +19,9 @@ from bert_infer.composition import (
 )
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.options import CONF, groups, help_text, options, values
-from bert_infer.overrides import check_agreement, expand_short_forms, sweep
+from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
 from bert_infer.report.entries import asked
+from bert_infer.request import Request
 from bert_infer.settings import Settings, SweepSettings
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
@@ -256,6 +257,20 @@ def test_sweeps_are_expanded_as_hydra_does():
         "dtype=bf16",
         "dtype=bf16_autocast",
     ]
+
+
+def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
+    (tmp_path / "dtype").mkdir()
+    (tmp_path / "dtype" / "fp16_mine.yaml").touch()
+    given = ["dtype=glob(fp16*)"]
+    check_overrides(given, [str(tmp_path)])
+    assert sweep(given, [str(tmp_path)]) == [["dtype=fp16"], ["dtype=fp16_mine"]]
+
+
+def test_a_sweep_that_resumes_nothing_is_a_sweep():
+    """Seen to fail: "resume=null is no sweep"."""
+    request = Request.of(["--multirun", "resume=null", "model=tiny", "batch=1,2"])
+    assert len(request.plan().runs) == 2
 
 
 def test_help_lists_every_group_and_option():
