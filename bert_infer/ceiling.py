@@ -136,7 +136,7 @@ def _tried(
 ) -> dict[Matmul, float | None]:
     """Return the rates of as many matmuls as ``_SEARCH_S`` allows; None for what did not fit.
 
-    Those with the fewest rows are tried first, and in any case.
+    Those with the fewest rows are tried first, and at least one of them.
     """
     layer = ((hidden, intermediate), (intermediate, hidden), (hidden, 3 * hidden), (hidden, hidden))
     makes = device.linears(dtype.matmuls())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from bert_infer import metrics
 from bert_infer.composition import config_from, hydra_at_hand, runner_from
 from bert_infer.errors import RefusedError
 from bert_infer.overrides import of_run
@@ -69,7 +70,7 @@ class Combination(NamedTuple):
             Planned(of_run(overrides), prepared.content_hash()),
             runner.preload,
             Place(prepared.device, frozenset(variables.items())),
-            alternatives(prepared.choice, overrides),
+            alternatives(metrics.choice(prepared), overrides),
         )
 
 

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bert_infer.batching import Batching
-from bert_infer.devices import Device
+from bert_infer.devices import DeviceChoice
 from bert_infer.dtypes import Dtype
 from bert_infer.engines import Engine
 from bert_infer.errors import OptionError, RefusedError
@@ -41,7 +41,7 @@ COMPONENTS: dict[str, type] = {
     "input": Input,
     "model": Model,
     "batching": Batching,
-    "device": Device,
+    "device": DeviceChoice,
     "dtype": Dtype,
     "engine": Engine,
     "graph": Graph,

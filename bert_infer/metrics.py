@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,9 @@ from bert_infer import caveats, statistics
 from bert_infer.environment import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
+    from bert_infer.preparation import Prepared
     from bert_infer.records import Forward
     from bert_infer.run_record import Record
     from bert_infer.samples import Samples
@@ -47,8 +47,8 @@ def _figures(record: Record, samples: Samples | None) -> dict[str, Any]:
         "error": record.error,
         "run": {key: record.run.get(key) for key in _RUN}
         | {"environment_hash": digest(record.environment) if record.environment else None},
-        "choice": _choice(record),
-        "workload": _workload(workload),
+        "choice": choice(prepared) | ({"iterations": record.passes} if record.passes else {}),
+        "workload": _read(_WORKLOAD, workload),
         "phases_s": record.phases.seconds,
         "latency_ms": latency_ms(record.forwards, samples),
         "throughput": _throughput(record.forwards, workload, samples),
@@ -78,26 +78,61 @@ _RUN = (
     "overrides",
     "isolation",
 )
-_CHOICE = (
-    "device",
-    "dtype",
-    "graph",
-    "batching",
-    "engine",
-    "model",
-    "weights",
-    "batch",
-    "batching.max_tokens",
-    "iterations",
-    "max_length",
-)
+Keys = Mapping[str, "Callable[[Any], Any] | Keys"]
+"""How each value of a section is read from what it describes; sections can lie in one another."""
+
+_CHOICE: Mapping[str, Callable[[Prepared], Any]] = {
+    "device": lambda prepared: prepared.device.name,
+    "dtype": lambda prepared: prepared.dtype.name,
+    "graph": lambda prepared: prepared.graph.name,
+    "batching": lambda prepared: prepared.batching.name,
+    "engine": lambda prepared: prepared.runner.engine.name,
+    "model": lambda prepared: prepared.runner.model.name,
+    "weights": lambda prepared: prepared.source.kind,
+    "batch": lambda prepared: (
+        prepared.runner.settings.batch if prepared.batching.uses_batch else None
+    ),
+    "batching.max_tokens": lambda prepared: prepared.batching.budget,
+    "iterations": lambda prepared: prepared.runner.settings.iterations,
+    "max_length": lambda prepared: prepared.max_length,
+}
+_WORKLOAD: Keys = {
+    "texts": lambda workload: workload.texts,
+    "sequences": lambda workload: len(workload.lengths),
+    "forwards_per_pass": lambda workload: workload.forwards,
+    "real_tokens": lambda workload: workload.real_tokens,
+    "padded_tokens": lambda workload: workload.padded_tokens,
+    "padding_waste": lambda workload: workload.padding_waste,
+    "truncated_texts": lambda workload: workload.truncated,
+    "length": {
+        "min": lambda workload: int(workload.lengths.min()),
+        "mean": lambda workload: float(workload.lengths.mean()),
+        "p50": lambda workload: float(np.median(workload.lengths)),
+        "p90": lambda workload: float(np.percentile(workload.lengths, 90)),
+        "max": lambda workload: int(workload.lengths.max()),
+    },
+    "length_histogram": {
+        "edges": lambda workload: length_histogram(workload.lengths)[0],
+        "sequences": lambda workload: length_histogram(workload.lengths)[1],
+    },
+}
 
 
-def _choice(record: Record) -> dict[str, Any]:
-    """Return what was resolved; of a run that is over, ``iterations`` is how many it came to."""
-    choice = record.prepared.choice if record.prepared else {}
-    passes = {"iterations": record.passes} if record.passes else {}
-    return dict.fromkeys(_CHOICE) | choice | passes
+def choice(prepared: Prepared | None) -> dict[str, Any]:
+    """Return what was chosen, as resolved."""
+    return _read(_CHOICE, prepared)
+
+
+def _read(keys: Keys, described: Any) -> dict[str, Any]:  # noqa: ANN401  what the section describes
+    """Return the values of ``keys``; all are None where nothing is there to be described."""
+    return {
+        key: _read(read, described)
+        if isinstance(read, Mapping)
+        else None
+        if described is None
+        else read(described)
+        for key, read in keys.items()
+    }
 
 
 def percentile(samples: NDArray[np.float64], q: int) -> float | None:
@@ -123,44 +158,8 @@ def latency_ms(forwards: list[Forward], samples: Samples | None) -> dict[str, An
     }
 
 
-def _workload(workload: Workload | None) -> dict[str, Any]:
-    if workload is None:
-        return dict.fromkeys(
-            (
-                "texts",
-                "sequences",
-                "forwards_per_pass",
-                "real_tokens",
-                "padded_tokens",
-                "padding_waste",
-                "truncated_texts",
-            ),
-        ) | {
-            "length": dict.fromkeys(("min", "mean", "p50", "p90", "max")),
-            "length_histogram": dict.fromkeys(("edges", "sequences")),
-        }
-    lengths = workload.lengths
-    return {
-        "texts": workload.texts,
-        "sequences": len(lengths),
-        "forwards_per_pass": workload.forwards,
-        "real_tokens": workload.real_tokens,
-        "padded_tokens": workload.padded_tokens,
-        "padding_waste": workload.padding_waste,
-        "truncated_texts": workload.truncated,
-        "length": {
-            "min": int(lengths.min()),
-            "mean": float(lengths.mean()),
-            "p50": float(np.median(lengths)),
-            "p90": float(np.percentile(lengths, 90)),
-            "max": int(lengths.max()),
-        },
-        "length_histogram": length_histogram(lengths),
-    }
-
-
-def length_histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
-    """Return the histogram of the lengths, in at most 20 bins of one width, a whole number.
+def length_histogram(lengths: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return edges, and how many lengths lie between them: in at most 20 bins of one whole width.
 
     A bin includes its lower edge but not its upper one.
 
@@ -171,7 +170,7 @@ def length_histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
     width = -(-(high - low + 1) // _LENGTH_BINS)
     edges = np.arange(low, high + width + 1, width)
     sequences, _ = np.histogram(lengths, edges)
-    return {"edges": edges.tolist(), "sequences": sequences.tolist()}
+    return edges.tolist(), sequences.tolist()
 
 
 def _throughput(

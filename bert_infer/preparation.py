@@ -58,24 +58,6 @@ class Prepared:
     tokenizer_provenance: dict[str, Any]
     source: WeightsSource
 
-    @property
-    def choice(self) -> dict[str, Any]:
-        """The choice as resolved, as metrics.json has it."""
-        runner = self.runner
-        return {
-            "device": self.device.name,
-            "dtype": self.dtype.name,
-            "graph": self.graph.name,
-            "batching": self.batching.name,
-            "engine": runner.engine.name,
-            "model": runner.model.name,
-            "weights": self.source.kind,
-            "batch": runner.settings.batch if self.batching.uses_batch else None,
-            "batching.max_tokens": self.batching.budget,
-            "iterations": runner.settings.iterations,
-            "max_length": self.max_length,
-        }
-
     def content_hash(self) -> str:
         """Return a hash of what tells runs apart: configuration, model, weights and input."""
         model = [self.architecture.encoder_config, weights.identity(self.source)]
@@ -128,8 +110,7 @@ def prepare(runner: Runner) -> Prepared:
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
-    graph = graph.settled(groups, lengths, batching, layout, architecture)
-    buckets = graph.buckets(groups, lengths, batching, layout, architecture.max_length)
+    graph, buckets = graph.settled(groups, lengths, batching, layout, architecture)
     unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]
     _check_fits(layout, groups, lengths, architecture, device)

@@ -46,9 +46,10 @@ _LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
 
 
 class Child(NamedTuple):
-    """A process that was started, and the pipe to it."""
+    """A process that was started, its id, and the pipe to it."""
 
     process: ForkServerProcess | SpawnProcess
+    pid: int
     pipe: Connection
 
     def receive(self, patience_s: float | None = None) -> Any:  # noqa: ANN401  whatever it sends
@@ -95,12 +96,12 @@ class Child(NamedTuple):
     def _signal(self, number: signal.Signals, patience_s: float) -> None:
         if self.process.is_alive():
             with suppress(ProcessLookupError):
-                os.kill(self.process.pid or 0, number)
+                os.kill(self.pid, number)
         self.process.join(patience_s)
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.join(_TIME_TO_END_S)
 
 
@@ -178,7 +179,7 @@ def started(
                     "See what is printed above, if anything, and the limits here (ulimit -a).",
                 ) from error
         try:
-            yield Child(process, ours)
+            yield Child(process, process.pid, ours)
         finally:
             process.kill()
             process.join()

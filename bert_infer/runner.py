@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.batching import Batching
-    from bert_infer.devices import Device
+    from bert_infer.devices import DeviceChoice
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
     from bert_infer.graphs import Graph
@@ -57,7 +57,7 @@ class Runner:
     input: Input
     model: Model
     batching: Batching
-    device: Device
+    device: DeviceChoice
     dtype: Dtype
     engine: Engine
     graph: Graph

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from test_metrics import ARCHITECTURE
 
 from bert_infer import buckets, compose
+from bert_infer.architecture import Architecture
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
 from bert_infer.errors import RefusedError
 from bert_infer.extents import TokenCounts, Widths
@@ -21,6 +23,14 @@ POLICIES = st.sampled_from(
     [Padded(), ByLength([8, 32, 64], 100), TokenBudget(128, 100), Packed(128, 100)]
 )
 LAYOUTS = st.sampled_from([PaddedBatch, PackedBatch])
+
+
+def buckets_of(graph, groups, lengths, layout, limit):
+    """The buckets of a model that takes ``limit`` tokens."""
+    model = Architecture({**ARCHITECTURE.config, "max_position_embeddings": limit})
+    same, found = graph.settled(groups, lengths, Padded(), layout, model)
+    assert same is graph
+    return found
 
 
 def tokens_of(lengths):
@@ -74,7 +84,7 @@ def test_what_fills_a_packed_batch_up_touches_no_real_token(lengths, policy, bat
     tokens = tokens_of(lengths)
     groups = list(policy.plan(lengths, batch, 64))
     graph = CudaGraphs([64, 10_000] if asked else [], max_buckets=2 if asked else most)
-    found = graph.buckets(groups, lengths, policy, PackedBatch, 64)
+    found = buckets_of(graph, groups, lengths, PackedBatch, 64)
     assert len(found) <= graph.max_buckets
     shapes = set()
     for group in groups:
@@ -98,7 +108,7 @@ def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
     """Seen to fail: a bucket by width, which is one for all packed forwards."""
     lengths = np.full(100, 10)
     groups = list(Packed(160, 1000).plan(lengths, 1, 64))
-    found = CudaGraphs().buckets(groups, lengths, Packed(160, 1000), PackedBatch, 64)
+    found = buckets_of(CudaGraphs(), groups, lengths, PackedBatch, 64)
     filled = [found.fill(group, lengths) for group in groups]
     assert [group.slots for group in filled] == [160] * 6 + [40]
 
@@ -132,26 +142,26 @@ def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, bat
 def test_too_many_widths_are_refused_and_the_edges_advised_are_taken(policy, lengths):
     groups = list(policy.plan(lengths, 2, 512))
     with pytest.raises(RefusedError) as refused:
-        HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PaddedBatch, 512)
+        buckets_of(HpuGraphs(max_buckets=2), groups, lengths, PaddedBatch, 512)
     assert "graph.max_buckets=2" in str(refused.value)
     edges = str(refused.value).partition("graph.edges=[")[2].partition("]")[0]
     graph = HpuGraphs([int(edge) for edge in edges.split(",")], max_buckets=2)
-    assert len(graph.buckets(groups, lengths, policy, PaddedBatch, 512)) == 2
+    assert len(buckets_of(graph, groups, lengths, PaddedBatch, 512)) == 2
 
 
 def test_token_counts_are_refused_only_where_edges_were_asked_for():
     lengths = np.arange(2, 60)
     policy = TokenBudget(64, 100)
     groups = list(policy.plan(lengths, 1, 64))
-    assert len(HpuGraphs(max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)) == 2
+    assert len(buckets_of(HpuGraphs(max_buckets=2), groups, lengths, PackedBatch, 64)) == 2
     with pytest.raises(RefusedError, match=r"(?s)token counts.*graph.edges=\[32,63\]"):
-        HpuGraphs([1], max_buckets=2).buckets(groups, lengths, policy, PackedBatch, 64)
+        buckets_of(HpuGraphs([1], max_buckets=2), groups, lengths, PackedBatch, 64)
 
 
 def test_edges_beyond_what_the_model_takes_end_there():
     lengths = np.array([60])
     groups = list(Padded().plan(lengths, 1, 64))
-    found = HpuGraphs([512]).buckets(groups, lengths, Padded(), PaddedBatch, 64)
+    found = buckets_of(HpuGraphs([512]), groups, lengths, PaddedBatch, 64)
     assert found.fill(groups[0], lengths).width == 64
 
 

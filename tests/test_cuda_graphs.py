@@ -326,7 +326,7 @@ def test_auto_takes_graphs_where_asking_takes_longest(overrides, graph):
         compose(["model=bert-large-uncased", "model.weights=random", *overrides]), device=Card()
     )
     prepared = chosen.prepare()
-    assert prepared.choice["graph"] == graph
+    assert prepared.graph.name == graph
     assert bool(prepared.buckets) == (graph == "cuda_graphs")
 
 

@@ -103,8 +103,7 @@ def test_a_finished_run_by_hand():
     "lengths", [[5], [3, 3, 4], [2, 21], [2, 22], [6, 7, 9, 40, 41, 200, 277], list(range(2, 512))]
 )
 def test_a_length_histogram_counts_every_sequence_in_about_twenty_whole_bins(lengths):
-    found = length_histogram(np.array(lengths))
-    edges, sequences = found["edges"], found["sequences"]
+    edges, sequences = length_histogram(np.array(lengths))
     assert {type(value) for value in edges + sequences} == {int}
     assert len(edges) == len(sequences) + 1 <= 21
     assert len({b - a for a, b in pairwise(edges)}) == 1

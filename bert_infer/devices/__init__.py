@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
-class Device(ABC):
+class DeviceChoice(ABC):
+    """What can be asked for: a device, or that one is picked."""
+
+    name: str
+
+    @abstractmethod
+    def resolve(self) -> Device:
+        """Return the device that will really be used."""
+
+
+class Device(DeviceChoice):
     """Copies, synchronisation, memory figures, number formats, the preferred graph mode.
 
     Attributes:
@@ -51,7 +61,6 @@ class Device(ABC):
             it computes in theirs.
     """
 
-    name: str
     imports: ClassVar[tuple[str, ...]] = ()
     graphs: ClassVar[frozenset[str]] = frozenset()
     has_inductor: ClassVar[bool] = True
@@ -71,7 +80,7 @@ class Device(ABC):
         """Return PyTorch's name for it."""
 
     def resolve(self) -> Device:
-        """Return the device that will really be used."""
+        """Return itself."""
         return self
 
     def check(self) -> None:

@@ -5,30 +5,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
-from bert_infer.devices import Device
+from bert_infer.devices import Device, DeviceChoice
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, driver
 from bert_infer.devices.hpu import Hpu, host
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import torch
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Auto(Device):
+class Auto(DeviceChoice):
     """The best device that is there."""
 
     name = "auto"
-
-    def torch_device(self) -> torch.device:
-        """Return the resolved device's name."""
-        return self.resolve().torch_device()
 
     def resolve(self) -> Device:
         """Return a Gaudi card with its plugin, else GPU 0 if PyTorch can use it, else the CPU."""
@@ -40,14 +30,6 @@ class Auto(Device):
             _tell(complaint)
             return Cpu()
         return Cuda()
-
-    def synchronize(self) -> None:
-        """Wait for the resolved device."""
-        self.resolve().synchronize()
-
-    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
-        """Return the resolved device's context."""
-        return self.resolve().fp32_precision(precision)
 
 
 @cache

@@ -58,10 +58,21 @@ class Graph(ABC):
         batching: Batching,
         layout: type[Batch],
         architecture: Architecture,
-    ) -> Graph:
-        """Return the mode that will be used for these ``groups``; see ``buckets``."""
-        del groups, lengths, batching, layout, architecture
-        return self
+    ) -> tuple[Graph, Buckets]:
+        """Return the mode that will be used for ``groups``, and how it has them filled up.
+
+        Args:
+            groups: those of one pass.
+            lengths: ``int64 [sequences]``, real tokens of each.
+            batching: made the groups.
+            layout: how the engine lays them out.
+            architecture: of the model.
+
+        Raises:
+            RefusedError: they have more shapes than this mode may record.
+        """
+        del groups, lengths, batching, architecture
+        return self, Buckets(layout.extents)
 
     def check(self, device: Device) -> None:
         """Refuse a device or machine without this mode.
@@ -69,29 +80,6 @@ class Graph(ABC):
         Raises:
             RefusedError: naming ``graph``.
         """
-
-    def buckets(
-        self,
-        groups: Sequence[Group],
-        lengths: NDArray[np.int64],
-        batching: Batching,
-        layout: type[Batch],
-        limit: int,
-    ) -> Buckets:
-        """Return how ``groups`` are filled up so that they have few shapes.
-
-        Args:
-            groups: those of one pass.
-            lengths: ``int64 [sequences]``, real tokens of each.
-            batching: made the groups.
-            layout: how the engine lays them out.
-            limit: the widest that the model takes.
-
-        Raises:
-            RefusedError: they have more shapes than this mode may record.
-        """
-        del groups, lengths, batching, limit
-        return Buckets(layout.extents)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""

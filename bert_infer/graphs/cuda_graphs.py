@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
+    from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
     from bert_infer.groups import Group, Shape
@@ -61,17 +62,16 @@ class ByShape(Graph):
         batching: Batching,
         layout: type[Batch],
         architecture: Architecture,
-    ) -> Graph:
+    ) -> tuple[Graph, Buckets]:
         """Compare the two times for ``groups``; eager also where they have too many shapes."""
+        work = (groups, lengths, batching, layout, architecture)
         host_s = len(groups) * architecture.layers * LAYER_S
         if host_s < architecture.useful_flop(lengths) / FLOP_PER_S:
-            return Eager()
-        graphs = CudaGraphs()
+            return Eager().settled(*work)
         try:
-            graphs.buckets(groups, lengths, batching, layout, architecture.max_length)
+            return CudaGraphs().settled(*work)
         except RefusedError:
-            return Eager()
-        return graphs
+            return Eager().settled(*work)
 
     def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
         """Never called: the Runner settles first."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
     from bert_infer.buckets import Buckets
     from bert_infer.devices import Device
@@ -63,16 +64,16 @@ class Recorded(Graph):
             f"Use {', '.join(here[:-1])} or {here[-1]}, or {elsewhere}.",
         )
 
-    def buckets(
+    def settled(
         self,
         groups: Sequence[Group],
         lengths: NDArray[np.int64],
         batching: Batching,
         layout: type[Batch],
-        limit: int,
-    ) -> Buckets:
+        architecture: Architecture,
+    ) -> tuple[Graph, Buckets]:
         """Return a bucket for each extent, if there are not too many to record."""
-        extents = layout.extents
+        extents, limit = layout.extents, architecture.max_length
         fitting = extents.fitting_edges(groups, lengths, self.max_buckets, limit)
         edges = extents.edges(self.edges, fitting, limit)
         found = buckets.of(groups, lengths, extents, edges)
@@ -85,7 +86,7 @@ class Recorded(Graph):
                 f"{extents.name} are rounded up, or raise graph.max_buckets (a large model takes "
                 "many seconds a bucket).",
             )
-        return found
+        return self, found
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many shapes ``max_graphs`` leaves out."""

@@ -72,6 +72,7 @@ def as_html(summary: Summary, plots: Mapping[str, Plot]) -> str:
         shared=shared,
         differences=environments.differences(runs),
         superseded=tables.superseded_sentence(summary) if summary.superseded else "",
+        of_first=tables.of_first(summary),
         style=(_TEMPLATES / "report.css").read_text("utf-8"),
         script=(_TEMPLATES / "report.js").read_text("utf-8"),
         bundle=drawing.javascript() if plots else "",

@@ -50,9 +50,14 @@ def brackets(summary: Summary) -> str:
     """Return the note on what the brackets behind figures hold."""
     is_spread = any(row.spread and not row.interval for row in summary.rows)
     few = ", of less than six repeats the slowest and the fastest" if is_spread else ""
-    is_first = any(row.drifts_by_first for row in summary.rows)
-    of_first = " (first): of each text's first token alone." if is_first else ""
-    return f"In brackets: 95 %{few}.{of_first}"
+    return f"In brackets: 95 %{few}.{of_first(summary)}"
+
+
+def of_first(summary: Summary) -> str:
+    """Return the note on drift that is marked as that of first tokens, if some is."""
+    if not any(row.drifts_by_first for row in summary.rows):
+        return ""
+    return " (first): of each text's first token alone."
 
 
 def drift(row: Row) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from bert_infer.report import tables
-from bert_infer.report.charts.axes import axis, is_wide, scale, vertical
+from bert_infer.report.charts.axes import logarithmic, suited, vertical
 from bert_infer.report.charts.plot import SERIES, Plot, data, spec
 from bert_infer.report.pareto import front
 
@@ -48,11 +48,17 @@ def latency(summary: Summary) -> Plot | None:
     points = _points(summary, "p50")
     if not points:
         return None
+    ruler = suited([point["p50"] for point in points], grid=False)
     return Plot(
         "Throughput against latency",
         "Up and to the left is better. What lies on the dashed line is beaten in both by nothing "
         "else; the bars are 95 % intervals.",
-        _scatter(summary, points, "p50", "median latency of a forward, ms"),
+        _scatter(
+            summary,
+            points,
+            "p50",
+            alt.X("p50:Q", title="median latency of a forward, ms", **ruler._asdict()),
+        ),
     )
 
 
@@ -61,28 +67,31 @@ def drift(summary: Summary) -> Plot | None:
     points = _points(summary, "drift")
     if not points:
         return None
+    ruler = logarithmic([point["drift"] for point in points], "~e", grid=False)
     return Plot(
         "Throughput against drift",
         "Up and to the left is better. Drift is 1 less the smallest cosine to the fp32 reference; "
         f"the reference itself is drawn at {_LEAST_DRIFT:.0e}.",
-        _scatter(summary, points, "drift", "drift, 1 - smallest cosine (log scale)"),
+        _scatter(
+            summary,
+            points,
+            "drift",
+            alt.X("drift:Q", title="drift, 1 - smallest cosine (log scale)", **ruler._asdict()),
+        ),
     )
 
 
-def _scatter(
-    summary: Summary, points: list[dict[str, Any]], cost: str, title: str
-) -> dict[str, Any]:
-    """Return points of cost and throughput with intervals, their front, and the best one's name."""
+def _scatter(summary: Summary, points: list[dict[str, Any]], cost: str, x: alt.X) -> dict[str, Any]:
+    """Return points of cost and throughput with intervals, their front, and the best one's name.
+
+    Args:
+        summary: tells the points' colours apart.
+        points: as ``_point`` makes them.
+        cost: the key of what throughput is drawn against.
+        x: the axis of that.
+    """
     costs, rates = ([point[key] for point in points] for key in (cost, "rate"))
     on_front = front(list(zip(costs, rates, strict=True)))
-    is_drift = cost == "drift"
-    is_log = is_drift or is_wide(costs)
-    x = alt.X(
-        f"{cost}:Q",
-        title=title,
-        scale=scale(is_log),
-        axis=axis(costs, is_log, form="~e" if is_drift else "~r", grid=False),
-    )
     y = vertical("rate:Q", "sequences/s", rates)
     tooltip = [
         alt.Tooltip("name:N", title="which"),
