@@ -29,6 +29,22 @@ def test_every_sequence_is_in_one_group_and_fits(policy, lengths, batch):
     assert all(lengths[g.sequences].max() <= g.width <= 512 for g in groups)
 
 
+@pytest.mark.parametrize("policy", [TokenBudget(9, 10), Packed(9, 10)])
+def test_a_budget_as_large_as_the_longest_sequence_holds_it(policy):
+    policy.check_lengths(np.array([9, 3]))
+    with pytest.raises(InputError, match="max_tokens=10 or more"):
+        policy.check_lengths(np.array([10]))
+
+
+@pytest.mark.parametrize(("lengths", "has_padding"), [([3, 3], False), ([3, 2], True)])
+def test_a_batch_knows_whether_it_has_padding(lengths, has_padding):
+    lengths = np.array(lengths)
+    tokens = Tokens.of(np.arange(lengths.sum(), dtype=np.int32), lengths)
+    (group,) = Padded().plan(lengths, 2, 8)
+    assert PaddedBatch.of(group, tokens, 0).has_padding is has_padding
+    assert PaddedBatch.shape_of(group, lengths).has_padding is has_padding
+
+
 @given(LENGTHS, BATCH)
 def test_padded_keeps_input_order_and_has_one_width(lengths, batch):
     groups = list(Padded().plan(lengths, batch, 512))

@@ -15,6 +15,7 @@ from bert_infer.errors import RefusedError
 from bert_infer.extents import TokenCounts, Widths
 from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
+from bert_infer.groups import Group
 from bert_infer.layouts import PackedBatch, PaddedBatch
 from bert_infer.records import Tokens
 
@@ -102,6 +103,16 @@ def test_what_fills_a_packed_batch_up_touches_no_real_token(lengths, policy, bat
         assert (laid_out.token_ids[: ends[count]] > 0).all()
         assert not laid_out.token_ids[ends[count] :].any()
     assert len(shapes) == len(found), "and one shape a bucket"
+
+
+def test_a_packed_bucket_has_no_more_rows_than_it_needs():
+    """One of its forwards has three sequences, the other one, and 17 tokens to be filled with."""
+    lengths = np.array([10, 10, 7, 10])
+    groups = [Group(np.array([0, 1, 2]), 10), Group(np.array([3]), 10)]
+    size = TokenCounts.size(32, groups, lengths)
+    assert (size.width, size.slots, size.rows) == (10, 27, 3)
+    assert TokenCounts.size(32, groups[::-1], np.array([4, 4, 4, 5])).rows == 3
+    assert TokenCounts.size(32, groups, np.array([10, 10, 10, 7])).rows == 4
 
 
 def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():

@@ -22,7 +22,7 @@ from bert_infer.measure import (
     without_garbage_collection,
 )
 from bert_infer.records import Forward, Outputs
-from bert_infer.schedule import as_long_as_asked
+from bert_infer.schedule import Schedule, as_long_as_asked
 from bert_infer.settings import Until
 from bert_infer.warmup import WarmUp, run_once_in_time, warm_up_passes, warm_up_until_steady
 
@@ -219,6 +219,11 @@ def test_passes_go_on_until_the_interval_is_narrow():
 
 def test_passes_end_when_the_time_is_up():
     assert len(Passes(5, Until(0.001, 30), iter(lambda: 0.5, None)).forwards) == 30
+
+
+def test_how_many_passes_there_will_be_is_known_where_they_are_counted():
+    assert Schedule.of(7, Until(None, 60), lambda: None).passes == 7
+    assert Schedule.of(7, Until(0.02, 60), lambda: None).passes is None
 
 
 def test_no_collection_begins_by_itself_while_measuring():

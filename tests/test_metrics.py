@@ -94,6 +94,7 @@ def test_a_finished_run_by_hand():
     assert content["throughput"]["padded_tokens_per_s"] == pytest.approx(16 / 3)
     assert content["throughput"]["tokenize_texts_per_s"] == 4
     assert content["latency_ms"]["mean"] == pytest.approx(1000)
+    assert content["latency_ms"]["std"] == pytest.approx(1000 / np.sqrt(2))
     assert content["compute"]["useful_flop_per_s"] == pytest.approx(2 * 3 * 1568 / 3)
     assert content["workload"]["padding_waste"] == pytest.approx(0.25)
     assert content["workload"]["length"] == {"min": 2, "mean": 3, "p50": 3, "p90": 3.8, "max": 4}
@@ -136,6 +137,8 @@ def test_an_empty_record_has_every_key_and_knows_nothing():
     assert empty["latency_ms"]["mean"] is None
     assert empty["throughput"]["sequences_per_s"] is None
     json.dumps(empty, allow_nan=False)
+    assert filled["measurement"]["in_flight"] == 1
+    assert filled["provenance"]["input"]["sha256"] == full.prepared.tokens.sha256
 
 
 def test_throughput_can_be_recomputed_from_forwards_csv(tmp_path):
@@ -233,6 +236,10 @@ def test_the_fraction_of_the_ceiling_by_hand():
     compute = metrics.of(record)["compute"]
     assert compute["ceiling_flop_per_s"] == 9408
     assert compute["fraction_of_ceiling"] == pytest.approx(4704 / 9408)
+    measurement = metrics.of(record)["measurement"]
+    assert measurement["ceiling_before_flop_per_s"] == 4704
+    assert measurement["ceiling_after_flop_per_s"] == 9408
+    assert measurement["ceiling_matmul"]["kernel"] == "Plain"
     assert matmul.flop == 2 * 8 * 4 * 5
 
 
