@@ -54,7 +54,7 @@ BY_LENGTH = ["batching=by_length", "batching.edges=[8,16]", "max_length=16", "ba
         (
             ["batching=by_length", "batching.edges=[8,64]", "max_length=64", "batching.window=1"],
             [SHORT, "word " * 60],
-            ["1 sequence, 64 tokens", "1 sequence, 8 tokens", "max_length"],
+            ["1 sequence, 64 tokens", "1 sequence, 8 tokens", "Lower batch or max_length"],
         ),
         (["batch=2"], ["word " * 60], ["2 sequences, 124 tokens", "none that was tried", "batch"]),
     ],
