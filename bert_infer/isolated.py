@@ -157,9 +157,10 @@ def recorded_runner(directory: Path) -> Runner:
         RefusedError: a file there is damaged.
     """
     from bert_infer.composition import runner_from
+    from bert_infer.overrides import as_written
 
     overrides = files.read_yaml(directory / ".hydra" / "overrides.yaml", GIVE_AGAIN)
-    return runner_from(recorded_config(directory), [str(override) for override in overrides])
+    return runner_from(recorded_config(directory), as_written(overrides))
 
 
 def recorded_config(directory: Path) -> DictConfig:

@@ -176,6 +176,9 @@ def length_histogram(lengths: NDArray[np.int64]) -> tuple[list[int], list[int]]:
 def _throughput(
     forwards: list[Forward], workload: Workload | None, samples: Samples | None
 ) -> dict[str, Any]:
+    a_pass = workload.forwards if workload else 1
+    # Batches of one pass differ: a pass that broke off would tell of its first ones alone.
+    forwards = forwards[: len(forwards) // a_pass * a_pass] or forwards
     wall_s = sum(forward.wall_s for forward in forwards)
     tokenize_s = workload.tokenize_s if workload else None
     return {

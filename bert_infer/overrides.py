@@ -62,6 +62,19 @@ def of_run(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(o for o in overrides if not re.match(rf"[+~]*(hydra[./]|({keys})(=|$))", o))
 
 
+def key_of(override: str) -> str:
+    """Return the key that an override sets, adds or deletes."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def as_written(overrides: Any) -> list[str]:  # noqa: ANN401  omegaconf's list
+    """Return overrides that omegaconf holds as they were typed: with ``${`` still escaped."""
+    from omegaconf import OmegaConf
+
+    written: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in written]
+
+
 def value_of(override: str) -> Any:  # noqa: ANN401  whatever the grammar reads
     """Return the value that an override gives its key."""
     return _parser().parse_override(override).value()

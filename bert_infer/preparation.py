@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bert_infer import checkpoints, environment, layouts, tokens, weights
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
@@ -16,7 +18,6 @@ from bert_infer.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from bert_infer.architecture import Architecture
@@ -107,6 +108,7 @@ def prepare(runner: Runner) -> Prepared:
         batching = runner.batching.resolve(device, runner.engine.layout, longest)
         batching.check_lengths(one_pass.lengths)
         groups = list(batching.plan(one_pass.lengths, batch, architecture.max_length))
+        _check_groups(groups, one_pass.lengths, architecture.max_length, batching.name)
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
@@ -146,6 +148,26 @@ def prepare(runner: Runner) -> Prepared:
         max_length=max_length,
         tokenizer_provenance=provenance,
         source=source,
+    )
+
+
+def _check_groups(
+    groups: list[Group], lengths: NDArray[np.int64], limit: int, batching: str
+) -> None:
+    """Refuse what no policy may make: figures would count sequences that nobody computed.
+
+    Raises:
+        RefusedError: naming the policy.
+    """
+    planned = np.concatenate([group.sequences for group in groups]) if groups else np.empty(0)
+    if np.array_equal(np.sort(planned), np.arange(len(lengths))) and all(
+        lengths[group.sequences].max(initial=0) <= group.width <= limit for group in groups
+    ):
+        return
+    raise RefusedError(
+        f"batching={batching} makes groups that do not hold each of {len(lengths)} sequences once, "
+        f"or are narrower than their longest or wider than {limit} tokens.",
+        "Correct its plan(), or choose another batching.",
     )
 
 

@@ -15,10 +15,12 @@ from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.limits import check_node
 from bert_infer.options import groups, values
 from bert_infer.overrides import (
+    as_written,
     check_agreement,
     check_is_one_run,
     check_overrides,
     expand_short_forms,
+    key_of,
     of_run,
     sweep,
     value_of,
@@ -190,12 +192,12 @@ class Request:
             )
 
     def _resumed(self) -> Request:
-        """Return the request; one that resumes a sweep without overrides gets the sweep's.
+        """Return the request; one that resumes a sweep has the sweep's overrides of other keys.
 
         Raises:
             RefusedError: there is no such sweep.
         """
-        given = {override.partition("=")[0]: override for override in self.overrides}
+        given = {key_of(override): override for override in self.overrides}
         if "resume" not in given or value_of(given["resume"]) is None:
             return self
         if "hydra.sweep.dir" in given:
@@ -208,15 +210,21 @@ class Request:
                 f"resume={directory} is no sweep: there is no multirun.yaml in it.",
                 "Name the directory that the sweep printed.",
             )
-        if of_run(self.overrides):
-            return self
         of_before = "hydra.overrides.task", "hydra.overrides.hydra"
         remedy = f"Give its overrides again: --multirun resume={directory} KEY=VALUE,VALUE ..."
-        before = files.read_yaml(directory / "multirun.yaml", remedy, of_before).hydra.overrides
+        try:
+            found = files.read_yaml(directory / "multirun.yaml", remedy, of_before)
+        except RefusedError:
+            if of_run(self.overrides):
+                return self
+            raise
+        before = found.hydra.overrides
+        replaced = {*given, "hydra.sweep.dir", "hydra.mode"}
         kept = [
             override
-            for override in (*before.task, *before.hydra)
-            if override.partition("=")[0] not in {*given, "hydra.sweep.dir", "hydra.mode"}
+            for override in (*as_written(before.task), *as_written(before.hydra))
+            # The fields of an option go with it.
+            if not replaced & {key_of(override), key_of(override).partition(".")[0]}
         ]
         return replace(self, overrides=[*kept, *self.overrides])
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bert_infer import worker
 from bert_infer.composition import runner_from
+from bert_infer.overrides import as_written
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +34,7 @@ class Task:
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
-        directory, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        directory, overrides = Path(hydra.runtime.output_dir), as_written(hydra.overrides.task)
         if self.isolated is None:
             return worker.carry_out(lambda: runner_from(config, overrides), directory, self.watch)
         variables = {**hydra.job.env_set, **runner_from(config).variables()}

@@ -1,11 +1,15 @@
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_infer import compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget, best_fit
 from bert_infer.devices.cpu import Cpu
-from bert_infer.errors import InputError, OptionError
+from bert_infer.errors import InputError, OptionError, RefusedError
+from bert_infer.groups import Group
 from bert_infer.layouts import PackedBatch, PaddedBatch, shapes
 from bert_infer.records import Tokens
 
@@ -27,6 +31,33 @@ def test_every_sequence_is_in_one_group_and_fits(policy, lengths, batch):
     groups = list(policy.plan(lengths, batch, 512))
     assert sorted(np.concatenate([g.sequences for g in groups])) == list(range(len(lengths)))
     assert all(lengths[g.sequences].max() <= g.width <= 512 for g in groups)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [],
+        [Group(np.array([0]), 8)],
+        [Group(np.array([0, 1]), 8), Group(np.array([1]), 8)],
+        [Group(np.array([0, 2]), 8)],
+        [Group(np.array([0, 1]), 2)],
+        [Group(np.array([0, 1]), 513)],
+    ],
+    ids=["none", "lost", "twice", "beyond", "narrow", "wide"],
+)
+def test_a_policy_of_ones_own_that_loses_or_repeats_sequences_is_refused(groups):
+    """Seen to fail: throughput, and useful FLOP, of sequences that nobody had computed."""
+
+    @dataclass(frozen=True)
+    class Wrong(Padded):
+        name = "wrong"
+
+        def plan(self, *_):
+            yield from groups
+
+    runner = replace(compose(["model=tiny", "text=[one, two]"]), batching=Wrong())
+    with pytest.raises(RefusedError, match="batching=wrong"):
+        runner.prepare()
 
 
 @pytest.mark.parametrize("policy", [TokenBudget(9, 10), Packed(9, 10)])

@@ -267,6 +267,24 @@ def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
     assert sweep(given, [str(tmp_path)]) == [["dtype=fp16"], ["dtype=fp16_mine"]]
 
 
+def test_an_override_is_recorded_as_it_can_be_given_again(command):
+    """Seen to fail: its text was another one, or could not be resumed."""
+    text = "text=it costs ${batch} or ${x}"
+    assert command("model=tiny", text, "drift.texts=0").returncode == 0
+    swept = ("--multirun", "model=tiny", text, "batch=1,2", "drift.texts=0")
+    assert command(*swept, "hydra.sweep.dir=swept").returncode == 0
+    resumed = command("--multirun", "resume=swept", "batch=1,2,3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 of 3 runs are there already" in resumed.stdout
+    found = command.metrics()
+    assert len(found) == 4
+    assert len({m["provenance"]["input"]["sha256"] for m in found}) == 1
+    for written in found:
+        overrides = [o for o in written["run"]["overrides"] if not o.startswith("drift")]
+        again = compose(overrides).prepare()
+        assert again.tokens.sha256 == written["provenance"]["input"]["sha256"]
+
+
 def test_a_sweep_that_resumes_nothing_is_a_sweep():
     """Seen to fail: "resume=null is no sweep"."""
     request = Request.of(["--multirun", "resume=null", "model=tiny", "batch=1,2"])

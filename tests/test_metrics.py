@@ -212,11 +212,16 @@ def test_batches_of_one_shape_that_are_filled_up_to_it_are_no_samples():
     assert low < content["throughput"]["sequences_per_s"] < high
 
 
-def test_a_pass_that_broke_off_is_in_no_interval():
+def test_a_pass_that_broke_off_is_in_no_throughput_and_no_interval():
+    """Seen to fail: a throughput that lay outside its own interval."""
     record = two_shapes(8)
     whole = record.samples.sequences_per_s
+    rate = metrics.of(record)["throughput"]["sequences_per_s"]
     record.forwards.append(forward(0, 99.0, 50.0, pass_index=8, sequences=1))
     assert record.samples.sequences_per_s == whole
+    assert metrics.of(record)["throughput"]["sequences_per_s"] == rate
+    first = replace(record, forwards=record.forwards[:1])
+    assert metrics.of(first)["throughput"]["sequences_per_s"] == pytest.approx(1 / 1.5)
 
 
 def test_copies_and_laying_out_are_reported_apart_from_the_forward():

@@ -353,7 +353,8 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     again = command("--multirun", "resume=sweep")
     assert again.returncode == 0, again.stderr
     assert "4 of 4 runs are there already" in again.stdout
-    more = command("--multirun", *TINY[:-1], "batch=1,2,3", "repeats=2", "resume=sweep")
+    # Seen to fail: the default model on the default text, as neither was given again.
+    more = command("--multirun", "dtype=fp32", "batch=1,2,3", "repeats=2", "resume=sweep")
     assert more.returncode == 0, more.stderr
     assert "2 of 6 runs are there already" in more.stdout
     assert len(records(command)) == 4 + 4
@@ -361,6 +362,7 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
         m["choice"]["batch"] for m in records(command).values() if m["choice"]["dtype"] == "fp32"
     )
     assert of_batch == {1: 2, 2: 2, 3: 2}
+    assert {m["choice"]["model"] for m in records(command).values()} == {"tiny"}
 
     path = command.directory / "sweep/0/environment.json"
     environment = json.loads(path.read_text())
@@ -373,7 +375,7 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     kept = command("--multirun", "resume=sweep", "if_changed=keep")
     assert "4 of 4 runs are there already" in kept.stdout
     rerun = command(
-        "--multirun", *TINY[:-1], "batch=1", "repeats=2", "resume=sweep", "if_changed=rerun"
+        *("--multirun", "dtype=fp32", "batch=1", "repeats=2", "resume=sweep", "if_changed=rerun")
     )
     assert rerun.returncode == 0, rerun.stderr
     assert "1 of 2 runs are there already" in rerun.stdout
