@@ -77,8 +77,8 @@ def _outputs(record: Record, prepared: Prepared) -> Iterator[Caveat]:
     if workload.truncated:
         yield Caveat(
             "truncated_texts",
-            f"{workload.truncated} of {workload.texts} texts are longer than {limit} tokens and "
-            "lost their end.",
+            f"{workload.truncated} of {workload.texts} texts had more than {limit} tokens and lost "
+            "what followed them.",
             "Split them: this is the model's limit."
             if limit == prepared.architecture.max_length
             else "Split them, or raise max_length.",
@@ -86,7 +86,7 @@ def _outputs(record: Record, prepared: Prepared) -> Iterator[Caveat]:
     if workload.skipped:
         yield Caveat(
             "empty_texts",
-            f"{workload.skipped} empty texts were skipped.",
+            f"Empty texts were skipped: {workload.skipped}.",
             "Nothing to do; outputs keep the positions that the others have in the input.",
         )
 
@@ -284,7 +284,7 @@ def _machine(conditions: Conditions) -> Iterator[Caveat]:
         yield Caveat(
             "busy_machine",
             f"Other processes had {others:.0%} of the processor's time while measuring.",
-            "Stop them, or compare by `duel`, which alternates.",
+            "Stop them, lower device.threads, or compare by `duel`, which alternates.",
         )
     elif load is not None and load > 1.5 * conditions.cores:
         yield Caveat(

@@ -5,6 +5,7 @@ Exit codes: 0 all went well, 1 a run failed, 2 the request was refused, 130 inte
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str], program: str) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # if ignored, as by nohup, it stays so
             signal.signal(number, signal.default_int_handler)
+    logging.raiseExceptions = False  # a closed pipe is no reason to print a traceback a line
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _do(arguments, program)

@@ -62,6 +62,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
 
     from bert_infer import console
     from bert_infer import duel as duels
+    from bert_infer.report import directories
 
     directory = _new_directory()
     a, b = (_latest(["iterations=3", *common, *_split(side)]) for side in (first, second))
@@ -73,6 +74,8 @@ def duel(program: str, arguments: Sequence[str]) -> int:
             progress=progress,
         )
     console.show_duel(outcome, first, second)
+    sides = {side: directories.read(directory / side.lower()) for side in ("A", "B")}
+    console.show_warnings({side: entry.warnings for side, entry in sides.items()})
     for failure in failures:
         sys.stderr.write(f"{failure}\n")
     console.show_directory(directory.resolve())

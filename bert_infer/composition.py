@@ -66,6 +66,8 @@ def compose(overrides: Sequence[str] = ()) -> Runner:
     Raises:
         RefusedError: an override is wrong; the message names the key and what it takes.
     """
+    if isinstance(overrides, str):
+        raise RefusedError(f"compose takes a list of overrides: {overrides}.", "Put it in [].")
     expanded = expand_short_forms(overrides)
     check_overrides(expanded)
     check_is_one_run(expanded, "Give each key one value.")

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
     from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
     from bert_infer.execution import ShowProgress
+    from bert_infer.records import Caveat
     from bert_infer.runs import Run
     from bert_infer.worker import Finished, Glimpse
 
@@ -44,6 +46,7 @@ class _Console(Console):
 
 _WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # piped: no cell is broken
 OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
+_UNBOUNDED = 10_000  # columns
 _FOUR_DIGITS = 9999.5  # from here on, rounded, no digit is left after the point
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -54,8 +57,16 @@ def show_text(text: str) -> None:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print tables and texts of rich."""
+    """Print texts of rich."""
     OUT.print(*renderables)
+
+
+def show_table(table: Table) -> None:
+    """Print a table so wide that no cell is cut, though the terminal be narrower and wrap lines."""
+    unbounded = OUT.options.update(width=_UNBOUNDED)
+    least, most = Measurement.get(OUT, unbounded, table)
+    table.width = max(least, min(most, OUT.width))
+    OUT.print(table)
 
 
 def show_run(finished: Finished, directory: object) -> None:
@@ -139,7 +150,7 @@ def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str])
                     between(comparison.interval).strip(" []"),
                     comparison.verdict,
                 )
-    OUT.print(table)
+    show_table(table)
     for comparison in comparisons:
         if comparison.differences:
             pair = f"{numbers[comparison.baseline]} | {numbers[comparison.run]}"
@@ -171,12 +182,23 @@ def show_duel(duel: Duel, a: str, b: str) -> None:
     ):
         cells = (number(side.sequences_per_s) for side in (first, second))
         table.add_row(str(place), *cells, f"{ratio:.3f}")
-    OUT.print(table)
+    show_table(table)
     low, high = duel.interval
     of_pairs = f" (of {len(duel.of_pairs)} pairs of processes)" if duel.is_by_pairs else ""
     interval = f"99 % interval {low:.3f} to {high:.3f}{of_pairs}"
     OUT.print(Text(f"B over A in sequences/s: {duel.ratio:.3f}, {interval}"))
     OUT.print(Text(duel.sentence, "bold"))
+
+
+def show_warnings(of_sides: Mapping[str, Sequence[Caveat]]) -> None:
+    """Print what the sides of a duel warn of, once where several say the same."""
+    said: dict[Caveat, list[str]] = {}
+    for side, warnings in of_sides.items():
+        for warning in warnings:
+            said.setdefault(warning, []).append(side)
+    for warning, sides in said.items():
+        where = " and ".join(sides)
+        OUT.print(Text(f"Warning, {where}: {warning.message} {warning.remedy}", "yellow"))
 
 
 def show_directory(directory: object) -> None:

@@ -52,7 +52,8 @@ class Model:
 
     @property
     def _is_directory(self) -> bool:
-        return os.path.isdir(self.name)  # noqa: PTH112  Path.is_dir raises for a name too long
+        # Path.is_dir raises for a name that is too long.
+        return os.path.isdir(self.name)  # noqa: PTH112
 
     def local_files(self) -> ModelFiles | None:
         """Return the model's files that are on this machine already; None without any."""
@@ -89,7 +90,7 @@ class Model:
 
     def _bundled_config(self) -> Path | None:
         path = _DATA / f"{self.name.replace('/', '--')}.json"
-        return path if self.revision is None and path.is_file() else None
+        return path if self.revision is None and os.path.isfile(path) else None  # noqa: PTH113
 
     def architecture(self) -> Architecture:
         """Return the sizes: from files here, else the bundled ones, else from the hub.

@@ -77,6 +77,13 @@ class Request:
                     f"--{flag.replace('_', '-')} is not supported.",
                     "Give overrides; --config-dir=DIR adds options of your own.",
                 )
+        if asked.resolve and not asked.cfg:
+            raise RefusedError("--resolve belongs to --cfg.", "Write --cfg job --resolve.")
+        if asked.shell_completion and not _COMPLETION & {*asked.overrides}:
+            raise RefusedError(
+                "--shell-completion installs or removes a shell's completion.",
+                "Add install=bash, install=fish or install=zsh.",
+            )
         overrides = expand_short_forms(asked.overrides)
         if asked.config_dir and not Path(asked.config_dir).is_dir():
             raise RefusedError(
@@ -242,6 +249,11 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
     check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
 
 
+_COMPLETION = {
+    f"{what}={shell}"
+    for what in ("install", "uninstall", "query")
+    for shell in ("bash", "fish", "zsh")
+}
 _VIEWS = ("--cfg", "--info", "--hydra-help")
 """The flags with which Hydra prints what it would compose."""
 
@@ -262,4 +274,7 @@ def _way(asked: argparse.Namespace) -> str:
 def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:
     """Raise argparse's complaint as a RefusedError, with the flag that was probably meant."""
     unknown = next((a for a in arguments if a.startswith("-") and a not in flags), "")
+    key = unknown.lstrip("-").partition("=")[0]
+    if key in {*groups(), *values(), "text"}:
+        raise RefusedError(f"{message}.", f"Write {key}=VALUE, without dashes.")
     raise RefusedError(f"{message}.", nearest(unknown, flags) or "Try --help.")

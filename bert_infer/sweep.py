@@ -103,7 +103,7 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         try:
             metrics = files.read_json_object(path / "metrics.json")
         except RefusedError as error:
-            console.show_text(f"{error.message} Run {path.name} is made again.")
+            console.show_text(f"{error.message} Run {path.name} does not count as made.")
             continue
         content_hash = str(metrics.get("run", {}).get("content_hash"))
         if metrics.get("status") == "ok" and content_hash in asked:

@@ -238,6 +238,12 @@ def test_a_text_is_taken_as_it_is(key, text):
     assert compose([f"{key}={text}"]).input.text == (text,)
 
 
+def test_overrides_are_a_list():
+    """Seen to fail: "d is neither KEY=VALUE nor a command"."""
+    with pytest.raises(RefusedError, match="takes a list of overrides: dtype=bf16"):
+        compose("dtype=bf16")
+
+
 def test_lists_and_sweeps_of_texts_are_written_in_hydras_grammar():
     assert compose(["text=[one, two three]"]).input.text == ("one", "two three")
     assert compose(["text=['a, b', \"c's\"]"]).input.text == ("a, b", "c's")

@@ -120,6 +120,8 @@ def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
     )
     assert done.returncode == 0, done.stderr
     assert "(of 3 pairs of processes)" in done.stdout
+    # Seen to fail: nothing of what the sides warned of.
+    assert "Warning, A and B: The weights are random" in done.stdout
     directory = command.runs()[0].parent
     outcome = json.loads((directory / "duel.json").read_text())
     assert outcome["interval_of"] == "pairs"

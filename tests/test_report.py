@@ -86,6 +86,23 @@ def test_a_command_of_the_summary_makes_the_same_run_again(sweep):
     assert metrics(again.parent)["run"]["config_hash"] == metrics(sweep / "3")["run"]["config_hash"]
 
 
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_a_narrow_terminal_cuts_no_option(sweep, columns):
+    """Seen to fail: figures alone were left, and nothing said whose they were."""
+    done = Command(sweep.parent)("report", "sweep", env={"COLUMNS": columns, "LINES": "50"})
+    header = next(line for line in done.stdout.splitlines() if "sequences/s" in line)
+    assert header.split()[:4] == ["run", "dtype", "batch", "batching"]
+    assert done.stdout.count(" by_length ") >= 4
+
+
+def test_drift_is_of_the_texts_that_were_compared(sweep):
+    """Seen to fail: "the smallest cosine of any token", of 8 texts of 58."""
+    rounded = [r for r in summary.of(sweep, None).rows if r.entry.options["dtype"] == "bf16"]
+    texts = {metrics(sweep / row.name)["drift"]["texts"] for row in rounded}
+    for row in rounded:
+        assert f"of any token of the {min(texts)} texts compared" in summary.drift_sentence(row)
+
+
 def test_a_named_baseline_has_the_rows_other_options(sweep):
     found = summary.of(sweep, Baseline.parse("dtype=fp32, batch=1"))
     assert found.varied == ("dtype", "batch", "batching")

@@ -578,7 +578,7 @@ def test_a_run_whose_record_a_crash_damaged_is_made_again(sweep, command):
     done = command("--multirun", f"resume={sweep}")
     assert done.returncode == 0, done.stderr
     assert "7 of 8 runs are there already" in done.stdout
-    assert "Run 3 is made again" in done.stdout
+    assert "Run 3 does not count as made" in done.stdout
     assert json.loads((sweep / "8/metrics.json").read_text())["status"] == "ok"
 
 

@@ -135,7 +135,7 @@ def show(items: Sequence[Item], directory: Path, *, is_filtered: bool) -> None:
             figures.number(item.throughput),
             Text(str(item.directory)),
         )
-    console.show(table)
+    console.show_table(table)
 
 
 def _items(directory: Path) -> Iterator[Item]:

@@ -213,9 +213,11 @@ def drift_sentence(row: Row) -> str:
     lowest = row.lowest("drift.min_cosine")
     token = "first token" if row.drifts_by_first else "token"
     if lowest is not None:
+        texts = int(row.lowest("drift.texts") or 0)
+        compared = f"{texts} texts" if texts > 1 else "one text"
         return (
-            f"Drift: the smallest cosine of any {token} to the fp32 reference is "
-            f"{figures.cosine(lowest)}."
+            f"Drift: the smallest cosine to the fp32 reference of any {token} of the {compared} "
+            f"compared is {figures.cosine(lowest)}."
         )
     if row.entry.is_reference:
         return "Drift: none, it computes as the fp32 reference does."

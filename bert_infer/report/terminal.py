@@ -19,7 +19,7 @@ _COLOURS = {"ok": "green", "running": "cyan", "drift_exceeded": "yellow"}
 
 def show(summary: Summary) -> None:
     """Print the table, the answer, then what went wrong and what is not to be trusted."""
-    console.show(_table(summary))
+    console.show_table(_table(summary))
     console.show(Text(summary.headline, "bold"))
     for sentence in summary.reasons:
         console.show(Text(f"  {sentence}"))
@@ -41,9 +41,9 @@ def show(summary: Summary) -> None:
 
 def _table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("run", overflow="fold")
+    table.add_column("run", overflow="fold", min_width=5)
     for key in summary.varied:
-        table.add_column(Text(key), overflow="fold")
+        table.add_column(Text(key), no_wrap=True)
     shown = [tables.cells(row) for row in summary.rows]
     for name in shown[0]:
         table.add_column(name, justify="right", no_wrap=True)
