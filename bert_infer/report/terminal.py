@@ -41,7 +41,7 @@ def show(summary: Summary) -> None:
 
 def _table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("run", overflow="fold", min_width=5)
+    table.add_column("run", overflow="fold")
     for key in summary.varied:
         table.add_column(Text(key), no_wrap=True)
     shown = [tables.cells(row) for row in summary.rows]
