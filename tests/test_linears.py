@@ -85,6 +85,21 @@ def test_sums_of_codes_are_exact_at_their_largest(shape, rows):
     assert largest <= 0.5 + 1e-5  # rounding alone
 
 
+@pytest.mark.parametrize("inputs", [1, 6, 7])
+@pytest.mark.parametrize("adds_in_32_bits", [True, False])
+def test_codes_are_as_large_as_a_processor_adds_them_up(monkeypatch, inputs, adds_in_32_bits):
+    """Mutations of this had survived: the processor of the tests adds in 32 bits."""
+    monkeypatch.setattr(quantised, "_adds_in_32_bits", lambda: adds_in_32_bits)
+    codes, scale = quantised.codes(torch.randn(64, inputs))
+    of_pairs = functional.pad(codes.abs().int(), (0, inputs % 2)).view(64, -1, 2).sum(2)
+    if adds_in_32_bits:
+        assert (codes.abs().amax(1) == 127).all()
+    else:
+        assert of_pairs.max() <= 128
+        assert (of_pairs.amax(1) >= 126).all()
+    assert scale.shape == (64,)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 5, 2500])
 def test_quantised_rows_are_near_and_do_not_depend_on_each_other(rows):
     weight, bias = torch.randn(48, 64), torch.randn(48)
