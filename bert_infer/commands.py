@@ -55,6 +55,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each process (7)")
     parser.add_argument("--pairs", type=int, default=1, help="how often both are loaded anew (1)")
     parser.add_argument("--force", action="store_true", help="let them do different work")
+    parser.add_argument("--config-dir", metavar="DIR", help="options of your own")
     asked = parser.parse_intermixed_args(arguments)
     if len(asked.sides) < 2:  # noqa: PLR2004  a duel has two sides
         parser.error("name two sides, A B")
@@ -71,6 +72,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
             *(a, b, asked.rounds, directory),
             pairs=asked.pairs,
             force=asked.force,
+            config_dir=asked.config_dir,
             progress=progress,
         )
     console.show_duel(outcome, first, second)

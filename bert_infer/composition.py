@@ -18,7 +18,7 @@ from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Graph
 from bert_infer.inputs import Input
 from bert_infer.models import Model
-from bert_infer.options import CONF, groups, options_with
+from bert_infer.options import CONF, groups, options_with, searchpath
 from bert_infer.outputs import Output
 from bert_infer.overrides import (
     check_is_one_run,
@@ -33,6 +33,7 @@ from bert_infer.settings import DriftSettings, Settings, SweepSettings, Until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
@@ -60,18 +61,22 @@ _ONE_AT_A_TIME = RLock()
 C = TypeVar("C")
 
 
-def compose(overrides: Sequence[str] = ()) -> Runner:
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Runner:
     """Return the Runner that ``overrides`` choose, each as on the command line: ``"dtype=bf16"``.
+
+    Args:
+        overrides: of configuration; what concerns files, processes or sweeps has no effect here.
+        config_dir: holds options of your own, as for ``--config-dir``.
 
     Raises:
         RefusedError: an override is wrong; the message names the key and what it takes.
     """
     if isinstance(overrides, str):
         raise RefusedError(f"compose takes a list of overrides: {overrides}.", "Put it in [].")
-    expanded = expand_short_forms(overrides)
-    check_overrides(expanded)
-    check_is_one_run(expanded, "Give each key one value.")
-    return runner_from(config_from(expanded), overrides)
+    expanded, directories = expand_short_forms(overrides), searchpath(config_dir)
+    check_overrides(expanded, directories)
+    check_is_one_run(expanded, "Give each key one value.", directories)
+    return runner_from(config_from(expanded, directories), overrides)
 
 
 def config_from(

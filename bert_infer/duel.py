@@ -30,17 +30,19 @@ from bert_infer.errors import (
     RunDirectoryError,
 )
 from bert_infer.measure import Pace
+from bert_infer.options import searchpath
 from bert_infer.settings import SweepSettings
 from bert_infer.side import warmed_up
 from bert_infer.status import EVERY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from bert_infer.execution import ShowProgress
     from bert_infer.preparation import Prepared
-    from bert_infer.side import Turn
+    from bert_infer.side import Side, Turn
     from bert_infer.statistics import Interval
 
 CONFIDENCE = 0.99
@@ -130,6 +132,7 @@ def fight(  # noqa: PLR0913  all that a duel is
     *,
     pairs: int = 1,
     force: bool = False,
+    config_dir: str | None = None,
     progress: ShowProgress = lambda _done, _total: None,
 ) -> tuple[Duel, list[str]]:
     """Measure two configurations in turn, and leave the record of each in ``directory``.
@@ -142,6 +145,7 @@ def fight(  # noqa: PLR0913  all that a duel is
             it is made.
         pairs: how often both are loaded anew.
         force: compare different work, too.
+        config_dir: holds options of the user's own.
         progress: is told of every round.
 
     Returns:
@@ -152,7 +156,7 @@ def fight(  # noqa: PLR0913  all that a duel is
         BertInferError: a side failed before there were enough rounds; its record says why.
     """
     _check_amount(rounds, pairs)
-    first, second = (_prepared(overrides) for overrides in (a, b))
+    first, second = (_prepared(overrides, config_dir) for overrides in (a, b))
     first.device.check_beside(second.device)
     if not force:
         _check_same_work(first, second)
@@ -169,7 +173,10 @@ def fight(  # noqa: PLR0913  all that a duel is
     try:
         for number in range(pairs):
             suffix = str(number + 1) if number else ""
-            sides = {directory / f"a{suffix}": a, directory / f"b{suffix}": b}
+            sides = [
+                warmed_up(directory / f"{name}{suffix}", overrides, searchpath(config_dir))
+                for name, overrides in (("a", a), ("b", b))
+            ]
             duel.pairs.append([])
             failures += _meet(sides, rounds, duel.pairs[-1], note)
             if failures:
@@ -185,12 +192,15 @@ def fight(  # noqa: PLR0913  all that a duel is
 
 
 def _meet(
-    sides: dict[Path, Sequence[str]], rounds: int, turns: Turns, note: Callable[[], None]
+    sides: Sequence[AbstractContextManager[Side]],
+    rounds: int,
+    turns: Turns,
+    note: Callable[[], None],
 ) -> list[BertInferError]:
     """Measure a pair of processes in turn; return why a side failed at its end, if one did.
 
     Args:
-        sides: the directories of A and B, and their overrides.
+        sides: A and B, which start as they are entered.
         rounds: turns of each.
         turns: gets those that are done.
         note: is called after each round.
@@ -200,7 +210,7 @@ def _meet(
     """
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
-        a, b = (stack.enter_context(warmed_up(place, what)) for place, what in sides.items())
+        a, b = map(stack.enter_context, sides)
         for number in range(rounds):
             taken = {side: side.turn() for side in ((a, b) if number % 2 == 0 else (b, a))}
             turns.append((taken[a], taken[b]))
@@ -229,7 +239,7 @@ def _write(directory: Path, duel: Duel) -> None:
         raise RunDirectoryError(f"duel.json cannot be written: {error}.", MAKE_ROOM) from error
 
 
-def _prepared(overrides: Sequence[str]) -> Prepared:
+def _prepared(overrides: Sequence[str], config_dir: str | None) -> Prepared:
     """Compose and check one side.
 
     Raises:
@@ -245,7 +255,7 @@ def _prepared(overrides: Sequence[str]) -> Prepared:
                 "in which processes, and where its files go.",
                 "Leave it out; --rounds says how often.",
             )
-    runner = compose(overrides)
+    runner = compose(overrides, config_dir)
     runner.input.check_is_repeatable()
     return runner.prepare()
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bert_infer.errors import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,6 +33,22 @@ def options(group: str) -> dict[str, str]:
         (CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)
     )
     return {path.stem: _summary(path) for path in paths}
+
+
+def searchpath(config_dir: str | Path | None) -> list[str]:
+    """Return the absolute path of a directory with options of the user's own; none for None.
+
+    Raises:
+        RefusedError: there is no such directory.
+    """
+    if config_dir is None:
+        return []
+    if not Path(config_dir).is_dir():
+        raise RefusedError(
+            f"--config-dir={config_dir} is refused: there is no such directory.",
+            "Name one that holds options of your own, as in DIR/batching/mine.yaml.",
+        )
+    return [str(Path(config_dir).resolve())]
 
 
 def options_below(directories: Iterable[str], group: str) -> list[str]:

@@ -13,7 +13,7 @@ from bert_infer.composition import config_from, runner_from, sweep_settings
 from bert_infer.directories import check_apart, check_free, check_writable
 from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.limits import check_node
-from bert_infer.options import groups, values
+from bert_infer.options import groups, searchpath, values
 from bert_infer.overrides import (
     as_written,
     check_agreement,
@@ -85,20 +85,15 @@ class Request:
                 "Add install=bash, install=fish or install=zsh.",
             )
         overrides = expand_short_forms(asked.overrides)
-        if asked.config_dir and not Path(asked.config_dir).is_dir():
-            raise RefusedError(
-                f"--config-dir={asked.config_dir} is refused: there is no such directory.",
-                "Name one that holds options of your own, as in DIR/batching/mine.yaml.",
-            )
-        searchpath = [str(Path(asked.config_dir).resolve())] if asked.config_dir else []
+        directories = searchpath(asked.config_dir)
         way = _way(asked)
         if not asked.shell_completion:
-            check_overrides(overrides, searchpath)
+            check_overrides(overrides, directories)
             check_agreement(overrides)
         return cls(
             flags=[argument for argument in arguments if argument not in asked.overrides],
             overrides=overrides,
-            searchpath=searchpath,
+            searchpath=directories,
             is_sweep=asked.multirun or "hydra.mode=MULTIRUN" in overrides,
             only_shows=way in {*_VIEWS, "--shell-completion"},
             view=(asked.cfg or "all", asked.package) if way in _VIEWS else None,

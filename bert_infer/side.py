@@ -97,7 +97,9 @@ class Side:
 
 
 @contextmanager
-def warmed_up(directory: Path, overrides: Sequence[str]) -> Iterator[Side]:
+def warmed_up(
+    directory: Path, overrides: Sequence[str], searchpath: Sequence[str] = ()
+) -> Iterator[Side]:
     """Start a side, wait until it has warmed up, and yield it.
 
     One that is not finished when the block ends records that it was interrupted.
@@ -105,6 +107,7 @@ def warmed_up(directory: Path, overrides: Sequence[str]) -> Iterator[Side]:
     Args:
         directory: gets its files; it is made.
         overrides: what it runs, as on the command line.
+        searchpath: further directories with options.
 
     Raises:
         BertInferError: it failed.
@@ -112,7 +115,7 @@ def warmed_up(directory: Path, overrides: Sequence[str]) -> Iterator[Side]:
     from bert_infer.composition import config_from, runner_from
     from bert_infer.overrides import expand_short_forms
 
-    config = config_from(expand_short_forms(overrides))
+    config = config_from(expand_short_forms(overrides), searchpath)
     runner, order = runner_from(config), Order(directory, int(config.iterations))
     with process.recorded(directory):
         _describe(directory, config, overrides)

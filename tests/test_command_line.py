@@ -175,6 +175,7 @@ REFUSED = [
     (["model.checkpoint=/dev/zero"], "pipe or device"),
     (["model=tiny", "hydra.run.dir=/proc/here"], "cannot be written"),
     (["model=tiny", "--config-dir", "nowhere"], "no such directory"),
+    (["duel", "batch=1", "batch=2", "--config-dir", "nowhere"], "no such directory"),
     (["model=tiny", "batch=1,2"], "asks for several runs"),
     (["-m", "model=tiny", "batch=1,2", "baseline='batch=7'"], "has: batch=1, batch=2"),
     (["duel", "batch=1,2", "batch=3", "model=tiny"], "Give each key one value."),

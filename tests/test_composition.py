@@ -205,6 +205,9 @@ def test_other_packages_add_components_through_their_entry_point(tmp_path, monke
     assert resolve("elsewhere.Mine", "batching").name == "mine"
     with pytest.raises(OptionError):
         resolve("elsewhere.Other", "batching")
+    (tmp_path / "batching").mkdir()
+    (tmp_path / "batching" / "mine.yaml").write_text("_target_: elsewhere.Mine\n")
+    assert compose(["batching=mine"], config_dir=tmp_path).batching.name == "mine"
     sys.modules.pop("elsewhere")
 
 

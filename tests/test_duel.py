@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 import psutil
 import pytest
-from conftest import WITH_PLUGIN, wait_for
+from conftest import PLUGIN, WITH_PLUGIN, wait_for
 
 from bert_infer import compose, console, metrics
 from bert_infer.counters import Counters
@@ -160,8 +160,9 @@ def test_two_batch_sizes_measured_in_turn(command):
 
 
 def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
-    full = "engine._target_=deadly.Deadly +engine.deed=allocate +engine.after=1"
-    done = command("duel", "batch=1", full, "model=tiny", "drift.texts=0", env=WITH_PLUGIN)
+    full = "engine=deadly engine.deed=allocate engine.after=1"
+    own = ("--config-dir", str(PLUGIN / "conf"))
+    done = command("duel", "batch=1", full, "model=tiny", "drift.texts=0", *own, env=WITH_PLUGIN)
     assert done.returncode == 1
     assert f"{full} failed" in done.stderr
     assert "Lower batch" in done.stderr
