@@ -14,7 +14,7 @@ from bert_infer.batching import Batching
 from bert_infer.devices import DeviceChoice
 from bert_infer.dtypes import Dtype
 from bert_infer.engines import Engine
-from bert_infer.errors import OptionError, RefusedError
+from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.graphs import Graph
 from bert_infer.inputs import Input
 from bert_infer.models import Model
@@ -97,6 +97,7 @@ def config_from(
     from hydra.errors import HydraException
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]  # of one name
 
     try:
         with hydra_at_hand():
@@ -105,6 +106,9 @@ def config_from(
                 [*overrides, *searching(searchpath)],
                 return_hydra_config=job is not None,
             )
+    except YAMLError as error:
+        said = " ".join(str(error).split())
+        raise RefusedError(f"An option's file is no YAML: {said}.", "Correct it.") from error
     except (HydraException, OmegaConfBaseException) as error:
         choices = [o for o in overrides if o.partition("=")[0] in {*groups(), "hydra/launcher"}]
         if len(choices) == len(overrides):  # what is wrong lies in an option's file
@@ -197,11 +201,18 @@ def resolve(target: str, group: str) -> type:
     Hydra's own ``instantiate`` would call anything importable, and hides what went wrong inside.
 
     Raises:
-        OptionError: it names anything else, or names it in a module that merely imports it.
+        RefusedError: it names anything else, or names it in a module that merely imports it; or
+            what declares it cannot be imported.
     """
     declared = {point.value.replace(":", "."): point for point in entry_points(group=ENTRY_POINTS)}
     if target in declared:
-        found: Any = declared[target].load()
+        try:
+            found: Any = declared[target].load()
+        except (ImportError, AttributeError) as error:
+            raise RefusedError(
+                f"{group}._target_={target} cannot be loaded: {error}.",
+                "Correct the package that declares it.",
+            ) from error
     else:
         module, _, name = target.rpartition(".")
         is_ours = module.split(".")[0] == "bert_infer"
@@ -215,7 +226,9 @@ def resolve(target: str, group: str) -> type:
         raise OptionError(
             f"{group}._target_",
             target,
-            f"a component of bert_infer, or one declared under the entry point {ENTRY_POINTS}",
+            f"a component of bert_infer, or one declared under the entry point {ENTRY_POINTS}: "
+            + (", ".join(sorted(declared)) or "none is, in the packages of this Python"),
+            nearest(target, declared),
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields
@@ -203,12 +204,22 @@ def test_other_packages_add_components_through_their_entry_point(tmp_path, monke
     (metadata / "entry_points.txt").write_text("[bert_infer.components]\nmine = elsewhere:Mine\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("elsewhere.Mine", "batching").name == "mine"
-    with pytest.raises(OptionError):
-        resolve("elsewhere.Other", "batching")
+    for wrong in ("elsewhere.Other", "elsewhere:Mine"):
+        with pytest.raises(OptionError, match=r"bert_infer\.components: .*elsewhere\.Mine"):
+            resolve(wrong, "batching")
     (tmp_path / "batching").mkdir()
     (tmp_path / "batching" / "mine.yaml").write_text("_target_: elsewhere.Mine\n")
     assert compose(["batching=mine"], config_dir=tmp_path).batching.name == "mine"
+    # Seen to fail: a traceback.
+    (tmp_path / "batching" / "mine.yaml").write_text("_target_: [\n")
+    with pytest.raises(RefusedError, match=r"no YAML: .*mine\.yaml"):
+        compose(["batching=mine"], config_dir=tmp_path)
+    (tmp_path / "elsewhere.py").write_text("import missing\n")
     sys.modules.pop("elsewhere")
+    importlib.invalidate_caches()
+    with pytest.raises(RefusedError, match="cannot be loaded: No module named 'missing'"):
+        resolve("elsewhere.Mine", "batching")
+    sys.modules.pop("elsewhere", None)
 
 
 TEXTS = [
