@@ -265,9 +265,11 @@ def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
     node = OmegaConf.select(defaults, parent)
     keys = [k for k in node if k != "_target_"] if OmegaConf.is_dict(node) else []
     having = options_with(parent, name)
-    if having and not keys:
+    if having:
+        here = f" Here there are: {', '.join(f'{parent}.{k}' for k in keys)}." if keys else ""
         return RefusedError(
-            f"{key} is no key here: it belongs to {' and '.join(having)}.", f"Add {having[0]}."
+            f"{key} is no key here: it belongs to {' and '.join(having)}.{here}",
+            f"Choose {having[0]}, or leave {key} out.",
         )
     return unknown_key(key, [f"{parent}.{name}" for name in keys])
 

@@ -106,7 +106,11 @@ def test_the_default_is_the_contracts():
         (["nonsense"], ["nonsense", "KEY=VALUE"]),
         (["+extra=1"], ["extra", "no key"]),
         (["+input.extra=1"], ["input.extra", "no key"]),
-        (["input=lines", "text=hello"], ["input.text", "Did you mean input.path?"]),
+        (["input=lines", "text=hello"], ["belongs to input=text. Here there are: input.path."]),
+        (
+            ["input.path=texts.txt"],
+            ["belongs to input=lines and input=table", "Choose input=lines"],
+        ),
         (["engine=onnxruntime"], ["engine takes transformers, fused, fused_cls."]),
         (["experiment=raged"], ["experiment takes null, ", "Did you mean ragged?"]),
         (["+dtype=bf16"], ["+dtype=bf16", "Write dtype=bf16."]),
