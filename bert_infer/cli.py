@@ -59,7 +59,10 @@ def main(arguments: Sequence[str], program: str) -> int:
 def _do(arguments: Sequence[str], program: str) -> int:
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command:
-        return command(program, arguments[1:])
+        code = command(program, arguments[1:])
+        from bert_infer import console
+
+        return code or (_FAILED if console.OUT.has_lost else 0)
     if set(arguments) & {"--help", "-h"}:
         from bert_infer import console
 

@@ -28,13 +28,20 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """Goes silent, rather than end the program, where it cannot write: closed pipe, full disk."""
+    """Goes silent, rather than end the program, where it cannot write: closed pipe, full disk.
+
+    Attributes:
+        has_lost: whether something could not be written that somebody waits for.
+    """
+
+    has_lost = False
 
     def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401  rich's own signature
         """Print, and say so once if that is no longer possible."""
         try:
             super().print(*objects, **how)
         except OSError as error:
+            self.has_lost = not isinstance(error, BrokenPipeError)
             self.on_broken_pipe()
             sys.stderr.write(f"Standard output cannot be written: {error}.\n")
 

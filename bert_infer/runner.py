@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,8 @@ class Result:
         positions: ``int64 [texts]``, where each text stood in the input, empty ones counted.
     """
 
-    record: dict[str, Any]
-    hidden_states: list[torch.Tensor]
+    record: dict[str, Any] = field(repr=False)
+    hidden_states: list[torch.Tensor] = field(repr=False)
     pooled: torch.Tensor
     positions: NDArray[np.int64]
 
@@ -128,9 +128,9 @@ class Runner:
     def digest(self, but: Collection[str] = ()) -> str:
         """Return a hash of all parts except those in ``but``: their types and fields."""
         parts = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in {"overrides", *but}
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if part.name not in {"overrides", *but}
         }
         return environment.digest(
             {name: [type(part).__name__, asdict(part)] for name, part in parts.items()}

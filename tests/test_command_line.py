@@ -263,6 +263,12 @@ def test_an_output_that_cannot_be_written_ends_nothing(command):
         )
         assert "Traceback" not in done.stderr
     assert [m["status"] for m in command.metrics()] == ["ok", "ok"]
+    # Of a command that shows something, it is all that was asked for. Seen to fail: 0.
+    for redirected, code in ((f"{front_door} ls > /dev/full", 1), (f"{front_door} ls | true", 0)):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", redirected], cwd=command.directory, check=False
+        )
+        assert done.returncode == code
 
 
 def test_flags_may_stand_between_overrides(command):
