@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _SAID_OF_MEMORY = (
     "out of memory",
-    "allocate memory",
-    "Tried to allocate",
+    "allocate ",  # and not "allocated", which tensors without data are not
+    "Allocation failed",  # Gaudi
     "_ALLOC_FAILED",  # cuBLAS and cuDNN
 )
 LESS = "Lower batch or max_length, or choose a smaller dtype or model."

@@ -124,8 +124,9 @@ def _workload(prepared: Prepared) -> Iterator[Caveat]:
         yield Caveat(
             "padding_waste",
             f"{workload.padding_waste:.0%} of the computed tokens are padding.",
-            f"graph={prepared.graph.name} adds most of it, filling batches up to few sizes: take a "
-            "batch that divides the texts, more graph.edges or more graph.max_buckets."
+            f"graph={prepared.graph.name} adds most of it, filling batches up to few sizes: take "
+            "more graph.edges or graph.max_buckets"
+            + (", or a batch that divides the texts." if batching.uses_batch else ".")
             if workload.filling_waste > workload.padding_waste / 2
             else batching.less_padding,
         )

@@ -1,6 +1,7 @@
 """The command line: from arguments to runs, messages and an exit code.
 
-Exit codes: 0 all went well, 1 a run failed, 2 the request was refused, 130 interrupted.
+Exit codes: 0 all went well, 1 a run failed, or what a command shows could not be written, 2 the
+request was refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ def main(arguments: Sequence[str], program: str) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # if ignored, as by nohup, it stays so
             signal.signal(number, signal.default_int_handler)
-    logging.raiseExceptions = False  # a closed pipe is no reason to print a traceback a line
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _do(arguments, program)
@@ -57,24 +57,21 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 
 def _do(arguments: Sequence[str], program: str) -> int:
+    from bert_infer import console
+
     command = COMMANDS.get(arguments[0]) if arguments else None
+    code = 0
     if command:
         code = command(program, arguments[1:])
-        from bert_infer import console
-
-        return code or (_FAILED if console.OUT.has_lost else 0)
-    if set(arguments) & {"--help", "-h"}:
-        from bert_infer import console
-
+    elif set(arguments) & {"--help", "-h"}:
         console.show_text(help_text(program))
-        return 0
-    if "--version" in arguments:
-        from bert_infer import console
+    elif "--version" in arguments:
         from bert_infer.environment import package_version
 
         console.show_text(f"bert_infer {package_version('bert-infer') or 'not installed'}")
-        return 0
-    return _run(arguments)
+    else:
+        return _run(arguments)
+    return code or (_FAILED if console.OUT.has_lost else 0)
 
 
 def _end(error: BaseException) -> tuple[str, int]:
@@ -108,6 +105,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         if request.only_shows:
             request.check_view()
+            logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
             return _by_hydra(request)
         if request.is_sweep:
             make = partial(sweep.carry_out, request.plan())

@@ -165,7 +165,9 @@ def _new_directory() -> Path:
 
 def _latest(overrides: Sequence[str]) -> list[str]:
     """Return the last override of each key: a side's own go before those of both."""
-    return list({override.partition("=")[0]: override for override in overrides}.values())
+    from bert_infer.overrides import expand_short_forms, key_of
+
+    return list({key_of(override): override for override in expand_short_forms(overrides)}.values())
 
 
 def _split(side: str) -> list[str]:

@@ -106,7 +106,7 @@ def config_from(
                 [*overrides, *searching(searchpath)],
                 return_hydra_config=job is not None,
             )
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())
         raise RefusedError(f"An option's file is no YAML: {said}.", "Correct it.") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -187,11 +187,13 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
     """
     from omegaconf import OmegaConf
 
+    if not OmegaConf.is_dict(node):
+        raise OptionError(group, node, "keys and values: _target_, and its class's fields")
     content = literal(OmegaConf.to_container(node, resolve=True))
     target = str(content.pop("_target_", None))
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
-        raise OptionError(f"{group}._target_", target, f"a kind of {base.__name__}")
+        raise OptionError(f"{group}._target_", target, f"a component for {group}")
     return checked(chosen, content, group)
 
 
@@ -208,7 +210,7 @@ def resolve(target: str, group: str) -> type:
     if target in declared:
         try:
             found: Any = declared[target].load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise RefusedError(
                 f"{group}._target_={target} cannot be loaded: {error}.",
                 "Correct the package that declares it.",

@@ -51,7 +51,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # piped: no cell is broken
+_WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped
 OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
 _UNBOUNDED = 10_000  # columns
 _FOUR_DIGITS = 9999.5  # from here on, rounded, no digit is left after the point
@@ -71,6 +71,10 @@ def show(*renderables: RenderableType) -> None:
 def show_table(table: Table) -> None:
     """Print a table so wide that no cell is cut, though the terminal be narrower and wrap lines."""
     unbounded = OUT.options.update(width=_UNBOUNDED)
+    for column in table.columns:  # rich would shrink each to its longest word, and further
+        cells = (Measurement.get(OUT, unbounded, c) for c in (column.header, *column.cells))
+        widths = [cell.maximum if column.no_wrap else cell.minimum for cell in cells]
+        column.min_width = max(*widths, column.min_width or 0)
     least, most = Measurement.get(OUT, unbounded, table)
     table.width = max(least, min(most, OUT.width))
     OUT.print(table)

@@ -128,7 +128,7 @@ class TokenCounts(Extents):
         Groups have similar token counts, except for the last one.
         """
         del limit
-        largest = max(int(lengths[group.sequences].sum()) for group in groups)
+        largest = max(TokenCounts.of(group, lengths) for group in groups)
         step = -(-largest // most)
         return [*range(step, largest, step), largest]
 

@@ -53,7 +53,7 @@ def whole(name: str, revision: str | None) -> ModelFiles | None:
         WeightsError: the cache cannot be written.
     """
     files = _fetched(name, revision, [*_DESCRIPTION, *_WEIGHTS])
-    if files is None or files.find(*_WEIGHTS):
+    if files is None or files.find("model.safetensors"):
         return files
     # Only then: most models offer the same gigabyte in both forms.
     return _fetched(name, revision, ["pytorch_model.bin"])

@@ -176,9 +176,7 @@ def length_histogram(lengths: NDArray[np.int64]) -> tuple[list[int], list[int]]:
 def _throughput(
     forwards: list[Forward], workload: Workload | None, samples: Samples | None
 ) -> dict[str, Any]:
-    a_pass = workload.forwards if workload else 1
-    # Batches of one pass differ: a pass that broke off would tell of its first ones alone.
-    forwards = forwards[: len(forwards) // a_pass * a_pass] or forwards
+    forwards = (workload.of_complete_passes(forwards) if workload else []) or forwards
     wall_s = sum(forward.wall_s for forward in forwards)
     tokenize_s = workload.tokenize_s if workload else None
     return {
@@ -197,9 +195,10 @@ def _compute(record: Record) -> dict[str, Any]:
         workload, architecture = record.prepared.workload, record.prepared.architecture
         flop = architecture.useful_flop(workload.lengths)
         unneeded = record.prepared.runner.engine.unneeded_flop(architecture, workload.lengths)
-        passes, left = divmod(len(record.forwards), workload.forwards)
-        wall_s = sum(forward.wall_s for forward in record.forwards)
-        flop_per_s = None if left else _rate((flop - (unneeded or 0)) * passes, wall_s)
+        forwards = workload.of_complete_passes(record.forwards)
+        wall_s = sum(forward.wall_s for forward in forwards)
+        done = (flop - (unneeded or 0)) * (len(forwards) // workload.forwards)
+        flop_per_s = _rate(done, wall_s)
     return {
         "useful_flop": flop,
         "unneeded_flop": unneeded,

@@ -80,6 +80,15 @@ def value_of(override: str) -> Any:  # noqa: ANN401  whatever the grammar reads
     return _parser().parse_override(override).value()
 
 
+def values_of(override: str) -> list[str]:
+    """Return the values that an override gives its key: several in a sweep."""
+    parsed = _parser().parse_override(override)
+    if parsed.is_sweep_override():
+        return list(_values(parsed, _options(parsed.key_or_group)))
+    value = parsed.value()
+    return [value if isinstance(value, str) else override.partition("=")[2]]
+
+
 def quoted(key: str, value: str) -> str:
     """Return the override that gives ``key`` the string ``value`` as it is."""
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -143,6 +152,11 @@ def check_overrides(overrides: Sequence[str], searchpath: Sequence[str] = ()) ->
             )
 
 
+def _options(group: str, searchpath: Sequence[str] = ()) -> list[str]:
+    """Return the options of a group, those of one's own too; none of what is no group."""
+    return [*options(group), *options_below(searchpath, group)] if group in groups() else []
+
+
 def _is_glob(override: Override) -> bool:
     from hydra.core.override_parser.types import Glob
 
@@ -157,7 +171,7 @@ def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
             f"{override.input_line} is refused: {group} has an option already.",
             f"Write {str(override.input_line).lstrip('+')}.",
         )
-    available = [*options(group), *options_below(searchpath, group)]
+    available = _options(group, searchpath)
     default = groups()[group]
     for written in _values(override, available):
         option = value_of(f"{group}={written}")
@@ -196,8 +210,7 @@ def sweep(overrides: Sequence[str], searchpath: Sequence[str] = ()) -> list[list
     def alternatives(o: Override) -> list[str]:
         if not o.is_sweep_override():
             return [str(o.input_line)]
-        key = o.key_or_group
-        available = [*options(key), *options_below(searchpath, key)] if _is_glob(o) else []
+        available = _options(o.key_or_group, searchpath) if _is_glob(o) else []
         values = itertools.islice(_values(o, available), most)
         return [_override(o.get_key_element(), value) for value in values]
 

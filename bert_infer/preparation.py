@@ -159,9 +159,11 @@ def _check_groups(
     Raises:
         RefusedError: naming the policy.
     """
-    planned = np.concatenate([group.sequences for group in groups]) if groups else np.empty(0)
+    sequences = [np.asarray(group.sequences) for group in groups]
+    are_indices = all(one.dtype.kind == "i" and len(one) for one in sequences)
+    planned = np.concatenate(sequences) if groups and are_indices else np.empty(0)
     if np.array_equal(np.sort(planned), np.arange(len(lengths))) and all(
-        lengths[group.sequences].max(initial=0) <= group.width <= limit for group in groups
+        lengths[group.sequences].max() <= group.width <= limit for group in groups
     ):
         return
     raise RefusedError(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
-from bert_infer import combinations, files
+from bert_infer import combinations, console, files
 from bert_infer.composition import config_from, runner_from, sweep_settings
 from bert_infer.directories import check_apart, check_free, check_writable
-from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.limits import check_node
-from bert_infer.options import groups, searchpath, values
+from bert_infer.options import groups, options, options_with, searchpath, values
 from bert_infer.overrides import (
     as_written,
     check_agreement,
@@ -24,6 +25,7 @@ from bert_infer.overrides import (
     of_run,
     sweep,
     value_of,
+    values_of,
 )
 from bert_infer.plan import Plan
 from bert_infer.report import Baseline
@@ -32,7 +34,7 @@ from bert_infer.settings import SweepSettings
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from omegaconf import DictConfig
 
@@ -148,13 +150,13 @@ class Request:
             RefusedError: listing every combination that is refused, and why.
         """
         request = self._resumed()
-        overrides = sweep(request.overrides, self.searchpath)
+        overrides = sweep(request.overrides, request.searchpath)
         if not overrides:
             raise RefusedError(
                 f"{' '.join(request.overrides)} asks for no run at all.",
                 "Check the ranges and patterns in it.",
             )
-        runs = combinations.checked(overrides, self.searchpath)
+        runs = combinations.checked(overrides, request.searchpath)
         configs = [run.config for run in runs]
         settings = {sweep_settings(config) for config in configs}
         if len(settings) > 1:
@@ -177,14 +179,14 @@ class Request:
             if one.resume is None:
                 _check_directory(configs[0], self.kind, folders)
             if one.repeats > 1 or one.resume is not None:  # as for the first run, made once more
-                later = config_from(overrides[0], self.searchpath, job=len(runs))
+                later = config_from(overrides[0], request.searchpath, job=len(runs))
                 folders.append(later.hydra.sweep.subdir)
             check_apart(folders)
             return Plan(
                 directory=Path(one.resume or configs[0].hydra.sweep.dir),
                 is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
                 overrides=request.overrides,
-                searchpath=self.searchpath,
+                searchpath=request.searchpath,
                 settings=one,
                 baseline=baseline,
                 seed=int(configs[0].seed),
@@ -206,29 +208,72 @@ class Request:
             raise RefusedError(
                 "hydra.sweep.dir and resume name a directory each.", "Leave hydra.sweep.dir out."
             )
-        directory = Path(str(value_of(given["resume"])))
-        if not (directory / "multirun.yaml").is_file():
+        (directory, *others) = values_of(given["resume"])
+        if others:
+            raise OptionError("resume", f"{directory},{others[0]}", "one directory")
+        path = Path(directory) / "multirun.yaml"
+        with _told_of("resume"):
+            is_there = path.is_file()
+        if not is_there:
             raise RefusedError(
                 f"resume={directory} is no sweep: there is no multirun.yaml in it.",
                 "Name the directory that the sweep printed.",
             )
-        of_before = "hydra.overrides.task", "hydra.overrides.hydra"
         remedy = f"Give its overrides again: --multirun resume={directory} KEY=VALUE,VALUE ..."
         try:
-            found = files.read_yaml(directory / "multirun.yaml", remedy, of_before)
-        except RefusedError:
-            if of_run(self.overrides):
-                return self
-            raise
-        before = found.hydra.overrides
-        replaced = {*given, "hydra.sweep.dir", "hydra.mode"}
-        kept = [
-            override
-            for override in (*as_written(before.task), *as_written(before.hydra))
-            # The fields of an option go with it.
-            if not replaced & {key_of(override), key_of(override).partition(".")[0]}
-        ]
-        return replace(self, overrides=[*kept, *self.overrides])
+            before = _of_sweep(path, remedy)
+        except RefusedError as error:
+            if not of_run(self.overrides):
+                raise
+            console.show_text(f"{error.message} Only the overrides given here count.")
+            return self
+        searched = [o for o in before if key_of(o) == "hydra.searchpath"]
+        directories = [d.removeprefix("file://") for o in searched for d in map(str, value_of(o))]
+        kept = [o for o in before if o not in searched and not _is_replaced(o, given)]
+        return replace(
+            self,
+            overrides=[*kept, *self.overrides],
+            searchpath=list(dict.fromkeys([*directories, *self.searchpath])),
+        )
+
+
+def _of_sweep(path: Path, remedy: str) -> list[str]:
+    """Return the overrides of a sweep by its multirun.yaml, without where it lies.
+
+    Raises:
+        RefusedError: the file is damaged.
+    """
+    keys = "hydra.overrides.task", "hydra.overrides.hydra"
+    found = files.read_yaml(path, remedy, keys).hydra.overrides
+    if not isinstance(found.task, ListConfig) or not isinstance(found.hydra, ListConfig):
+        raise RefusedError(f"{path} is damaged: its overrides are no lists.", remedy)
+    overrides = [*as_written(found.task), *as_written(found.hydra)]
+    return [o for o in overrides if key_of(o) not in {"hydra.sweep.dir", "hydra.mode"}]
+
+
+def _is_replaced(override: str, given: Mapping[str, str]) -> bool:
+    """Tell whether an override of a sweep makes way for those ``given``, by key.
+
+    A field of an option stays while all options that are given for its group have it.
+    """
+    key = key_of(override)
+    group, _, name = key.partition(".")
+    if group in given and group in groups() and name:
+        lacking = {*options(group)} - {o.partition("=")[2] for o in options_with(group, name)}
+        return key in given or bool(lacking & {*values_of(given[group])})
+    above = (k.replace("/", ".") for k in given)
+    return any(f"{key.replace('/', '.')}.".startswith(f"{k}.") for k in above)
+
+
+@contextmanager
+def _told_of(key: str) -> Iterator[None]:
+    """Refuse, for ``key``, a path that the system cannot take."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{key} names a directory that cannot be used: {error}.", f"Choose another: {key}=DIR."
+        ) from error
 
 
 def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ()) -> None:
@@ -240,8 +285,9 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
     directory = config.hydra[kind].dir
     if not directory:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
-    check_free(Path(directory), kind, folders)
-    check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
+    with _told_of(f"hydra.{kind}.dir"):
+        check_free(Path(directory), kind, folders)
+        check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
 
 
 _COMPLETION = {

@@ -27,7 +27,7 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
         watch: is told how it goes on.
 
     Raises:
-        RefusedError: it is no run's directory, or its weights or input have changed since.
+        RefusedError: it is no run's directory, or its model, weights or input have changed since.
     """
     from bert_infer.composition import sweep_settings
 
@@ -51,8 +51,8 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
             recorded = files.read_json_object(before / "metrics.json").get("run", {})
             if recorded.get("content_hash") not in {None, found}:
                 raise RefusedError(
-                    f"The weights or the input of {before} have changed since, or this version "
-                    "reads its configuration otherwise.",
+                    f"The model, the weights or the input of {before} have changed since, or "
+                    "another version made it.",
                     GIVE_AGAIN,
                 )
         check_writable(directory, "Start it in a directory that you may write.")

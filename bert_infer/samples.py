@@ -43,8 +43,8 @@ class Samples:
     @classmethod
     def of(cls, forwards: list[Forward], workload: Workload) -> Samples:
         """Return the complete passes among ``forwards``, one at the least."""
-        passes = len(forwards) // workload.forwards
-        complete = forwards[: passes * workload.forwards]
+        complete = workload.of_complete_passes(forwards)
+        passes = len(complete) // workload.forwards
         wall = np.array([f.wall_s for f in complete])
         durations = np.array([f.duration_s * 1e3 for f in complete])
         if workload.has_one_shape and len({f.sequences for f in complete}) == 1:

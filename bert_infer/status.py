@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Status:
                     "pid": os.getpid(),
                     "phase": phase,
                     "started_at": self._began,
-                    "metrics": metrics.so_far(self._record),
+                    "metrics": _so_far(self._record),
                 },
             )
         except OSError as error:  # a full disk; what matters is whether the record can be written
@@ -114,6 +115,20 @@ def _metrics(record: Record) -> dict[str, Any]:
         if not record.error:
             record.broke_off("failed", type(error).__name__, str(error), LESS)
         return metrics.so_far(record)
+    except Exception as error:  # noqa: BLE001  a component of another package raises anything
+        if not record.error:
+            remedy = "Correct the component; the traceback is in run.log."
+            record.broke_off("failed", type(error).__name__, str(error), remedy)
+        return _so_far(record)
+
+
+def _so_far(record: Record) -> dict[str, Any]:
+    """Return what is known, without the choice if a component cannot tell what it is."""
+    try:
+        return metrics.so_far(record)
+    except Exception:  # noqa: BLE001  as above
+        _LOG.exception("A component cannot be described.")
+        return metrics.so_far(replace(record, prepared=None))
 
 
 def end(directory: Path, content: dict[str, Any]) -> dict[str, Any]:

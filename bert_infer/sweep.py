@@ -13,7 +13,7 @@ from bert_infer.composition import hydra_at_hand, searching
 from bert_infer.directories import claimed, locked
 from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.isolated import Isolated, environment_at
-from bert_infer.overrides import quoted
+from bert_infer.overrides import key_of, quoted
 from bert_infer.plan import missing, ordered
 from bert_infer.settings import IfChanged, Isolation
 from bert_infer.task import Task
@@ -142,15 +142,19 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
     from omegaconf import OmegaConf
 
     where = quoted("hydra.sweep.dir", str(directory))
-    overrides = [o for o in plan.overrides if not o.startswith("hydra.sweep.dir=")]
+    own = [o for o in plan.overrides if not key_of(o).startswith("hydra")]
+    of_hydra = [o for o in plan.overrides if o not in own and key_of(o) != "hydra.sweep.dir"]
     inline = plan.settings.isolation is Isolation.inline
     isolated = None if inline else Isolated(plan.preload, plan.settings.timeout_s)
     first = 1 + max((int(p.name) for p in _runs(directory) if p.name.isdigit()), default=-1)
     board = Board([run.overrides for run in left])
     with hydra_at_hand() as hydra:
-        config = hydra.compose_config(
-            "config", [*overrides, where, *searching(plan.searchpath)], RunMode.MULTIRUN
-        )
+        # Of the whole sweep, Hydra would leave out the groups that are swept over, and then miss
+        # their fields.
+        one = [*left[0].overrides, *of_hydra, where, *searching(plan.searchpath)]
+        config = hydra.compose_config("config", one, RunMode.MULTIRUN)
+        OmegaConf.set_readonly(config.hydra, value=False)
+        config.hydra.overrides.task = own
         if not (directory / "multirun.yaml").exists():
             with files.whole(directory / "multirun.yaml") as beside:
                 OmegaConf.save(config, beside)

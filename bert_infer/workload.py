@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bert_infer.records import Forward
+
 
 @dataclass(frozen=True, eq=False)
 class Workload:
@@ -33,6 +35,13 @@ class Workload:
     skipped: int
     has_one_shape: bool
     tokenize_s: float | None
+
+    def of_complete_passes(self, forwards: list[Forward]) -> list[Forward]:
+        """Return those of ``forwards`` that belong to complete passes.
+
+        Batches of a pass differ: one that broke off would tell of its first ones alone.
+        """
+        return forwards[: len(forwards) // self.forwards * self.forwards]
 
     @property
     def real_tokens(self) -> int:

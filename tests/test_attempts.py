@@ -226,6 +226,7 @@ def test_it_happens_in_a_process_of_its_own_too(command):
         ("CUDA out of memory. Tried to allocate 2.00 GiB.", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::536870912 (512)MB", True),
         (
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9",
             True,

@@ -148,6 +148,7 @@ REFUSED = [
     (["-m", "batch=1", "hydra.sweeper.params.dtype=fp32,bf61"], "hydra.sweeper"),
     (["hydra.run.dir=${nope}"], "nope"),
     (["hydra.run.dir="], "hydra.run.dir"),
+    (["model=tiny", f"hydra.run.dir={'a' * 300}"], "Choose another: hydra.run.dir=DIR"),
     (["hydra.job.chdir=true"], "hydra.job.chdir"),
     (["hydra.foo=1"], "hydra.foo"),
     (["hydra.output_subdir=null"], "hydra.output_subdir=null"),

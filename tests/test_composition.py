@@ -190,7 +190,7 @@ def test_targets_outside_the_package_are_refused(target):
 
 
 def test_a_component_of_another_group_is_refused():
-    with pytest.raises(OptionError, match="a kind of Dtype"):
+    with pytest.raises(OptionError, match="a component for dtype"):
         compose(["dtype._target_=bert_infer.graphs.Eager"])
 
 

@@ -116,7 +116,8 @@ def test_a_pair_that_never_met_changes_nothing():
 def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
     done = command(
         *("duel", "batch=1 iterations=4", "batch=8", "model=tiny", "drift.texts=0"),
-        *("text=Good morning BERT!", "iterations=2", "--rounds", "1", "--pairs", "3"),
+        *("input.text=Hello", "text=Good morning BERT!", "iterations=2"),
+        *("--rounds", "1", "--pairs", "3"),
     )
     assert done.returncode == 0, done.stderr
     assert "(of 3 pairs of processes)" in done.stdout
@@ -134,6 +135,7 @@ def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
         # Seen to fail: the default, what was given for both and a side's own, all three.
         iterations = [o for o in metrics["run"]["overrides"] if o.startswith("iterations=")]
         assert iterations == [{"a": "iterations=4", "b": "iterations=2"}[run.name[0]]]
+        assert sum("text=" in o for o in metrics["run"]["overrides"]) == 1
     assert "6 ok" in command("ls").stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from datetime import UTC, datetime
 import pytest
 from conftest import ROOT, Command, break_off, edit
 
-from bert_infer import report, runs
+from bert_infer import console, report, runs
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.report import charts, entries, figures, page, summary, tables
+from bert_infer.report import charts, entries, figures, page, summary, tables, terminal
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.charts.timeline import thinned
 from bert_infer.report.entries import Duration
@@ -86,13 +87,16 @@ def test_a_command_of_the_summary_makes_the_same_run_again(sweep):
     assert metrics(again.parent)["run"]["config_hash"] == metrics(sweep / "3")["run"]["config_hash"]
 
 
-@pytest.mark.parametrize("columns", ["40", "60"])
-def test_a_narrow_terminal_cuts_no_option(sweep, columns):
+@pytest.mark.parametrize("columns", [20, 40, 60, 90, 150])
+def test_a_narrow_terminal_cuts_no_cell(sweep, columns, monkeypatch, capsys):
     """Seen to fail: figures alone were left, and nothing said whose they were."""
-    done = Command(sweep.parent)("report", "sweep", env={"COLUMNS": columns, "LINES": "50"})
-    header = next(line for line in done.stdout.splitlines() if "sequences/s" in line)
-    assert header.split()[:4] == ["run", "dtype", "batch", "batching"]
-    assert done.stdout.count(" by_length ") >= 4
+    shutil.copytree(sweep / "0", sweep / "8")  # a repeat: the longest cells
+    monkeypatch.setattr(console.OUT, "_width", columns)
+    terminal.show(summary.of(sweep, None))
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert re.search(r"^ 0,(?: 8)? +fp32 +1 +padded +.* 2 repeats ", shown, re.MULTILINE)
+    assert len(re.findall(r"^ [1-7] +(?:fp32|bf16) +[14] +.* ok ", shown, re.MULTILINE)) == 7
 
 
 def test_drift_is_of_the_texts_that_were_compared(sweep):

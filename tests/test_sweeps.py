@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -23,9 +24,10 @@ import psutil
 import pytest
 from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
 
-from bert_infer import compose, status
+from bert_infer import compose, status, worker
 from bert_infer.board import Board
 from bert_infer.directories import claimed
+from bert_infer.engines.fused import Fused
 from bert_infer.plan import Planned, missing, ordered
 from bert_infer.settings import Order
 
@@ -105,6 +107,13 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
     assert not list(command.directory.rglob(".*.json.*"))
 
 
+class Untold(Fused):
+    """An engine whose description is broken."""
+
+    def unneeded_flop(self, *_):
+        raise ArithmeticError("nobody knows")
+
+
 def test_a_run_that_dies_while_it_prepares_is_known_all_the_same(tmp_path, capsys):
     """Seen to fail: no id and no overrides, and "as configured" on the console."""
     kept = status.Status(tmp_path, lambda _name: None)
@@ -113,6 +122,10 @@ def test_a_run_that_dies_while_it_prepares_is_known_all_the_same(tmp_path, capsy
     assert left["run"]["overrides"] == ["model=tiny", "batch=2"]
     assert left["run"]["id"]
     assert "(phase: prepare)" in left["error"]["message"]
+    broken = replace(compose(["model=tiny"]), engine=Untold())
+    failed = worker.carry_out(lambda: broken, tmp_path).metrics
+    assert failed["error"]["message"].startswith("nobody knows")
+    assert json.loads((tmp_path / "metrics.json").read_text())["status"] == "failed"
     board = Board([["model=tiny", "batch=1"], ["model=tiny", "batch=2"]])
     board.begin(["model=tiny", "batch=2"])
     (tmp_path / "2").mkdir()
@@ -382,6 +395,32 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     assert {n: records(command)[n] for n in made} == made, "What was there is written over."
 
 
+def test_fields_of_options_that_are_swept_over_are_taken_and_resumed(command):
+    """Seen to fail: Hydra's own error, after the directory had been made."""
+    swept = (*TINY, "batching=packed,token_budget", "batching.max_tokens=64,128", "text=[a b, c]")
+    first = command("--multirun", *swept)
+    assert first.returncode == 0, first.stderr
+    assert len(records(command)) == 4
+    again = command("--multirun", "resume=sweep", "batching=packed")
+    assert "2 of 2 runs are there already" in again.stdout, again.stderr
+    # padded has no such field: it goes.
+    padded = command("--multirun", "resume=sweep", "batching=padded", "batch=1,2")
+    assert padded.returncode == 0, padded.stderr
+    assert len(records(command)) == 6
+
+
+def test_a_sweep_with_options_of_ones_own_is_resumed_with_them(command):
+    """Seen to fail: a pattern that had chosen two options chose one."""
+    own = command.directory / "own" / "batching"
+    own.mkdir(parents=True)
+    (own / "paddle.yaml").write_text("_target_: bert_infer.batching.Padded\n")
+    swept = ("--multirun", *TINY, "batching=glob(pad*)", "--config-dir", "own")
+    assert command(*swept).returncode == 0
+    assert "2 of 2 runs are there already" in command("--multirun", "resume=sweep").stdout
+    both = command("--multirun", "resume=sweep", "batch=1,2", "--config-dir", "own")
+    assert "2 of 4 runs are there already" in both.stdout, both.stderr
+
+
 def test_a_resumed_sweep_is_summed_up_as_if_it_had_never_been_broken_off(command):
     """Seen to fail: ``resume=`` counted as an option of the runs that it made."""
     sweep = ("--multirun", *TINY[:-1], "batch=1,2", "iterations=2")
@@ -469,6 +508,8 @@ def test_a_changed_input_is_another_run(command):
     [
         (["--multirun", "resume=nowhere"], "no multirun.yaml"),
         (["--multirun", "resume=sweep", "hydra.sweep.dir=other"], "name a directory each"),
+        (["--multirun", "resume=sweep,other"], "takes one directory"),
+        (["--multirun", f"resume={'a' * 300}"], "resume names a directory that cannot be used"),
         (["resume=sweep"], "belongs to a sweep"),
         (["repeats=2"], "Add --multirun"),
         (["--multirun", "repeats=0"], "repeats=0"),
@@ -509,7 +550,7 @@ def test_a_sweep_belongs_to_one_process(command):
         assert f"process {process.pid}" in other.stderr
         process.kill()  # leaves its lock, which is taken over
         process.wait()
-        taken = command("--multirun", *TINY[:-1], "resume=sweep")
+        taken = command("--multirun", "iterations=1", "resume=sweep")
         assert taken.returncode == 0, taken.stderr
     assert [m["status"] for m in records(command).values()] == ["interrupted", "ok"]
 

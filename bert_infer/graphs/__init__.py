@@ -169,7 +169,7 @@ class Auto(Graph):
         return device.preferred_graph()
 
     def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
-        """Never called: the Runner resolves first."""
+        """Never called: preparing a run resolves it first."""
         raise NotImplementedError
 
 

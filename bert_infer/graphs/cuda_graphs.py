@@ -74,5 +74,5 @@ class ByShape(Graph):
             return Eager().settled(*work)
 
     def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
-        """Never called: the Runner settles first."""
+        """Never called: preparing a run settles it first."""
         raise NotImplementedError
