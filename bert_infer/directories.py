@@ -19,6 +19,21 @@ _RESULTS = ("metrics.json", "multirun.yaml")
 _PROBE_BYTES = 1 << 16
 
 
+@contextmanager
+def usable(key: str) -> Iterator[None]:
+    """Refuse, for ``key``, a directory that the system cannot take, such as one of a long name.
+
+    Raises:
+        RunDirectoryError: naming the key to change.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{key} names a directory that cannot be used: {error}.", f"Choose another: {key}=DIR."
+        ) from error
+
+
 def check_free(root: Path, kind: str, folders: Sequence[str]) -> None:
     """Refuse a directory that holds results already, itself or in any of its ``folders``.
 

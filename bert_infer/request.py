@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from bert_infer import combinations, console, files
+from bert_infer import combinations, resumption
 from bert_infer.composition import config_from, runner_from, sweep_settings
-from bert_infer.directories import check_apart, check_free, check_writable
-from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
+from bert_infer.directories import check_apart, check_free, check_writable, usable
+from bert_infer.errors import OptionError, RefusedError, nearest
 from bert_infer.limits import check_node
-from bert_infer.options import groups, options, options_with, searchpath, values
+from bert_infer.options import groups, searchpath, values
 from bert_infer.overrides import (
-    as_written,
     check_agreement,
     check_is_one_run,
     check_overrides,
     expand_short_forms,
-    key_of,
-    of_run,
     sweep,
-    value_of,
-    values_of,
 )
 from bert_infer.plan import Plan
 from bert_infer.report import Baseline
@@ -34,7 +28,7 @@ from bert_infer.settings import SweepSettings
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from omegaconf import DictConfig
 
@@ -149,7 +143,12 @@ class Request:
         Raises:
             RefusedError: listing every combination that is refused, and why.
         """
-        request = self._resumed()
+        before, directories = resumption.of(self.overrides)
+        request = replace(
+            self,
+            overrides=[*before, *self.overrides],
+            searchpath=list(dict.fromkeys([*directories, *self.searchpath])),
+        )
         overrides = sweep(request.overrides, request.searchpath)
         if not overrides:
             raise RefusedError(
@@ -195,86 +194,6 @@ class Request:
                 places=tuple({run.place for run in runs}),
             )
 
-    def _resumed(self) -> Request:
-        """Return the request; one that resumes a sweep has the sweep's overrides of other keys.
-
-        Raises:
-            RefusedError: there is no such sweep.
-        """
-        given = {key_of(override): override for override in self.overrides}
-        if "resume" not in given or value_of(given["resume"]) is None:
-            return self
-        if "hydra.sweep.dir" in given:
-            raise RefusedError(
-                "hydra.sweep.dir and resume name a directory each.", "Leave hydra.sweep.dir out."
-            )
-        (directory, *others) = values_of(given["resume"])
-        if others:
-            raise OptionError("resume", f"{directory},{others[0]}", "one directory")
-        path = Path(directory) / "multirun.yaml"
-        with _told_of("resume"):
-            is_there = path.is_file()
-        if not is_there:
-            raise RefusedError(
-                f"resume={directory} is no sweep: there is no multirun.yaml in it.",
-                "Name the directory that the sweep printed.",
-            )
-        remedy = f"Give its overrides again: --multirun resume={directory} KEY=VALUE,VALUE ..."
-        try:
-            before = _of_sweep(path, remedy)
-        except RefusedError as error:
-            if not of_run(self.overrides):
-                raise
-            console.show_text(f"{error.message} Only the overrides given here count.")
-            return self
-        searched = [o for o in before if key_of(o) == "hydra.searchpath"]
-        directories = [d.removeprefix("file://") for o in searched for d in map(str, value_of(o))]
-        kept = [o for o in before if o not in searched and not _is_replaced(o, given)]
-        return replace(
-            self,
-            overrides=[*kept, *self.overrides],
-            searchpath=list(dict.fromkeys([*directories, *self.searchpath])),
-        )
-
-
-def _of_sweep(path: Path, remedy: str) -> list[str]:
-    """Return the overrides of a sweep by its multirun.yaml, without where it lies.
-
-    Raises:
-        RefusedError: the file is damaged.
-    """
-    keys = "hydra.overrides.task", "hydra.overrides.hydra"
-    found = files.read_yaml(path, remedy, keys).hydra.overrides
-    if not isinstance(found.task, ListConfig) or not isinstance(found.hydra, ListConfig):
-        raise RefusedError(f"{path} is damaged: its overrides are no lists.", remedy)
-    overrides = [*as_written(found.task), *as_written(found.hydra)]
-    return [o for o in overrides if key_of(o) not in {"hydra.sweep.dir", "hydra.mode"}]
-
-
-def _is_replaced(override: str, given: Mapping[str, str]) -> bool:
-    """Tell whether an override of a sweep makes way for those ``given``, by key.
-
-    A field of an option stays while all options that are given for its group have it.
-    """
-    key = key_of(override)
-    group, _, name = key.partition(".")
-    if group in given and group in groups() and name:
-        lacking = {*options(group)} - {o.partition("=")[2] for o in options_with(group, name)}
-        return key in given or bool(lacking & {*values_of(given[group])})
-    above = (k.replace("/", ".") for k in given)
-    return any(f"{key.replace('/', '.')}.".startswith(f"{k}.") for k in above)
-
-
-@contextmanager
-def _told_of(key: str) -> Iterator[None]:
-    """Refuse, for ``key``, a path that the system cannot take."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{key} names a directory that cannot be used: {error}.", f"Choose another: {key}=DIR."
-        ) from error
-
 
 def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ()) -> None:
     """Refuse a directory that runs cannot be written to.
@@ -285,7 +204,7 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
     directory = config.hydra[kind].dir
     if not directory:
         raise OptionError(f"hydra.{kind}.dir", "", "a directory")
-    with _told_of(f"hydra.{kind}.dir"):
+    with usable(f"hydra.{kind}.dir"):
         check_free(Path(directory), kind, folders)
         check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
 
