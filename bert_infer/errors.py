@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 MAKE_ROOM = "Make room on the disk, or choose another: hydra.run.dir=DIR or hydra.sweep.dir=DIR."
@@ -81,6 +81,15 @@ class RunDirectoryError(RefusedError):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """Return a "Did you mean" sentence for the closest of ``allowed``, or nothing."""
-    close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}?" if close else ""
+    """Return a "Did you mean" sentence for the closest of ``allowed``, or nothing.
+
+    Of several close ones, one that begins as ``given`` does is meant: batch by batch_size.
+    """
+    close = get_close_matches(given, list(allowed), n=3, cutoff=0.5)
+    begins = [name for name in close if given.startswith(name) or name.startswith(given)]
+    return did_you_mean([*begins, *close])
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Return the sentence that asks for the first of ``names``; nothing for none."""
+    return f"Did you mean {names[0]}?" if names else ""

@@ -60,6 +60,17 @@ def options_below(directories: Iterable[str], group: str) -> list[str]:
     ]
 
 
+def options_about(group: str, word: str) -> list[str]:
+    """Return the options of ``group`` that have ``word`` in their name, then those in their line.
+
+    So gpu finds cuda, whose line is "an NVIDIA GPU", and float32 finds fp32.
+    """
+    lines = options(group)
+    is_there = re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", re.IGNORECASE)
+    in_names = [name for name in lines if is_there.search(name)]
+    return in_names + [name for name, line in lines.items() if is_there.search(line)]
+
+
 def options_with(group: str, field: str) -> list[str]:
     """Return the options of ``group`` that have ``field``, written as a choice: GROUP=OPTION."""
     return [

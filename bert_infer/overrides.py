@@ -9,9 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.commands import COMMANDS
-from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.errors import OptionError, RefusedError, did_you_mean, nearest
 from bert_infer.limits import check_override
-from bert_infer.options import groups, options, options_below, values
+from bert_infer.options import groups, options, options_about, options_below, values
 from bert_infer.settings import OF_SWEEPS
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def _check_choice(override: Override, searchpath: Sequence[str]) -> None:
             continue
         if not (isinstance(option, str) and option in available):
             allowed = ", ".join(dict.fromkeys([default, *available]))
-            raise OptionError(group, written, allowed, nearest(written, available))
+            remedy = did_you_mean(options_about(group, written)) or nearest(written, available)
+            raise OptionError(group, written, allowed, remedy)
 
 
 def check_agreement(overrides: Sequence[str]) -> None:

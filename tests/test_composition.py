@@ -69,7 +69,11 @@ def test_the_default_is_the_contracts():
     ("overrides", "says"),
     [
         (["dtype=bf61"], ["dtype=bf61", "fp32", "Did you mean bf16?"]),
+        (["device=gpu"], ["device takes auto, ", "Did you mean cuda?"]),
+        (["dtype=Float32"], ["dtype takes fp32, ", "Did you mean fp32?"]),
+        (["graph=cuda"], ["graph takes auto, ", "Did you mean cuda_graphs?"]),
         (["bach=2"], ["bach", "batch", "Did you mean batch?"]),
+        (["batch_size=2"], ["batch_size", "Did you mean batch?"]),
         (["batching.max_token=5", "batching=token_budget"], ["Did you mean batching.max_tokens?"]),
         (["batch=abc"], ["batch=abc", "whole number"]),
         (["batch=1.5"], ["batch=1.5", "whole number"]),
