@@ -79,7 +79,7 @@ class Dtype(ABC):
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Return the context that forwards run in."""
-        return device.fp32_precision("ieee")
+        return device.fp32_precision("highest")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Tf32(Fp32):
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Allow TensorFloat-32."""
-        return device.fp32_precision("tf32")
+        return device.fp32_precision("high")
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class ByTable(Opaque, Blocked):
 @pytest.fixture
 def card(monkeypatch):
     """Make ``device=cuda`` such a card, and return what sets its compute capability."""
-    for name in ("torch_device", "check", "synchronize", "fp32_precision"):
+    for name in ("torch_device", "check", "synchronize"):
         monkeypatch.setattr(Cuda, name, getattr(Cpu, name))
     for name in (
         *("active", "copy_in", "copy_out", "memory_bytes"),
@@ -205,6 +205,26 @@ def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
     assert done.record["choice"]["dtype"] == dtype
     assert done.record["compute"]["ceiling_flop_per_s"] > 0
     assert "emulated_dtype" not in str(done.record["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "older", "newer"), [(Fp32(), "highest", "ieee"), (Tf32(), "high", "tf32")]
+)
+def test_both_of_pytorchs_interfaces_tell_the_precision_of_matmuls(dtype, older, newer):
+    """Inductor asks the older one as it tries kernels; of the user's, either is left as it was."""
+    matmul = torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("medium")
+    with dtype.active(Cuda()):
+        assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == (older, newer)
+    assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == ("medium", "tf32")
+    torch.set_float32_matmul_precision("highest")
+    matmul.fp32_precision = "tf32"
+    try:
+        with dtype.active(Cuda()):
+            assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == (older, newer)
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 LENGTHS = st.lists(st.sampled_from([1, 2, 3, 17, 64, 130, 512]), min_size=2, max_size=6)

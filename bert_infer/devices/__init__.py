@@ -199,13 +199,13 @@ class Device(DeviceChoice):
 
         return torch.autocast(self.torch_device().type, dtype)
 
-    @abstractmethod
     def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
         """Return the context in which fp32 matrix multiplications run in ``precision``.
 
         Args:
-            precision: "ieee" or "tf32", PyTorch's own names.
+            precision: "highest", or "high" for TensorFloat-32, PyTorch's own names.
         """
+        return _fp32_precision(precision)
 
     def reset_peak_memory(self) -> None:
         """Start counting ``peak_memory`` anew."""
@@ -294,11 +294,24 @@ class Device(DeviceChoice):
 
 
 @contextmanager
-def precision_of(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401  torch has no type for it
-    """Set PyTorch's ``fp32_precision`` of ``backend`` inside, and restore it afterwards."""
-    before = backend.fp32_precision
-    backend.fp32_precision = precision
+def _fp32_precision(precision: str) -> Iterator[None]:
+    """Set the precision of every backend's fp32 matrix multiplications inside, and restore it.
+
+    By the older of PyTorch's interfaces, which sets the newer one too. Inductor asks the older when
+    it tries kernels, and gets an error where the two disagree.
+    """
+    import torch
+
+    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    newer = [matmul.fp32_precision for matmul in matmuls]
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # they disagree already: whoever calls us has set the newer one alone
+        older = "highest"
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        torch.set_float32_matmul_precision(older)
+        for matmul, before in zip(matmuls, newer, strict=True):
+            matmul.fp32_precision = before

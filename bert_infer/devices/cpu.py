@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bert_infer import attention, linears
-from bert_infer.devices import Device, precision_of
+from bert_infer.devices import Device
 from bert_infer.environment import cpu_flags
 from bert_infer.errors import OptionError
 from bert_infer.memory import freed_is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     import torch
 
@@ -66,12 +65,6 @@ class Cpu(Device):
 
     def synchronize(self) -> None:
         """Do nothing: the processor has finished when a call returns."""
-
-    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
-        """Return the context for oneDNN's matrix multiplications."""
-        import torch
-
-        return precision_of(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
         """Return oneDNN with packed weights where it takes ``dtype``, then PyTorch's own choice."""

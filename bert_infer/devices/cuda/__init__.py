@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer import linears, scaled
 from bert_infer.counters import Counters
-from bert_infer.devices import Device, precision_of
+from bert_infer.devices import Device
 from bert_infer.devices.cuda import driver, fusing, nvml
 from bert_infer.devices.cuda.attention import (
     Blocked,
@@ -27,7 +27,6 @@ from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -177,12 +176,6 @@ class Cuda(Device):
 
         del asynchronous  # a replay never waits
         return recording.recorded(encode, recording.Recorder(), most)
-
-    def fp32_precision(self, precision: str) -> AbstractContextManager[None]:
-        """Return the context for cuBLAS' matrix multiplications."""
-        import torch
-
-        return precision_of(torch.backends.cuda.matmul, precision)
 
     def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
         """Return cuBLAS: in bfloat16 with GELU fused, in 8 bits the matmul of codes."""
