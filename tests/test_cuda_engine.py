@@ -21,6 +21,7 @@ from torch._dynamo.utils import counters
 from torch._guards import TracingContext
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
+from torch.torch_version import TorchVersion
 
 from bert_infer import ceiling, compose, linears, metrics, scaled, warmup, weights
 from bert_infer.architecture import Architecture
@@ -724,7 +725,7 @@ def test_fp8_is_multiplied_by_what_the_card_has(monkeypatch, capability, fuses, 
     ("capability", "refused"),
     [
         (HOPPER, {"int8"}),
-        (ADA, {"int8"}),
+        (ADA, {"int8"} if torch.__version__ >= (2, 12) else {"int8", "fp8"}),
         (AMPERE, {"int8", "fp8"}),
         (TURING, {"int8", "fp8", "tf32", "bf16"}),
     ],
@@ -745,6 +746,22 @@ def test_what_a_card_lacks_is_refused_before_weights_load(card, capability, refu
             compose(autocast).prepare()
     else:
         compose(autocast).prepare()
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "is_refused"),
+    [("2.11.0+cu130", ADA, True), ("2.11.0+cu130", HOPPER, False), ("2.12.0", ADA, False)],
+)
+def test_fp8_that_may_hang_is_refused(card, monkeypatch, version, capability, is_refused):
+    card(capability)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    runner = compose(["model=tiny", "engine=fused", "device=cuda", "dtype=fp8"])
+    if is_refused:
+        with pytest.raises(RefusedError, match=r"dtype=fp8 is refused.*torch 2\.11") as error:
+            runner.prepare()
+        assert "torch 2.12" in error.value.remedy
+    else:
+        assert runner.prepare().dtype.name == "fp8"
 
 
 @pytest.mark.parametrize(

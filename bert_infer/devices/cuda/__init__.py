@@ -21,7 +21,7 @@ from bert_infer.devices.cuda.attention import (
 )
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.overlap import Overlap
-from bert_infer.errors import OptionError
+from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.records import Outputs
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from bert_infer.graphs import CompileMode, Graph
     from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
+
+_ADA, _CLEARS_IN_ORDER = (8, 9), "2.12"
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,23 @@ class Cuda(Device):
         return (GeluInside if dtype is torch.bfloat16 else linears.OutOfPlace,)
 
     def fp8(self, asked: Fp8) -> Fp8:
-        """Return scales for each token and output channel."""
+        """Return scales for each token and output channel.
+
+        Raises:
+            RefusedError: this torch cannot multiply codes on other streams of an Ada card than the
+                default one. It clears there what the kernel's blocks count in, unordered with the
+                kernel (https://github.com/pytorch/pytorch/pull/177651).
+        """
+        import torch
+
         from bert_infer.fp8 import ByRow
 
+        if self.capability() == _ADA and torch.__version__ < _CLEARS_IN_ORDER:
+            raise RefusedError(
+                f"dtype=fp8 is refused: on Ada cards, as this one, torch {torch.__version__} can "
+                "hang or err in 8-bit matrix multiplications.",
+                "Install torch 2.12 or later, or use dtype=bf16.",
+            )
         return ByRow.of(asked)
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
