@@ -238,6 +238,25 @@ def test_repeats_are_one_row_with_their_mean_and_spread(sweep):
     assert "7, 8" in {row.name for row in summary.of(sweep, None).rows}
 
 
+def test_a_warning_is_of_the_repeats_that_gave_it(sweep):
+    """Seen to fail: "every run", as each configuration had a repeat with it."""
+    shutil.copytree(sweep / "7", sweep / "8")
+    loaded = [{"code": "loaded_machine", "message": f"{n} others.", "remedy": "Wait."} for n in "ab"]
+    for number in range(9):
+        edit(sweep / str(number), warnings=loaded if number in {3, 8} else [])
+    found = summary.of(sweep, None)
+    (warned,) = found.warnings
+    assert warned.where(found) == "run 3, 8"
+    assert warned.said == {("a others.", "Wait."): ["3", "8"], ("b others.", "Wait."): ["3", "8"]}
+    for number in range(9):
+        edit(sweep / str(number), throughput__sequences_per_s=9.0 if number > 6 else 1.0)
+    assert summary.of(sweep, None).doubts == "Its warnings: loaded machine (1 of 2 repeats)."
+    for number in range(9):
+        edit(sweep / str(number), warnings=loaded)
+    found = summary.of(sweep, None)
+    assert found.warnings[0].where(found) == "every run"
+
+
 def test_repeats_are_held_against_those_of_the_same_round(sweep):
     """The machine was three times as fast in the end; one is always a tenth faster than the other.
 

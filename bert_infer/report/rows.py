@@ -14,7 +14,6 @@ from bert_infer.statistics import Interval
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bert_infer.records import Caveat
     from bert_infer.report.entries import Entry
 
 _THROUGHPUT = "throughput.sequences_per_s"
@@ -89,9 +88,13 @@ class Row:
         return Interval(min(self.rates), max(self.rates)) if len(self.rates) > 1 else None
 
     @property
-    def warnings(self) -> dict[str, Caveat]:
-        """What any of its runs warns of, by code."""
-        return {warning.code: warning for entry in self.entries for warning in entry.warnings}
+    def warnings(self) -> dict[str, list[Entry]]:
+        """Which of its runs give each warning, by code."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            for code in dict.fromkeys(warning.code for warning in entry.warnings):
+                found.setdefault(code, []).append(entry)
+        return found
 
     def mean(self, key: str) -> float | None:
         """Return the mean over the repeats of a number of their records."""

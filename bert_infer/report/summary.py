@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bert_infer.report.baseline import Baseline
+    from bert_infer.report.entries import Entry
     from bert_infer.report.rows import Row
 
 
@@ -73,12 +74,12 @@ class Summary:
 
     @property
     def warnings(self) -> list[Warned]:
-        """Every warning, with the rows that give it."""
-        found: dict[str, list[Row]] = {}
+        """Every warning, with the runs that give it."""
+        found: dict[str, list[Entry]] = {}
         for row in self.rows:
-            for code in row.warnings:
-                found.setdefault(code, []).append(row)
-        return [Warned(code, tuple(warned)) for code, warned in found.items()]
+            for code, entries in row.warnings.items():
+                found.setdefault(code, []).extend(entries)
+        return [Warned(code, tuple(entries)) for code, entries in found.items()]
 
     def label(self, row: Row) -> str:
         """Return what tells ``row`` apart: its varied options, or its name where none is."""
@@ -156,18 +157,19 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Warned:
-    """A warning, and the rows that give it."""
+    """A warning, and the runs that give it."""
 
     code: str
-    rows: tuple[Row, ...]
+    entries: tuple[Entry, ...]
 
     @property
     def said(self) -> dict[tuple[str, str], list[str]]:
-        """Each message and remedy, which may have figures in it, with the rows' names."""
+        """Each message and remedy, which may have figures in it, with the runs' names."""
         found: dict[tuple[str, str], list[str]] = {}
-        for row in self.rows:
-            warning = row.warnings[self.code]
-            found.setdefault((warning.message, warning.remedy), []).append(row.name)
+        for entry in self.entries:
+            for warning in entry.warnings:
+                if warning.code == self.code:
+                    found.setdefault((warning.message, warning.remedy), []).append(entry.name)
         return found
 
     @property
@@ -177,10 +179,10 @@ class Warned:
         return f"{message} {remedy}" + (f" ({len(others)} more like it.)" if others else "")
 
     def where(self, summary: Summary) -> str:
-        """Return the names of the rows, or that it is all of them."""
-        if len(self.rows) == len(summary.rows) > 1:
+        """Return the names of the runs, or that it is all of them."""
+        if len(self.entries) == sum(summary.counts.values()) > 1:
             return "every run"
-        return f"run {', '.join(row.name for row in self.rows)}"
+        return f"run {', '.join(entry.name for entry in self.entries)}"
 
 
 def of(directory: Path, baseline: Baseline | None) -> Summary:
@@ -200,7 +202,12 @@ def of(directory: Path, baseline: Baseline | None) -> Summary:
 
 
 def _codes(row: Row) -> str:
-    return ", ".join(code.replace("_", " ") for code in row.warnings)
+    repeats = len(row.entries)
+    return ", ".join(
+        code.replace("_", " ")
+        + (f" ({len(entries)} of {repeats} repeats)" if len(entries) < repeats else "")
+        for code, entries in row.warnings.items()
+    )
 
 
 def labelled(options: Mapping[str, str], keys: Sequence[str]) -> str:
