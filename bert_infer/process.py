@@ -168,21 +168,32 @@ def started(
     ours, theirs = multiprocessing.Pipe()
     process = context.Process(target=work, args=(theirs, argument))
     with ours:
-        with theirs, variables.temporarily({**_SETTLED, **needed}), _start_method(method):
-            try:
-                if method == "forkserver":
-                    _ensure_forkserver()
-                process.start()
-            except (OSError, EOFError) as error:
-                raise ProcessError(
-                    f"No process can be started: {str(error) or type(error).__name__}.",
-                    "See what is printed above, if anything, and the limits here (ulimit -a).",
-                ) from error
         try:
+            with theirs, variables.temporarily({**_SETTLED, **needed}), _start_method(method):
+                _start(process, method)
             yield Child(process, process.pid, ours)
         finally:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def _start(process: Any, method: str) -> None:  # noqa: ANN401  each start method has its own class
+    """Start ``process``; an interruption waits until it has been sent what it is to do.
+
+    Raises:
+        ProcessError: it cannot be started.
+    """
+    try:
+        if method == "forkserver":
+            _ensure_forkserver()
+        with interruption.held_back():
+            process.start()
+    except (OSError, EOFError) as error:
+        raise ProcessError(
+            f"No process can be started: {str(error) or type(error).__name__}.",
+            "See what is printed above, if anything, and the limits here (ulimit -a).",
+        ) from error
 
 
 def _ensure_forkserver() -> None:
