@@ -42,6 +42,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def includes(self, value: float) -> bool:
+        """Tell whether ``value`` lies in it."""
+        return self.low <= value <= self.high
+
     def over(self, amount: float) -> Interval:
         """Return the interval of ``amount / x``, where this is the interval of ``x``."""
         return Interval(amount / self.high, amount / self.low)

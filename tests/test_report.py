@@ -241,7 +241,9 @@ def test_repeats_are_one_row_with_their_mean_and_spread(sweep):
 def test_a_warning_is_of_the_repeats_that_gave_it(sweep):
     """Seen to fail: "every run", as each configuration had a repeat with it."""
     shutil.copytree(sweep / "7", sweep / "8")
-    loaded = [{"code": "loaded_machine", "message": f"{n} others.", "remedy": "Wait."} for n in "ab"]
+    loaded = [
+        {"code": "loaded_machine", "message": f"{n} others.", "remedy": "Wait."} for n in "ab"
+    ]
     for number in range(9):
         edit(sweep / str(number), warnings=loaded if number in {3, 8} else [])
     found = summary.of(sweep, None)
@@ -338,6 +340,22 @@ def test_the_headline_says_whether_the_next_is_slower_at_all(sweep):
     assert "random weights" in found.doubts
     (sweep / "5" / "forwards.csv").unlink()
     assert "too few samples" in " ".join(summary.of(sweep, None).reasons)
+
+
+def test_the_headline_says_whether_the_baseline_is_slower_at_all(sweep):
+    """Seen to fail: "1.01 times the baseline (95 %: 1.00 to 1.02)", and no word more."""
+    for run in runs.below(sweep):
+        take(run, 1000.0)
+    take(sweep / "1", 10.0)
+    take(sweep / "5", 9.9)
+    found = summary.of(sweep, Baseline.parse("dtype=fp32"))
+    assert found.reasons[0].startswith("1.01 times the baseline, run 1, dtype=fp32 ")
+    assert found.reasons[0].endswith("): no difference shown.")
+    assert "no difference shown</dd>" in page.as_html(found, {})
+    take(sweep / "5", 8.0)
+    found = summary.of(sweep, Baseline.parse("dtype=fp32"))
+    assert found.reasons[0].startswith("1.25 times the baseline, run 1, dtype=fp32 ")
+    assert "no difference shown" not in page.as_html(found, {})
 
 
 def test_runs_of_other_work_are_marked(sweep):

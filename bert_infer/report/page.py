@@ -108,7 +108,10 @@ def _against_baseline(row: Row) -> tuple[str, str]:
         return figures.UNKNOWN, "it has no baseline"
     if row.entry is row.baseline.entry:
         return figures.UNKNOWN, "it is the baseline"
-    return figures.ratio(row.speedup), _sure(figures.ratio_between(row.speedup_interval))
+    interval = row.speedup_interval
+    sure = _sure(figures.ratio_between(interval))
+    unclear = ": no difference shown" if interval and interval.includes(1) else ""
+    return figures.ratio(row.speedup), sure + unclear
 
 
 def _sure(interval: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bert_infer.report.baseline import Baseline
     from bert_infer.report.entries import Entry
     from bert_infer.report.rows import Row
+    from bert_infer.statistics import Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class Summary:
         if len(best.entries) > 1:
             found.append(
                 f"The mean of {len(best.entries)} repeats, which reached "
-                f"{figures.between(best.spread)}."
+                f"{figures.between(best.spread)}; ratios are geometric means over the rounds."
             )
         return [sentence for sentence in found if sentence]
 
@@ -131,14 +132,12 @@ class Summary:
             return "It has no baseline." if len(self.rows) > 1 else ""
         if best.entry is best.baseline.entry:
             return "It is the baseline itself." if len(self.rows) > 1 else ""
-        interval = figures.ratio_between(best.speedup_interval)
-        sure = f" (95 %: {interval})" if interval else " (too few samples for an interval)"
-        other = " The two did different work." if best.same_work is False else ""
         base = best.baseline
-        return (
-            f"{figures.ratio(best.speedup)} times the baseline{sure}: run {base.name}, "
-            f"{self.label(base)}.{other}"
+        gain = (
+            f"{figures.ratio(best.speedup)} times the baseline, run {base.name}, {self.label(base)}"
         )
+        other = " The two did different work." if best.same_work is False else ""
+        return _doubted(gain, best.speedup_interval) + other
 
     def _lead(self, best: Row) -> str:
         if len(self.ranked) < 2:  # noqa: PLR2004
@@ -149,10 +148,15 @@ class Summary:
             f"{figures.ratio(ratio)} times the next, {self.label(second)}, which reaches "
             f"{figures.number(second.sequences_per_s)}"
         )
-        if interval is None:
-            return f"{lead}; too few samples to tell whether that is a difference."
-        sure = f"{lead} (95 %: {figures.ratio_between(interval)})"
-        return f"{sure}." if interval.low > 1 else f"{sure}: no difference shown."
+        return _doubted(lead, interval)
+
+
+def _doubted(gain: str, interval: Interval | None) -> str:
+    """Return a sentence on a ratio, which says whether it shows a difference."""
+    if interval is None:
+        return f"{gain}; too few samples to tell whether that is a difference."
+    sure = f"{gain} (95 %: {figures.ratio_between(interval)})"
+    return f"{sure}: no difference shown." if interval.includes(1) else f"{sure}."
 
 
 @dataclass(frozen=True, eq=False)
