@@ -73,15 +73,20 @@ def package_version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "model": cpu_model(),
         "flags": sorted(cpu_flags()),
         "cores": os.cpu_count(),
-        "cores_allowed": len(affinity(0)) if affinity else None,
+        "cores_allowed": cores_allowed(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         "memory_bytes": physical_memory_bytes(),
     }
+
+
+def cores_allowed() -> int:
+    """Return how many of the machine's cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def cpu_model() -> str | None:

@@ -260,21 +260,22 @@ def outliers(samples: NDArray[np.float64]) -> Outliers:
 
 
 def trend(samples: NDArray[np.float64]) -> float | None:
-    """Return how far timings moved from the first to the last, relative to their median.
+    """Return how far timings moved from the first to the last, relative to the first.
 
-    The slope is Theil and Sen's, which single outliers do not tilt. None for few samples, where
-    Kendall's rank correlation with time is not significant, or for a change too small to mention.
+    The slope is Theil and Sen's, which single outliers do not tilt; of logarithms, since times
+    cannot fall below zero. None for few samples, where Kendall's rank correlation with time is not
+    significant, or for a change too small to mention.
     """
-    samples, _ = _in_blocks(samples)
-    if len(samples) < FEWEST_FOR_CHANGE or np.ptp(samples) == 0:
+    blocks, size = _in_blocks(samples)
+    if len(blocks) < FEWEST_FOR_CHANGE or np.ptp(blocks) == 0:
         return None
     from scipy import stats
 
-    order = np.arange(len(samples))
-    if stats.kendalltau(order, samples).pvalue > _CERTAINTY:
+    order = size * np.arange(len(blocks))
+    if stats.kendalltau(order, blocks).pvalue > _CERTAINTY:
         return None
-    slope = stats.theilslopes(samples, order).slope
-    change = float(slope * (len(samples) - 1) / np.median(samples))
+    slope = stats.theilslopes(np.log(blocks), order).slope
+    change = float(np.expm1(slope * (len(samples) - 1)))
     return change if abs(change) > CHANGE_WORTH_SAYING else None
 
 

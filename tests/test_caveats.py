@@ -13,6 +13,7 @@ from bert_infer import compose, linears, metrics
 from bert_infer.ceiling import Ceiling, Matmul
 from bert_infer.conditions import Conditions
 from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.cuda import Cuda
 from bert_infer.drift import Drift
 from bert_infer.run_record import Record
 
@@ -121,6 +122,28 @@ def of_conditions(**changed):
 )
 def test_what_the_machine_did_beside_is_warned_of(code, changed):
     assert of_conditions(**changed) - of_conditions() == {code}
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "codes", "advice"),
+    [
+        (Cpu(), 1, {"busy_machine"}, None),
+        (Cpu(), 2, {"busy_machine"}, "set device=cpu device.threads=N"),
+        (Cpu(), 99, {"busy_machine", "more_threads_than_cores"}, "device.threads=N"),
+        (Cuda(), 99, {"busy_machine"}, None),
+    ],
+)
+def test_of_threads_only_what_can_be_changed_is_said(monkeypatch, device, threads, codes, advice):
+    """Seen to fail: "lower device.threads", at one thread and on a GPU."""
+    monkeypatch.setattr("bert_infer.caveats.machine.cores_allowed", lambda: 4)
+    record = finished(conditions=replace(QUIET, other_processes=0.2))
+    record = replace(record, prepared=replace(record.prepared, device=device))
+    record.environment = {"threads": {"intra_op": threads}, "device": {}}
+    found = {w["code"]: w for w in metrics.of(record)["warnings"]}
+    assert {"busy_machine", "more_threads_than_cores"} & found.keys() == codes
+    remedy = found["busy_machine"]["remedy"]
+    assert (advice in remedy) if advice else ("threads" not in remedy)
+    assert all("device.threads=4" in found[c]["remedy"] for c in codes - {"busy_machine"})
 
 
 def test_what_cannot_be_read_is_no_warning():

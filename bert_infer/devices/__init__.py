@@ -52,6 +52,7 @@ class Device(DeviceChoice):
         graphs: the names of graph modes that it has besides eager and compile.
         has_inductor: torch.compile's backend here is inductor, which builds C++.
         keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
+        computes_on_cores: its work is done by threads on the cores that all programs share.
         profiles: what PyTorch's profiler is to watch, by the names of its activities.
         ceiling_rows: further numbers of rows to try for the ceiling, so large that launching the
             matmul takes no time beside computing it.
@@ -65,6 +66,7 @@ class Device(DeviceChoice):
     graphs: ClassVar[frozenset[str]] = frozenset()
     has_inductor: ClassVar[bool] = True
     keeps_mask: ClassVar[bool] = False
+    computes_on_cores: ClassVar[bool] = False
     profiles: ClassVar[tuple[str, ...]] = ("CPU",)
     ceiling_rows: ClassVar[tuple[int, ...]] = ()
     in_flight: int = 1

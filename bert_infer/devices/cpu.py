@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer import attention, linears
 from bert_infer.devices import Device
@@ -37,6 +37,7 @@ class Cpu(Device):
     keep_memory: bool = True
 
     name = "cpu"
+    computes_on_cores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
