@@ -232,6 +232,8 @@ def test_a_recording_is_warmed_up_on_a_stream_of_its_own_and_shares_its_pool(cud
     ("broken", "raised"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), RuntimeError),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), RuntimeError),
         (RuntimeError("operation not permitted\nCUDA kernel errors"), UnrecordableError),
     ],
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bert_infer import attempts
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import UnrecordableError
 
@@ -92,7 +93,8 @@ class Recorder:
 
         Raises:
             UnrecordableError: the work does something that a graph cannot record.
-            torch.OutOfMemoryError: the card has too little memory left.
+            torch.OutOfMemoryError: the card has too little memory left; of a library's own lack of
+                it, a RuntimeError.
         """
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -113,7 +115,7 @@ def _cause(error: RuntimeError) -> Exception:
     """Return what broke a recording; ending a broken one raises an ``error`` of its own."""
     first = error.__context__ or error
     for cause in (error, first):
-        if isinstance(cause, torch.OutOfMemoryError):
+        if isinstance(cause, Exception) and attempts.ran_out(cause):
             return cause
     reason = str(first).partition("\n")[0]
     return UnrecordableError(
