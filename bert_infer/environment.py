@@ -31,12 +31,16 @@ _PACKAGES = (
     "scipy",
 )
 _VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "KMP_AFFINITY",
-    "LD_PRELOAD",
-    "CUDA_VISIBLE_DEVICES",
+    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"),
+    *("MKL_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("LD_PRELOAD", "MALLOC_CONF"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    *("CUDA_LAUNCH_BLOCKING", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_FREEZING", "TRITON_DEFAULT_FP_FUSION"),
 )
+"""Variables that change what is computed, or how fast; those that are set are recorded."""
 
 
 def describe(device: Device) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def describe(device: Device) -> dict[str, Any]:
             "intra_op": torch.get_num_threads(),
             "inter_op": torch.get_num_interop_threads(),
         },
-        "variables": {name: os.environ.get(name) for name in _VARIABLES},
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "device": {"kind": device.name} | device.describe(),
         "measurement": describe_clock(),
         "git_commit": _git_commit(),

@@ -138,7 +138,7 @@ def test_of_threads_only_what_can_be_changed_is_said(monkeypatch, device, thread
     monkeypatch.setattr("bert_infer.caveats.machine.cores_allowed", lambda: 4)
     record = finished(conditions=replace(QUIET, other_processes=0.2))
     record = replace(record, prepared=replace(record.prepared, device=device))
-    record.environment = {"threads": {"intra_op": threads}, "device": {}}
+    record.environment = {"threads": {"intra_op": threads}, "device": {}, "variables": {}}
     found = {w["code"]: w for w in metrics.of(record)["warnings"]}
     assert {"busy_machine", "more_threads_than_cores"} & found.keys() == codes
     remedy = found["busy_machine"]["remedy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
@@ -11,13 +12,15 @@ import psutil
 import pynvml
 import pytest
 import torch
+from test_metrics import finished
 
-from bert_infer import compose
+from bert_infer import compose, environment, metrics
 from bert_infer.conditions import between, snapshot
 from bert_infer.counters import Counted
 from bert_infer.devices import auto, cuda
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
+from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.errors import RefusedError
 
 
@@ -169,6 +172,45 @@ def test_the_drivers_version_is_the_kernels_or_where_that_is_hidden_nvmls(
     assert cuda.driver.version() is None
 
 
+def test_a_cards_power_limit_is_part_of_the_environment(nvml, monkeypatch):
+    properties = SimpleNamespace(uuid="0123", name="H200", major=9, minor=0, total_memory=1 << 37)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
+    nvml.nvmlDeviceGetEnforcedPowerLimit.return_value = 700_000  # milliwatts
+    assert Cuda(fuses=False).describe()["power_limit_w"] == 700.0
+    nvml.nvmlDeviceGetEnforcedPowerLimit.side_effect = pynvml.NVMLError_NotSupported()
+    assert Cuda(fuses=False).describe()["power_limit_w"] is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({}, {}),
+        ({"CUDA_LAUNCH_BLOCKING": "0"}, {}),
+        ({"CUDA_LAUNCH_BLOCKING": "1"}, dict.fromkeys(("fp32", "tf32", "bf16"), "launch_blocking")),
+        ({"NVIDIA_TF32_OVERRIDE": "0"}, {"tf32": "tf32_overruled"}),
+        ({"NVIDIA_TF32_OVERRIDE": "1"}, {"fp32": "tf32_overruled"}),
+    ],
+)
+def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
+    for dtype in (Fp32(), Tf32(), Bf16()):
+        found = {caveat.code: caveat for caveat in Cuda().overruled(dtype, variables)}
+        assert set(found) == {warned[dtype.name]} if dtype.name in warned else not found
+        assert all(name in c.message for name in variables for c in found.values())
+        assert list(Cpu().overruled(dtype, variables)) == []
+
+
+def test_variables_that_are_set_are_recorded(monkeypatch):
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    recorded = environment.describe(Cpu())["variables"]
+    assert recorded["CUDA_LAUNCH_BLOCKING"] == "1"
+    assert "LD_PRELOAD" not in recorded
+    card = replace(finished(), environment={"variables": recorded, "threads": {"intra_op": 1}})
+    card.environment["device"] = {}
+    card.prepared = replace(card.prepared, device=Cuda())
+    assert "launch_blocking" in {w["code"] for w in metrics.of(card)["warnings"]}
+
+
 @pytest.fixture
 def driver(monkeypatch):
     """A machine that seems to have a GPU, and a build of torch for CUDA 13.0."""
@@ -213,6 +255,15 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     nvml.nvmlSystemGetCudaDriverVersion_v2.return_value = 13000
     with pytest.raises(RefusedError, match="the driver has none"):
         Cuda().check()
+    for visible in ("", "7"):
+        cuda.driver.unusable.cache_clear()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(
+            RefusedError, match=f"CUDA_VISIBLE_DEVICES='{visible}' leaves"
+        ) as hidden:
+            Cuda().check()
+        assert hidden.value.remedy.startswith("Unset CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     cuda.driver.unusable.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(RefusedError, match="is built without CUDA"):
@@ -226,6 +277,9 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     with pytest.raises(RefusedError, match=r"device.index=2 is refused: .* 0 to 1"):
         Cuda(index=2).check()
     Cuda(index=1).check()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(RefusedError, match=r"0 to 1 with CUDA_VISIBLE_DEVICES=2,3"):
+        Cuda(index=2).check()
     assert isinstance(auto.Auto().resolve(), Cuda)
 
 

@@ -19,6 +19,8 @@ def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[
     """Yield where another choice may serve better, or was made in vain."""
     yield from _workload(prepared)
     yield from _choice(prepared, emulated=record.emulated)
+    if record.environment:
+        yield from prepared.device.overruled(prepared.dtype, record.environment["variables"])
     yield from _counted(prepared, figures["accelerator"])
 
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from bert_infer.attention import Attention
     from bert_infer.counters import Counters
     from bert_infer.devices.overlap import Overlap
+    from bert_infer.dtypes import Dtype
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode
     from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
+    from bert_infer.records import Caveat
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -270,6 +272,11 @@ class Device(DeviceChoice):
         """Tell whether ``dtype`` is emulated by another format, which is slow."""
         del dtype
         return False
+
+    def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
+        """Yield a warning of each environment variable that overrules a run in ``dtype`` here."""
+        del dtype, variables
+        yield from ()
 
     def readings(self) -> dict[str, float]:
         """Return the accelerator's clock, temperature and the like, units in the names."""

@@ -27,12 +27,12 @@ class Auto(DeviceChoice):
         if not driver.is_here():
             return Cpu()
         if complaint := driver.unusable() or driver.without_kernels(0):
-            _tell(complaint)
+            _tell(complaint.why)
             return Cpu()
         return Cuda()
 
 
 @cache
-def _tell(complaint: str) -> None:
+def _tell(why: str) -> None:
     """Warn once that there is a driver, but that PyTorch cannot use it."""
-    _LOG.warning("device=auto takes the CPU: torch %s", complaint)
+    _LOG.warning("device=auto takes the CPU: torch %s", why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bert_infer import linears, scaled
 from bert_infer.counters import Counters
 from bert_infer.devices import Device
-from bert_infer.devices.cuda import driver, fusing, nvml
+from bert_infer.devices.cuda import driver, fusing, nvml, overruling
 from bert_infer.devices.cuda.attention import (
     Blocked,
     Efficient,
@@ -26,7 +27,7 @@ from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import torch
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from bert_infer.architecture import Architecture
     from bert_infer.attention import Attention
     from bert_infer.devices import Function
+    from bert_infer.dtypes import Dtype
     from bert_infer.engines import Encode
     from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
     from bert_infer.layouts import Batch
     from bert_infer.linears import MakeLinear
+    from bert_infer.records import Caveat
 
 _ADA, _CLEARS_IN_ORDER = (8, 9), "2.12"
 
@@ -86,7 +89,9 @@ class Cuda(Device):
 
         if self.index >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
-            raise OptionError("device.index", self.index, f"0 to {last} on this machine")
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            among = f"with CUDA_VISIBLE_DEVICES={visible}" if visible else "on this machine"
+            raise OptionError("device.index", self.index, f"0 to {last} {among}")
         driver.check_card(self.index)
         if self.fuses and not self._can_fuse():
             raise OptionError(
@@ -254,7 +259,7 @@ class Cuda(Device):
         return torch.cuda.max_memory_allocated(self.index)
 
     def describe(self) -> dict[str, Any]:
-        """Return the card's name and capability, CUDA's version, whether layers are compiled."""
+        """Return the card's name, capability and power limit, and the software under it."""
         import torch
 
         properties = torch.cuda.get_device_properties(self.index)
@@ -265,7 +270,12 @@ class Cuda(Device):
             "cuda": torch.version.cuda,
             "fuses": self.compiles_regions,
             "driver": driver.version(),
+            "power_limit_w": nvml.of(self._uuid(), nvml.power_limit_w, None),
         }
+
+    def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
+        """Yield warnings of CUDA's own variables."""
+        return overruling.warnings(dtype, variables)
 
     def readings(self) -> dict[str, float]:
         """Return the card's clocks, temperature and power."""

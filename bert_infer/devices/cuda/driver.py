@@ -8,10 +8,12 @@ import re
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from bert_infer.devices.cuda import nvml
 from bert_infer.errors import RefusedError
 
+_BUILDS = "https://pytorch.org/get-started/locally"
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
@@ -26,35 +28,8 @@ def check() -> None:
             "device=cuda is refused: this machine has no NVIDIA driver.",
             "Use device=cpu or device=auto.",
         )
-    import torch
-
     if complaint := unusable():
-        raise RefusedError(
-            f"device=cuda is refused: torch {torch.__version__} {complaint}",
-            "Update the driver, install a build of torch that fits it "
-            "(https://pytorch.org/get-started/locally), or use device=cpu.",
-        )
-
-
-@cache
-def unusable() -> str | None:
-    """Return why torch can use no GPU, to end a sentence with; None if it can.
-
-    Cached, as torch itself warns only once.
-    """
-    import torch
-
-    if torch.version.cuda is None:
-        return "is built without CUDA."
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            return None
-    reason = str(said[0].message).partition("\n")[0] if said else "the driver has none."
-    return (
-        f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
-        f"({version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}."
-    )
+        raise complaint.as_error()
 
 
 def check_card(index: int) -> None:
@@ -63,27 +38,72 @@ def check_card(index: int) -> None:
     Raises:
         RefusedError: naming ``device``.
     """
-    import torch
-
     if complaint := without_kernels(index):
-        raise RefusedError(
-            f"device=cuda is refused: torch {torch.__version__} {complaint}",
-            "Install a build of torch that has them (https://pytorch.org/get-started/locally: for "
-            "an older card one for an older CUDA), or use device=cpu.",
+        raise complaint.as_error()
+
+
+class Complaint(NamedTuple):
+    """Why a GPU cannot be used.
+
+    Attributes:
+        why: a sentence on torch, without its subject.
+        remedy: what to do besides not using it.
+    """
+
+    why: str
+    remedy: str
+
+    def as_error(self) -> RefusedError:
+        """Return the error that refuses it."""
+        import torch
+
+        return RefusedError(
+            f"device=cuda is refused: torch {torch.__version__} {self.why}",
+            f"{self.remedy}, or use device=cpu.",
         )
 
 
-def without_kernels(index: int) -> str | None:
-    """Return why torch has no kernels for the card, to end a sentence with; None if it has."""
+@cache
+def unusable() -> Complaint | None:
+    """Return why torch can use no GPU; None if it can.
+
+    Cached, as torch itself warns only once.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        return Complaint("is built without CUDA.", f"Install a build for CUDA ({_BUILDS})")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not said:
+        return Complaint(
+            f"finds no GPU: CUDA_VISIBLE_DEVICES={visible!r} leaves none of this machine's.",
+            "Unset CUDA_VISIBLE_DEVICES, or name GPUs in it that `nvidia-smi -L` lists",
+        )
+    reason = str(said[0].message).partition("\n")[0] if said else "the driver has none."
+    return Complaint(
+        f"finds no GPU it can use: {reason} It is built for CUDA {torch.version.cuda}; the driver "
+        f"({version() or 'version unknown'}) serves {nvml.cuda_version() or 'none'}.",
+        f"Update the driver, install a build of torch that fits it ({_BUILDS})",
+    )
+
+
+def without_kernels(index: int) -> Complaint | None:
+    """Return that torch has no kernels for the card; None if it has."""
     import torch
 
     capability, built_for = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
     if not built_for or any(_serves(built, capability) for built in built_for):
         return None
     major, minor = capability
-    return (
+    return Complaint(
         f"has no kernels for GPU {index}, whose compute capability is {major}.{minor}: it is built "
-        f"for {', '.join(built_for)}."
+        f"for {', '.join(built_for)}.",
+        f"Install a build of torch that has them ({_BUILDS}: for an older card one for an older "
+        "CUDA)",
     )
 
 

@@ -52,6 +52,11 @@ def energy_j(card: Any) -> float:  # noqa: ANN401  an untyped handle
     return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(card)) / 1e3
 
 
+def power_limit_w(card: Any) -> float:  # noqa: ANN401  an untyped handle
+    """Return the watts that the card is held to, by its maker or its owner."""
+    return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(card)) / 1e3
+
+
 def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  an untyped handle
     """Return the ids of other processes that compute on the card.
 
