@@ -1,3 +1,4 @@
+import csv
 import shutil
 
 import numpy as np
@@ -136,6 +137,35 @@ def test_what_pandas_writes_for_nothing_is_no_text(tmp_path):
     path = tmp_path / "table.jsonl"
     path.write_text('{"text": "one"}\n{"text": NaN}\n{"text": null}\n')
     assert strings(Table(str(path))) == ["one", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("ending", "sign", "delimiter"),
+    [
+        ("csv", ";", ";"),
+        ("csv", "\t", "\\t"),
+        ("csv", "|", "|"),
+        ("tsv", "\t", None),
+        ("tsv", ",", ","),
+    ],
+)
+def test_cells_may_have_another_sign_between_them(tmp_path, ending, sign, delimiter):
+    """Seen to fail: the whole header was offered as the one column."""
+    path = tmp_path / f"table.{ending}"
+    rows = [["id", "text"], ["1", "Hello, world; and | you"], ["2", "b"]]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=sign).writerows(rows)
+    assert strings(Table(str(path), delimiter=delimiter)) == [row[1] for row in rows[1:]]
+    if delimiter:
+        with pytest.raises(OptionError, match=r"column of .*table") as error:
+            Table(str(path)).check()
+        assert f'input.delimiter="{delimiter}"' in error.value.remedy
+
+
+@pytest.mark.parametrize(("path", "delimiter"), [("a.csv", ""), ("a.csv", "::"), ("a.jsonl", ";")])
+def test_delimiters_that_cannot_be_are_refused(path, delimiter):
+    with pytest.raises(OptionError, match=r"delimiter=.* is refused"):
+        Table(path, delimiter=delimiter)
 
 
 def test_a_cell_may_be_a_book(tmp_path):

@@ -1,4 +1,4 @@
-"""One column of a .jsonl, .csv or .parquet file."""
+"""One column of a .jsonl, .csv, .tsv or .parquet file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.errors import InputError, OptionError, nearest
 from bert_infer.inputs import FileInput, is_unicode
@@ -21,15 +21,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table(FileInput):
-    """One column of a table file; an empty or absent cell is an empty text."""
+    """One column of a table file; an empty or absent cell is an empty text.
+
+    Attributes:
+        delimiter: what is between the cells of a line; None: a comma in a .csv, a tab in a .tsv.
+    """
 
     path: str
     column: str = "text"
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is None:
+            return
+        written = self.delimiter.replace("\\t", "\t")  # as a shell gives it
+        object.__setattr__(self, "delimiter", written)
+        if len(written) != 1 or written in '\r\n"':
+            raise OptionError("delimiter", self.delimiter, "one character, such as ; or \\t")
+        if not issubclass(_FORMATS.get(self._suffix, _Csv), _Csv):
+            raise OptionError("delimiter", self.delimiter, f"null for a {self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.path).suffix.lower()
 
     def check(self) -> None:
         """Refuse a file that cannot be read, an unknown format and a missing column."""
         super().check()
-        if Path(self.path).suffix.lower() not in _FORMATS:
+        if self._suffix not in _FORMATS:
             raise OptionError("input.path", self.path, f"a file ending in {', '.join(_FORMATS)}")
         next(self.texts(), None)
 
@@ -40,7 +59,7 @@ class Table(FileInput):
             OptionError: there is no such column, or it holds no text.
             InputError: there are several such columns, or a place in the file cannot be read.
         """
-        file = _FORMATS[Path(self.path).suffix.lower()](self.path)
+        file = _FORMATS[self._suffix](self.path, self.delimiter)
         names = file.columns(self.column)
         if names.count(self.column) > 1:
             raise InputError(
@@ -52,7 +71,7 @@ class Table(FileInput):
                 "input.column",
                 self.column,
                 f"a column of {self.path}: {', '.join(names)}",
-                nearest(self.column, names),
+                file.advice(names) or nearest(self.column, names),
             )
         for position, cell in enumerate(file.cells(self.column) if names else ()):
             yield Text(position, "" if cell is None else cell)
@@ -61,8 +80,14 @@ class Table(FileInput):
 class _File(ABC):
     """A table file of one format."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, delimiter: str | None) -> None:
         self.path = path
+        self.delimiter = delimiter
+
+    def advice(self, names: list[str]) -> str:
+        """Return why the wanted column may be missing among ``names``; empty if unknown."""
+        del names
+        return ""
 
     @abstractmethod
     def columns(self, wanted: str) -> list[str]:
@@ -123,7 +148,16 @@ def _constant(name: str) -> float | None:
 
 
 class _Csv(_File):
-    """Comma-separated values under a header line; a quoted cell may hold line ends."""
+    """Values with delimiters between them under a header line; a quoted one may hold line ends."""
+
+    usual: ClassVar[str] = ","
+
+    def advice(self, names: list[str]) -> str:
+        other = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0]), None)
+        if other is None:
+            return ""
+        shown = other.replace("\t", "\\t")
+        return f"Its cells seem to have another sign between them: 'input.delimiter=\"{shown}\"'."
 
     def columns(self, wanted: str) -> list[str]:
         del wanted
@@ -137,7 +171,7 @@ class _Csv(_File):
             if len(row) > len(names):
                 raise InputError(
                     f"{self.path}, line {line}: {len(row)} cells under {len(names)} names.",
-                    "Quote a text that holds a comma.",
+                    "Quote a text that holds the delimiter.",
                 )
             yield row[place] if place < len(row) else None
 
@@ -152,13 +186,19 @@ class _Csv(_File):
         csv.field_size_limit(sys.maxsize)  # a cell may be a book
         with Path(self.path).open("rb") as file:
             lines = (text.string for text in decoded(file, self.path, keep_ends=True))
-            rows = csv.reader(lines, strict=True)
+            rows = csv.reader(lines, delimiter=self.delimiter or self.usual, strict=True)
             try:
                 yield from ((rows.line_num, row) for row in rows if row)
             except csv.Error as error:
                 raise InputError(
                     f"{self.path}, line {rows.line_num}: {error}.", "Correct the quoting."
                 ) from None
+
+
+class _Tsv(_Csv):
+    """The same with tabs."""
+
+    usual: ClassVar[str] = "\t"
 
 
 class _Parquet(_File):
@@ -202,4 +242,9 @@ class _Parquet(_File):
         )
 
 
-_FORMATS: dict[str, type[_File]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
+_FORMATS: dict[str, type[_File]] = {
+    ".jsonl": _JsonLines,
+    ".csv": _Csv,
+    ".tsv": _Tsv,
+    ".parquet": _Parquet,
+}
