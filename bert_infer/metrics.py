@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)
 _LENGTH_BINS = 20
+_LEAST_ENERGY_S = 1.0
+"""Counters of energy move 10 to 50 times a second (Yang et al., 2023, arXiv:2312.02741)."""
 
 
 def of(record: Record) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _figures(record: Record, samples: Samples | None) -> dict[str, Any]:
             "peak_device_bytes": record.peak_device_bytes,
             "device_bytes": _device_bytes(record.environment),
         },
-        "accelerator": record.counted.as_json() if record.counted else None,
+        "accelerator": _accelerator(record),
         "drift": asdict(record.drift) if record.drift else None,
         "measurement": _measurement(record, samples),
         "provenance": {
@@ -206,6 +208,13 @@ def _compute(record: Record) -> dict[str, Any]:
         "ceiling_flop_per_s": ceiling,
         "fraction_of_ceiling": flop_per_s / ceiling if ceiling and flop_per_s else None,
     }
+
+
+def _accelerator(record: Record) -> dict[str, Any] | None:
+    counted = record.counted.as_json() if record.counted else None
+    if counted and (record.phases.seconds["measure"] or 0.0) < _LEAST_ENERGY_S:
+        counted["measured_energy_j"] = None
+    return counted
 
 
 def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def test_what_the_other_side_takes_is_no_energy_of_this_one(schedule, energy_j):
     runner = compose(["model=tiny", "drift.texts=0", "text=Good morning BERT!"])
     prepared, record = replace(runner.prepare(), device=Metered()), runner.new_record()
     execute(prepared, record, schedule=schedule)
+    assert metrics.of(record)["accelerator"]["measured_energy_j"] is None, "too short for a counter"
+    record.phases.seconds["measure"] = 2.0
     counted = metrics.of(record)["accelerator"]
     assert counted["measured_energy_j"] == energy_j
     assert counted["measured_compilations"] == 0

@@ -142,7 +142,7 @@ _LIMITS = {
     "temperature": pynvml.NVML_PERF_POLICY_THERMAL,
     "boost with other cards": pynvml.NVML_PERF_POLICY_SYNC_BOOST,
     "board limit": pynvml.NVML_PERF_POLICY_BOARD_LIMIT,
-    "reliability": pynvml.NVML_PERF_POLICY_RELIABILITY,
 }
 """What is counted, by NVML's policies. Its newer counters, one for each reason, are not used: their
-numbers changed from one release of the library to the next."""
+numbers changed from one release of the library to the next. "Reliability" is left out: a card at
+its highest clock may give it as the reason that it goes no higher."""
