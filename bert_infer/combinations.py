@@ -67,7 +67,7 @@ class Combination(NamedTuple):
             variables = {**config.hydra.job.env_set, **runner.variables()}
         return cls(
             config,
-            Planned(of_run(overrides), prepared.content_hash()),
+            Planned(of_run(overrides), prepared.content()),
             runner.preload,
             Place(prepared.device, frozenset(variables.items())),
             alternatives(metrics.choice(prepared), overrides),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bert_infer.devices import Device
+    from bert_infer.preparation import Content
     from bert_infer.report import Baseline
     from bert_infer.settings import SweepSettings
 
@@ -22,11 +23,16 @@ class Planned(NamedTuple):
 
     Attributes:
         overrides: as on the command line, short forms expanded.
-        content_hash: as in metrics.json; repeats share it.
+        content: what it computes; repeats share it.
     """
 
     overrides: tuple[str, ...]
-    content_hash: str
+    content: Content
+
+    def content_hash(self, tokens: str | None = None) -> str:
+        """Return the hash of what it computes, or would compute of other ``tokens``, by theirs."""
+        content = self.content if tokens is None else self.content._replace(input=tokens)
+        return content.hash
 
 
 class Place(NamedTuple):
@@ -80,8 +86,9 @@ def missing(planned: Sequence[Planned], done: Counter[str]) -> list[Planned]:
     left = done.copy()
     result = []
     for run in planned:
-        if left[run.content_hash] > 0:
-            left[run.content_hash] -= 1
+        content_hash = run.content_hash()
+        if left[content_hash] > 0:
+            left[content_hash] -= 1
         else:
             result.append(run)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,25 @@ if TYPE_CHECKING:
     from bert_infer.records import ModelFiles, Tokens
     from bert_infer.runner import Runner
     from bert_infer.weights import WeightsSource
+
+
+class Content(NamedTuple):
+    """What tells runs apart.
+
+    Attributes:
+        configuration: a hash of it.
+        model: what identifies its architecture and its weights.
+        input: a hash of its tokens.
+    """
+
+    configuration: str
+    model: list[Any]
+    input: str
+
+    @property
+    def hash(self) -> str:
+        """A hash of it all, ``run.content_hash`` in metrics.json."""
+        return environment.digest([self.configuration, *self.model, self.input])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +78,10 @@ class Prepared:
     tokenizer_provenance: dict[str, Any]
     source: WeightsSource
 
-    def content_hash(self) -> str:
-        """Return a hash of what tells runs apart: configuration, model, weights and input."""
+    def content(self) -> Content:
+        """Return what tells runs apart."""
         model = [self.architecture.encoder_config, weights.identity(self.source)]
-        return environment.digest([self.runner.digest(), *model, self.tokens.sha256])
+        return Content(self.runner.digest(), model, self.tokens.sha256)
 
 
 def prepare(runner: Runner) -> Prepared:

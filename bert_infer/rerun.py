@@ -46,7 +46,7 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
     with chdir(where):
         runner = recorded_runner(before)
         runner.input.check_is_repeatable()
-        found = runner.prepare().content_hash()
+        found = runner.prepare().content().hash
         if (before / "metrics.json").is_file():
             recorded = files.read_json_object(before / "metrics.json").get("run", {})
             if recorded.get("content_hash") not in {None, found}:

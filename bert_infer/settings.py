@@ -23,8 +23,8 @@ class Until:
         max_s: seconds of measured passes after which to stop all the same.
     """
 
-    relative_ci: float | None
-    max_s: float
+    relative_ci: float | None = None
+    max_s: float = 60
 
     def __post_init__(self) -> None:
         if self.relative_ci is not None and not 0 < self.relative_ci < 1:
@@ -117,7 +117,7 @@ class Order(Enum):
 
 
 class IfChanged(Enum):
-    """What a resumed sweep does with runs that another machine or other versions made."""
+    """What a resumed sweep does with runs of other versions, another machine or another text."""
 
     refuse = "refuse"
     rerun = "rerun"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import console, files, status
@@ -15,6 +17,7 @@ from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.isolated import Isolated, environment_at
 from bert_infer.overrides import key_of, quoted
 from bert_infer.plan import missing, ordered
+from bert_infer.runs import at
 from bert_infer.settings import IfChanged, Isolation
 from bert_infer.task import Task
 from bert_infer.worker import Watch
@@ -49,10 +52,16 @@ def carry_out(plan: Plan) -> int:
         left = missing(wanted, done)
         if len(left) < len(wanted):
             console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
+        before = len(_runs(directory))
         try:
             failed = bool(left) and _launch(plan, directory, left)
         finally:
             _sum_up(plan, directory)
+            if not_made := len(left) - (len(_runs(directory)) - before):
+                console.show_text(
+                    f"Not started: {not_made} of {len(left)} runs. To make them, and what failed: "
+                    f"python run.py --multirun {shlex.quote(f'resume={directory}')}"
+                )
     return int(failed)
 
 
@@ -89,11 +98,16 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
     """Count the runs that need not be made again, by their content's hash.
 
     Raises:
-        RefusedError: other versions or another machine made some, and ``if_changed`` says refuse;
-            or one is still being made.
+        RefusedError: other versions, another machine or another input made some, and
+            ``if_changed`` says refuse; or one is still being made.
     """
-    asked = {run.content_hash for run in plan.runs}
-    complete: dict[Path, str] = {}
+
+    @cache
+    def asked(tokens: str) -> dict[str, Planned]:
+        return {run.content_hash(tokens): run for run in plan.runs}
+
+    complete: dict[Path, Planned] = {}
+    changed: dict[Path, list[str]] = {}
     for path in _runs(directory):
         if not (path / "metrics.json").exists():
             raise RefusedError(
@@ -105,11 +119,15 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         except RefusedError as error:
             console.show_text(f"{error.message} Run {path.name} does not count as made.")
             continue
-        content_hash = str(metrics.get("run", {}).get("content_hash"))
-        if metrics.get("status") == "ok" and content_hash in asked:
-            complete[path] = content_hash
+        tokens = str(at(metrics, "provenance.input.sha256"))
+        run = asked(tokens).get(str(at(metrics, "run.content_hash")))
+        if run is None or metrics.get("status") != "ok":
+            continue
+        complete[path] = run
+        if tokens != run.content.input:
+            changed[path] = [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
     if complete and plan.settings.if_changed is not IfChanged.keep:
-        changed = _changed(complete, plan)
+        changed |= _changed(complete.keys() - changed.keys(), plan)
         if changed and plan.settings.if_changed is IfChanged.refuse:
             path, lines = next(iter(changed.items()))
             raise RefusedError(
@@ -117,8 +135,8 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
                 f"otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
                 "Choose if_changed=rerun or if_changed=keep.",
             )
-        complete = {path: name for path, name in complete.items() if path not in changed}
-    return Counter(complete.values())
+        complete = {path: run for path, run in complete.items() if path not in changed}
+    return Counter(run.content_hash() for run in complete.values())
 
 
 def _changed(complete: Iterable[Path], plan: Plan) -> dict[Path, list[str]]:

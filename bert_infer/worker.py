@@ -109,7 +109,7 @@ def carry_out(
         record = runner.new_record(isolation)
         kept.follow(record)
         prepared = runner.prepare()
-        record.run["content_hash"] = prepared.content_hash()
+        record.run["content_hash"] = prepared.content().hash
         sinks = runner.sinks(prepared.tokens)
         batch, computed = execute(prepared, record, sinks, progress, schedule)
         with record.phases("write"):

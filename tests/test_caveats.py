@@ -54,6 +54,7 @@ def test_nothing_to_warn_of():
         ("batch_ignored", ["batch=8", "batching=token_budget"], RAGGED),
         ("no_interval", ["iterations=2"], ["a"]),
         ("autocast", ["dtype=bf16_autocast"], ["a"]),
+        ("max_s_ignored", ["until.max_s=0.05"], ["a"]),
         ("until_not_reached", ["until.relative_ci=0.0001", "until.max_s=0.05"], ["a"]),
     ],
 )

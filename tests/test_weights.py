@@ -238,7 +238,7 @@ def test_a_model_whose_configuration_changes_is_another_one(tmp_path):
     for changed in ({}, {"num_hidden_layers": 1}, {"layer_norm_eps": 1e-5}, {}):
         (tmp_path / "config.json").write_text(json.dumps(config | changed))
         runner = compose([f"model.name={tmp_path}", "model.weights=random"])
-        found.add(runner.prepare().content_hash())
+        found.add(runner.prepare().content().hash)
     assert len(found) == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.records import Caveat
+from bert_infer.settings import Until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,7 @@ def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[
     """Yield where another choice may serve better, or was made in vain."""
     yield from _workload(prepared)
     yield from _choice(prepared, emulated=record.emulated)
+    yield from _until(prepared.runner.until)
     if record.environment:
         yield from prepared.device.overruled(prepared.dtype, record.environment["variables"])
     yield from _counted(prepared, figures["accelerator"])
@@ -77,6 +79,15 @@ def _choice(prepared: Prepared, *, emulated: bool) -> Iterator[Caveat]:
             "Autocast converts weights and activations anew in every forward, which inference "
             "seldom needs.",
             f"Compare speed and drift with dtype={dtype.autocast_to}, which converts weights once.",
+        )
+
+
+def _until(until: Until) -> Iterator[Caveat]:
+    if until.relative_ci is None and until.max_s != Until.max_s:
+        yield Caveat(
+            "max_s_ignored",
+            f"until.max_s={until.max_s:g} has no effect without until.relative_ci.",
+            "Set until.relative_ci=0.02, say, or iterations=N.",
         )
 
 
