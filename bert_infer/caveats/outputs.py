@@ -56,7 +56,8 @@ def _outputs(record: Record, prepared: Prepared) -> Iterator[Caveat]:
         yield Caveat(
             "empty_texts",
             f"Empty texts were skipped: {workload.skipped}.",
-            "Nothing to do; outputs keep the positions that the others have in the input.",
+            "A table's missing cell is an empty text, too. Outputs keep the positions that the "
+            "others have in the input.",
         )
 
 
