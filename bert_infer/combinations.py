@@ -99,5 +99,9 @@ def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
         for reason, combinations in refused.items()
     ]
     return RefusedError(
-        f"{count} of {runs} runs are refused, and none is started.\n" + "\n".join(lines), ""
+        f"{count} of {runs} runs are refused, and none is started.\n" + "\n".join(lines),
+        "Leave these out. Two sweeps can share a directory: --multirun resume=DIR KEY=VALUE,VALUE "
+        "adds to the first."
+        if count < runs
+        else "",
     )

@@ -28,7 +28,7 @@ from bert_infer.overrides import (
     unknown_key,
 )
 from bert_infer.runner import Runner
-from bert_infer.schema import checked, interpolation_refused, type_of
+from bert_infer.schema import checked, closest, interpolation_refused, type_of
 from bert_infer.settings import DriftSettings, Settings, SweepSettings, Until
 
 if TYPE_CHECKING:
@@ -251,10 +251,9 @@ def _misfit(error: Exception, defaults: DictConfig) -> RefusedError:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(key, defaults)
     override = str(error).removeprefix("Error merging override ")
-    return RefusedError(
-        f"{override} is refused: {key} takes {_taken_by(key, defaults)}.",
-        f"{str(cause.msg).splitlines()[0].rstrip('.')}.",
-    )
+    taken, remedy = _taken_by(key, override.partition("=")[2], defaults)
+    reason = f"{str(cause.msg).splitlines()[0].rstrip('.')}."
+    return RefusedError(f"{override} is refused: {key} takes {taken}.", remedy or reason)
 
 
 def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
@@ -276,14 +275,16 @@ def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
     return unknown_key(key, [f"{parent}.{name}" for name in keys])
 
 
-def _taken_by(key: str, defaults: DictConfig) -> str:
-    """Return what kind of value Hydra takes for ``key``."""
+def _taken_by(key: str, given: str, defaults: DictConfig) -> tuple[str, str]:
+    """Return what kind of value Hydra takes for ``key``, and which one is near the ``given``."""
     from omegaconf import OmegaConf
 
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(defaults, parent)
     content: Any = OmegaConf.to_container(node, resolve=False)
     if isinstance(keys := content.get(name), dict):
-        return f"keys of its own: {', '.join(f'{key}.{k}' for k in keys)}".removesuffix(": ")
+        return f"keys of its own: {', '.join(f'{key}.{k}' for k in keys)}".removesuffix(": "), ""
     schema = OmegaConf.get_type(node)
-    return type_of(schema, name) if is_dataclass(schema) else "a value of another kind"
+    if not is_dataclass(schema):
+        return "a value of another kind", ""
+    return type_of(schema, name), closest(schema, name, given)

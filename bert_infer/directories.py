@@ -74,7 +74,9 @@ def check_writable(root: Path, remedy: str) -> None:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0" * _PROBE_BYTES)
     except OSError as error:
-        raise RunDirectoryError(f"The run directory cannot be written: {error}.", remedy) from None
+        raise RunDirectoryError(
+            f"The run directory cannot be written: {there}: {error.strerror}.", remedy
+        ) from None
 
 
 def claimed(directory: Path, *, is_chosen: bool) -> Path:

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.commands import COMMANDS
@@ -240,7 +241,7 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
     from hydra.errors import HydraException
 
     parsed = []
-    for override in overrides:
+    for override, following in pairwise([*overrides, "="]):
         try:
             parsed.append(_parser().parse_override(override))
         except HydraException as error:
@@ -248,7 +249,8 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
                 raise RefusedError(
                     f"{override} is neither KEY=VALUE nor a command; the commands are "
                     f"{' and '.join(COMMANDS)}, and come first.",
-                    nearest(override, COMMANDS),
+                    nearest(override, [*COMMANDS, "--help", "--version"])
+                    or ("" if "=" in following else f"Did you mean {override}={following}?"),
                 ) from error
             reason = str(error).splitlines()[0]
             raise RefusedError(

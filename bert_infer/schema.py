@@ -69,10 +69,11 @@ def checked(schema: type[C], content: object, group: str) -> C:
             f"{prefix}{error.full_key}", "(nothing)", "a value; it has no default"
         ) from error
     except ValidationError as error:
-        reason = str(error.msg).splitlines()[0]
         top = str(error.full_key).split("[")[0]
+        given = content.get(top)
+        remedy = closest(schema, top, given) or f"{str(error.msg).splitlines()[0]}."
         raise OptionError(
-            f"{prefix}{error.full_key}", content.get(top), type_of(schema, top), f"{reason}."
+            f"{prefix}{error.full_key}", given, type_of(schema, top), remedy
         ) from error
     except OptionError as error:
         raise (error.within(group) if group else error) from error
@@ -83,6 +84,13 @@ def type_of(schema: type, name: str) -> str:
     """Return the type of a dataclass' field in a user's words."""
     *others, last = _alternatives(get_type_hints(schema)[name])
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def closest(schema: type, name: str, given: object) -> str:
+    """Return a "Did you mean" for what is near a value of a field's Enum; nothing otherwise."""
+    hint = get_type_hints(schema)[name]
+    kinds = [kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind)]
+    return nearest(str(given), [m for k in kinds if issubclass(k, Enum) for m in k.__members__])
 
 
 def _alternatives(hint: Any) -> tuple[str, ...]:  # noqa: ANN401  types have no common type

@@ -60,7 +60,7 @@ class Tokenizer:
                 truncated += bool(encoding.overflowing)
         if not positions:
             raise InputError(
-                "There is no text to process" + (f": all {skipped} are empty." if skipped else "."),
+                f"There is no text to process (empty ones: {skipped}).",
                 "Give at least one text that is not empty.",
             )
         return Tokens.of(

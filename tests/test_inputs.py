@@ -194,7 +194,7 @@ def test_no_text_at_all_is_refused(tmp_path, tokenizer):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match="no text to process"):
         Lines(str(tmp_path / "empty.txt")).tokens(tokenizer)
-    with pytest.raises(InputError, match="all 2 are empty"):
+    with pytest.raises(InputError, match="empty ones: 2"):
         Prompt(["", " "]).tokens(tokenizer)
 
 
