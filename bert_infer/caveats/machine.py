@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CLOCK_MOVED = 0.1
 _FEWER = "set device=cpu device.threads=N for fewer threads"
+_BY_DUEL = "compare by the ratio of a `duel`, whose sides alternate."
 
 
 def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[Caveat]:
@@ -48,19 +49,19 @@ def _machine(conditions: Conditions, fewer: str) -> Iterator[Caveat]:
         yield Caveat(
             "busy_machine",
             f"Other processes had {others:.0%} of the processor's time while measuring.",
-            f"Stop them{fewer} or compare by `duel`, which alternates.",
+            f"Stop them{fewer} or {_BY_DUEL}",
         )
     elif load is not None and load > 1.5 * conditions.cores:
         yield Caveat(
             "loaded_machine",
             f"The load average is {load:.1f} on {conditions.cores} cores.",
-            f"Wait until other work is done{fewer} or compare by `duel`, which alternates.",
+            f"Wait until it is less{fewer} or {_BY_DUEL}",
         )
     if stolen is not None and stolen > STOLEN:
         yield Caveat(
             "stolen_time",
             f"Other virtual machines took {stolen:.0%} of the processor's time (steal).",
-            "Run on a machine of your own, or compare by `duel`, which alternates.",
+            f"Use a machine of your own, or {_BY_DUEL}",
         )
     if conditions.swapped_bytes:
         yield Caveat(

@@ -103,7 +103,8 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             f"Slow {unit} came together, and fast ones (correlation of each with the one before: "
             f"{measurement['autocorrelation']:.2f}), so they tell less than as many independent "
             "ones; the intervals are wider for it.",
-            "Measure for longer than such spells last, quiet the machine, or compare by `duel`.",
+            "Measure for longer than such spells last, quiet the machine, or compare by the "
+            "ratio of a `duel`, whose sides alternate.",
         )
     far = outliers["low"] + outliers["high"] if outliers else 0
     if outliers and far > max(1, _MANY_OUTLIERS * outliers["samples"]):
