@@ -85,6 +85,10 @@ class Pace:
         self._every_s, self._clock = every_s, clock
         self._due = -math.inf
 
+    def wait(self, seconds: float) -> None:
+        """Do nothing for so many seconds."""
+        self._due = self._clock() + seconds
+
     def do(self, work: Callable[[], object]) -> None:
         """Call ``work`` if ``every_s``, and 20 times its duration, have passed since last time."""
         begin = self._clock()

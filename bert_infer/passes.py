@@ -11,6 +11,7 @@ from bert_infer.attempts import Attempt
 from bert_infer.measure import forward, measured_pass
 from bert_infer.warmup import (
     WarmUp,
+    run_for,
     run_once,
     run_once_in_time,
     warm_up_passes,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bert_infer.run_record import Record
 
     LaidOut = tuple[Batch, tuple[NDArray[np.generic], ...]]
+
+_SETTLE_S, _SHORT_WARM_UP_S = 0.05, 1.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,19 @@ class Passes:
     def measured(self, indices: Iterable[int]) -> Iterator[tuple[Forward, Batch, Outputs]]:
         """Yield every forward of the passes ``indices``, as it is measured."""
         with self._memory_explained():
-            for index in indices:
+            for place, index in enumerate(indices):
+                if place == 0:
+                    self._settle()
                 yield from measured_pass(index, self.one(), self.encode, self.prepared.device)
+
+    def _settle(self) -> None:
+        """Run forwards for a moment: files were written after the warm-up, and caches are cold.
+
+        Not without a warm-up, and not after one of long forwards, to which that is nothing.
+        """
+        warm_up_s = self.record.phases.seconds["warmup"]
+        if warm_up_s is not None and warm_up_s < _SHORT_WARM_UP_S:
+            run_for(_SETTLE_S, self.one, self.encode, self.prepared.device)
 
     def one(self) -> Iterator[LaidOut]:
         """Yield one pass' batches, planned anew: sorting is part of what is measured."""

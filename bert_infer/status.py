@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EVERY_S = 5.0
 """Seconds between two notes of what was measured, or 20 times what the last note took if that is
 longer: what was measured since the last note is lost if the process dies."""
+_FIRST_AFTER_S = 1.0
 BEFORE_PHASES = "prepare"
 _STARTING_S = 60  # a process that began this much later than its run is another with the same id
 _LOG = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Status:
 
     def _enter(self, phase: str) -> None:
         self._note(phase)
+        self._pace.wait(_FIRST_AFTER_S)  # written just before it, files slow a forward down
         self._entered(phase)
 
     def _note(self, phase: str) -> None:

@@ -58,6 +58,22 @@ def run_once_in_time(
     return done
 
 
+def run_for(
+    seconds: float,
+    batches: Callable[[], Batches],
+    encode: Encode,
+    device: Device,
+    clock: Clock = time.perf_counter,
+) -> None:
+    """Run forwards, one at least, until ``seconds`` have passed."""
+    end = clock() + seconds
+    while True:
+        for _, inputs in batches():
+            forward(encode, inputs, device)
+            if clock() >= end:
+                return
+
+
 def warm_up_passes(
     passes: int, batches: Callable[[], Batches], encode: Encode, device: Device
 ) -> WarmUp:

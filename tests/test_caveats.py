@@ -62,6 +62,17 @@ def test_what_deserves_a_warning_gets_one(code, overrides, texts):
     assert code in codes(overrides, texts)
 
 
+def test_the_default_batch_is_not_called_ignored():
+    assert "batch_ignored" not in codes(["batching=token_budget"], RAGGED)
+
+
+def test_how_near_an_interval_came_is_said():
+    asked = ["model=tiny", "iterations=25", "until.relative_ci=0.000001", "until.max_s=0.2"]
+    record = compose(asked).run(["one two three"]).record
+    (said,) = (w["message"] for w in record["warnings"] if w["code"] == "until_not_reached")
+    assert f"half the interval is {record['measurement']['relative_ci']:.1%} of throughput." in said
+
+
 def test_few_samples_are_called_what_they_are():
     """Seen to fail: 4 passes, where there were 2 of two forwards alike."""
     record = compose(["model=tiny", "iterations=2"]).run(["one two", "three four"]).record
