@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     LaidOut = tuple[Batch, tuple[NDArray[np.generic], ...]]
 
-_SETTLE_S, _SHORT_WARM_UP_S = 0.05, 1.0
+_SETTLE_S, _SHORT_WARM_UP_S = 0.05, 0.25
 
 
 @dataclass(frozen=True)
