@@ -29,10 +29,9 @@ class Planned(NamedTuple):
     overrides: tuple[str, ...]
     content: Content
 
-    def content_hash(self, tokens: str | None = None) -> str:
-        """Return the hash of what it computes, or would compute of other ``tokens``, by theirs."""
-        content = self.content if tokens is None else self.content._replace(input=tokens)
-        return content.hash
+    def content_hash(self, tokens_sha256: str | None = None) -> str:
+        """Return the hash of what it computes; of another input, if ``tokens_sha256`` is given."""
+        return self.content._replace(input=tokens_sha256 or self.content.input).hash
 
 
 class Place(NamedTuple):

@@ -23,7 +23,7 @@ from bert_infer.task import Task
 from bert_infer.worker import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from hydra.core.utils import JobReturn
@@ -52,17 +52,31 @@ def carry_out(plan: Plan) -> int:
         left = missing(wanted, done)
         if len(left) < len(wanted):
             console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
-        before = len(_runs(directory))
+        before = _begun(directory)
         try:
             failed = bool(left) and _launch(plan, directory, left)
         finally:
             _sum_up(plan, directory)
-            if not_made := len(left) - (len(_runs(directory)) - before):
+            if not_made := len(left) - (_begun(directory) - before):
                 console.show_text(
-                    f"Not started: {not_made} of {len(left)} runs. To make them, and what failed: "
-                    f"python run.py --multirun {shlex.quote(f'resume={directory}')}"
+                    f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
+                    f"failed:\n  {_command_to_complete(plan, directory)}"
                 )
     return int(failed)
+
+
+def _command_to_complete(plan: Plan, directory: Path) -> str:
+    """Return the command that makes what ``plan`` asks for and ``directory`` lacks."""
+    replaced = {"resume", "fail_fast", "hydra.sweep.dir"}
+    kept = [o for o in plan.overrides if key_of(o) not in replaced]
+    ours = [f"--config-dir={plan.searchpath[0]}"] if plan.searchpath else []
+    own = [*kept, quoted("resume", str(directory)), "fail_fast=false"]
+    return shlex.join(["python", "run.py", "--multirun", *ours, *own])
+
+
+def _begun(directory: Path) -> int:
+    """Return how many runs were begun, also where ``hydra.sweep.subdir`` has several levels."""
+    return sum(1 for _ in directory.rglob(".hydra"))
 
 
 def _sum_up(plan: Plan, directory: Path) -> None:
@@ -107,7 +121,7 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         return {run.content_hash(tokens): run for run in plan.runs}
 
     complete: dict[Path, Planned] = {}
-    changed: dict[Path, list[str]] = {}
+    of_other_input: dict[Path, tuple[Planned, str]] = {}
     for path in _runs(directory):
         if not (path / "metrics.json").exists():
             raise RefusedError(
@@ -123,25 +137,35 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         run = asked(tokens).get(str(at(metrics, "run.content_hash")))
         if run is None or metrics.get("status") != "ok":
             continue
-        complete[path] = run
-        if tokens != run.content.input:
-            changed[path] = [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
-    if complete and plan.settings.if_changed is not IfChanged.keep:
-        changed |= _changed(complete.keys() - changed.keys(), plan)
-        if changed and plan.settings.if_changed is IfChanged.refuse:
-            path, lines = next(iter(changed.items()))
-            raise RefusedError(
-                f"{len(changed)} of the {len(complete)} finished runs in {directory} were made "
-                f"otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
-                "Choose if_changed=rerun or if_changed=keep.",
-            )
-        complete = {path: run for path, run in complete.items() if path not in changed}
-    return Counter(run.content_hash() for run in complete.values())
+        if tokens == run.content.input:
+            complete[path] = run
+        else:
+            of_other_input[path] = run, tokens
+    made = Counter(run.content_hash() for run in complete.values())
+    stale = {
+        path: (run, tokens)
+        for path, (run, tokens) in of_other_input.items()
+        if made[run.content_hash()] < plan.settings.repeats
+    }
+    if plan.settings.if_changed is IfChanged.keep:
+        return made + Counter(run.content_hash() for run, _ in stale.values())
+    changed = {
+        path: [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
+        for path, (run, tokens) in stale.items()
+    } | _changed(complete, plan)
+    if changed and plan.settings.if_changed is IfChanged.refuse:
+        path, lines = next(iter(changed.items()))
+        raise RefusedError(
+            f"{len(changed)} of the {len(complete) + len(stale)} finished runs in {directory} were "
+            f"made otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
+            "Choose if_changed=rerun or if_changed=keep.",
+        )
+    return Counter(run.content_hash() for path, run in complete.items() if path not in changed)
 
 
-def _changed(complete: Iterable[Path], plan: Plan) -> dict[Path, list[str]]:
+def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
     """Return what differs between the environments of runs and the present one."""
-    now = [environment_at(place, plan.preload) for place in plan.places]
+    now = [environment_at(place, plan.preload) for place in plan.places] if complete else []
     differing = {}
     for path in complete:
         then = lasting(files.read_json_object(path / "environment.json"))
