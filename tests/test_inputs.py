@@ -152,7 +152,8 @@ def test_what_pandas_writes_for_nothing_is_no_text(tmp_path):
 def test_cells_may_have_another_sign_between_them(tmp_path, ending, sign, delimiter):
     """Seen to fail: the whole header was offered as the one column."""
     path = tmp_path / f"table.{ending}"
-    rows = [["id", "text"], ["1", "Hello, world; and | you"], ["2", "b"]]
+    cell = "Hello, world; and | you" if ending == "csv" else "Hello; world"
+    rows = [["id", "text"], ["1", cell], ["2", "b"]]
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=sign).writerows(rows)
     assert strings(Table(str(path), delimiter=delimiter)) == [row[1] for row in rows[1:]]
@@ -162,7 +163,16 @@ def test_cells_may_have_another_sign_between_them(tmp_path, ending, sign, delimi
         assert f'input.delimiter="{delimiter}"' in error.value.remedy
 
 
-@pytest.mark.parametrize(("path", "delimiter"), [("a.csv", ""), ("a.csv", "::"), ("a.jsonl", ";")])
+def test_in_a_tsv_nothing_is_quoted(tmp_path):
+    """Seen to fail: two rows became one text, and `"Hello," he said.` was refused."""
+    path = tmp_path / "plain.tsv"
+    path.write_text('id\ttext\n1\t"Hello there\n2\tgood bye"\n3\t"Hello," he said.\n')
+    assert strings(Table(str(path))) == ['"Hello there', 'good bye"', '"Hello," he said.']
+
+
+@pytest.mark.parametrize(
+    ("path", "delimiter"), [("a.csv", ""), ("a.csv", "::"), ("a.csv", "t"), ("a.jsonl", ";")]
+)
 def test_delimiters_that_cannot_be_are_refused(path, delimiter):
     with pytest.raises(OptionError, match=r"delimiter=.* is refused"):
         Table(path, delimiter=delimiter)

@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bert_infer.errors import InputError, OptionError, nearest
 from bert_infer.inputs import FileInput, is_unicode
@@ -25,6 +25,7 @@ class Table(FileInput):
 
     Attributes:
         delimiter: what is between the cells of a line; None: a comma in a .csv, a tab in a .tsv.
+            In a .tsv nothing is quoted, as IANA registers text/tab-separated-values.
     """
 
     path: str
@@ -36,8 +37,9 @@ class Table(FileInput):
             return
         written = self.delimiter.replace("\\t", "\t")  # as a shell gives it
         object.__setattr__(self, "delimiter", written)
-        if len(written) != 1 or written in '\r\n"':
-            raise OptionError("delimiter", self.delimiter, "one character, such as ; or \\t")
+        if len(written) != 1 or written.isalnum() or written in '\r\n"':
+            allowed = """one sign: 'input.delimiter=";"' or 'input.delimiter="\\t"'"""
+            raise OptionError("delimiter", self.delimiter, allowed)
         if not issubclass(_FORMATS.get(self._suffix, _Csv), _Csv):
             raise OptionError("delimiter", self.delimiter, f"null for a {self._suffix}")
 
@@ -151,6 +153,7 @@ class _Csv(_File):
     """Values with delimiters between them under a header line; a quoted one may hold line ends."""
 
     usual: ClassVar[str] = ","
+    quoting: ClassVar[Literal[0, 3]] = csv.QUOTE_MINIMAL
 
     def advice(self, names: list[str]) -> str:
         other = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0]), None)
@@ -186,7 +189,8 @@ class _Csv(_File):
         csv.field_size_limit(sys.maxsize)  # a cell may be a book
         with Path(self.path).open("rb") as file:
             lines = (text.string for text in decoded(file, self.path, keep_ends=True))
-            rows = csv.reader(lines, delimiter=self.delimiter or self.usual, strict=True)
+            delimiter = self.delimiter or self.usual
+            rows = csv.reader(lines, delimiter=delimiter, quoting=self.quoting, strict=True)
             try:
                 yield from ((rows.line_num, row) for row in rows if row)
             except csv.Error as error:
@@ -196,9 +200,10 @@ class _Csv(_File):
 
 
 class _Tsv(_Csv):
-    """The same with tabs."""
+    """The same with tabs, and without quotes: what looks like one is part of the text."""
 
     usual: ClassVar[str] = "\t"
+    quoting: ClassVar[Literal[0, 3]] = csv.QUOTE_NONE
 
 
 class _Parquet(_File):
