@@ -185,10 +185,15 @@ def _start(process: Any, method: str) -> None:  # noqa: ANN401  each start metho
         ProcessError: it cannot be started.
     """
     try:
+        resource_tracker.ensure_running()  # before blocking: it unblocks the signals
         if method == "forkserver":
-            _ensure_forkserver()
-        with interruption.held_back():
-            process.start()
+            with _blocked():
+                forkserver.ensure_running()
+            with interruption.held_back():
+                process.start()
+        else:
+            with interruption.held_back(), _blocked():
+                process.start()
     except (OSError, EOFError) as error:
         raise ProcessError(
             f"No process can be started: {str(error) or type(error).__name__}.",
@@ -196,16 +201,16 @@ def _start(process: Any, method: str) -> None:  # noqa: ANN401  each start metho
         ) from error
 
 
-def _ensure_forkserver() -> None:
-    """Start the fork server with interruptions blocked; each fork unblocks them for itself.
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Start a process with interruptions blocked, until it unblocks them itself (``set_apart``).
 
     A scheduler signals all processes at once. If that ended the fork server, nobody could tell how
-    long to wait for the runs that it forked.
+    long to wait for the runs that it forked. A spawned process has imports to make first.
     """
-    resource_tracker.ensure_running()  # before blocking: it unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from threading import Thread
 
 import pytest
@@ -33,6 +34,25 @@ def test_an_interruption_waits_for_the_end_and_comes_once(interrupting):
     assert signal.getsignal(interrupting) is signal.default_int_handler
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), interrupting)
+
+
+def test_a_second_one_after_a_while_does_not_wait(interrupting, monkeypatch):
+    """Seen to fail: while an import hung, only SIGKILL ended it."""
+    monkeypatch.setattr("bert_infer.interruption._PATIENCE_S", 0.05)
+    steps = []
+
+    def work():
+        with held_back():
+            os.kill(os.getpid(), interrupting)
+            time.sleep(0.1)
+            steps.append("imported")
+            os.kill(os.getpid(), interrupting)
+            steps.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert steps == ["imported"]
+    assert signal.getsignal(interrupting) is signal.default_int_handler
 
 
 def test_an_error_inside_is_what_is_raised(interrupting):
