@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,9 +89,18 @@ def _cpu() -> dict[str, Any]:
 
 
 def cores_allowed() -> int:
-    """Return how many of the machine's cores this process may use."""
+    """Return how many of the machine's cores this process may use.
+
+    That is its threads together: OpenMP may bind each to a core of its own (OMP_PROC_BIND).
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if affinity is None:
+        return os.cpu_count() or 1
+    cores: set[int] = set(affinity(0))
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            cores |= affinity(int(thread.name))
+    return len(cores)
 
 
 def cpu_model() -> str | None:

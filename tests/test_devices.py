@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -186,9 +188,10 @@ def test_a_cards_power_limit_is_part_of_the_environment(nvml, monkeypatch):
     [
         ({}, {}),
         ({"CUDA_LAUNCH_BLOCKING": "0"}, {}),
+        ({"CUDA_LAUNCH_BLOCKING": ""}, {}),
         ({"CUDA_LAUNCH_BLOCKING": "1"}, dict.fromkeys(("fp32", "tf32", "bf16"), "launch_blocking")),
         ({"NVIDIA_TF32_OVERRIDE": "0"}, {"tf32": "tf32_overruled"}),
-        ({"NVIDIA_TF32_OVERRIDE": "1"}, {"fp32": "tf32_overruled"}),
+        ({"NVIDIA_TF32_OVERRIDE": "1"}, {}),
     ],
 )
 def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
@@ -197,6 +200,21 @@ def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
         assert set(found) == {warned[dtype.name]} if dtype.name in warned else not found
         assert all(name in c.message for name in variables for c in found.values())
         assert list(Cpu().overruled(dtype, variables)) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads")
+def test_cores_that_threads_are_bound_to_are_counted_together():
+    """Seen to fail: one core, the one that OpenMP bound the main thread to."""
+    counting = (
+        "import torch; from bert_infer.environment import cores_allowed;"
+        "torch.ones(4096, 4096).sum(); print(cores_allowed())"
+    )
+    bound = os.environ | {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+    bound.pop("OMP_NUM_THREADS", None)
+    command = [sys.executable, "-c", counting]
+    done = subprocess.run(command, env=bound, capture_output=True, text=True, check=True)
+    physical = psutil.cpu_count(logical=False) or 1
+    assert int(done.stdout) >= min(physical, len(os.sched_getaffinity(0)))
 
 
 def test_variables_that_are_set_are_recorded(monkeypatch):
@@ -255,6 +273,12 @@ def test_without_a_card_or_with_another_index_cuda_is_refused(nvml, monkeypatch)
     nvml.nvmlSystemGetCudaDriverVersion_v2.return_value = 13000
     with pytest.raises(RefusedError, match="the driver has none"):
         Cuda().check()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    nvml.nvmlDeviceGetCount.return_value = 0
+    cuda.driver.unusable.cache_clear()
+    with pytest.raises(RefusedError, match="the driver has none"):
+        Cuda().check()
+    nvml.nvmlDeviceGetCount.return_value = 1
     for visible in ("", "7"):
         cuda.driver.unusable.cache_clear()
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

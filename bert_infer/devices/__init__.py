@@ -304,7 +304,7 @@ class Device(DeviceChoice):
 
 @contextmanager
 def _fp32_precision(precision: str) -> Iterator[None]:
-    """Set the precision of every backend's fp32 matrix multiplications inside, and restore it.
+    """Set the precision of cuBLAS' and oneDNN's fp32 matmuls inside, and restore it afterwards.
 
     By the older of PyTorch's interfaces, which sets the newer one too. Inductor asks the older when
     it tries kernels, and gets an error where the two disagree.

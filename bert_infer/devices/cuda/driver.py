@@ -78,7 +78,7 @@ def unusable() -> Complaint | None:
         if torch.cuda.is_available():
             return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not said:
+    if visible is not None and not said and nvml.cards():
         return Complaint(
             f"finds no GPU: CUDA_VISIBLE_DEVICES={visible!r} leaves none of this machine's.",
             "Unset CUDA_VISIBLE_DEVICES, or name GPUs in it that `nvidia-smi -L` lists",

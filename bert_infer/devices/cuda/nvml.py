@@ -97,6 +97,13 @@ def largest_memory_bytes() -> int | None:
     return None
 
 
+def cards() -> int:
+    """Return how many cards the driver has, whatever CUDA is shown of them; 0 if unknown."""
+    with suppress(pynvml.NVMLError), _library():
+        return int(pynvml.nvmlDeviceGetCount())
+    return 0
+
+
 def cuda_version() -> str | None:
     """Return the latest CUDA version that the driver serves; None if unknown."""
     with suppress(pynvml.NVMLError), _library():
