@@ -79,14 +79,14 @@ class Phases:
 
 
 class Pace:
-    """Does something at once and then every few seconds, or less often if it takes long."""
+    """Does something every few seconds, or less often if it takes long; at once to begin with."""
 
     def __init__(self, every_s: float, clock: Clock = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
         self._due = -math.inf
 
-    def wait(self, seconds: float) -> None:
-        """Do nothing for so many seconds."""
+    def put_off(self, seconds: float) -> None:
+        """Let ``do`` do nothing for so many seconds."""
         self._due = self._clock() + seconds
 
     def do(self, work: Callable[[], object]) -> None:

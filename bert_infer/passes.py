@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     LaidOut = tuple[Batch, tuple[NDArray[np.generic], ...]]
 
-_SETTLE_S, _SHORT_WARM_UP_S = 0.05, 0.25
+_SETTLE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,13 @@ class Passes:
     def _settle(self) -> None:
         """Run forwards for a moment: files were written after the warm-up, and caches are cold.
 
-        Not without a warm-up, and not after one of long forwards, to which that is nothing.
+        Not without a warm-up, and not where forwards are long, to which that is nothing.
         """
-        warm_up_s = self.record.phases.seconds["warmup"]
-        if warm_up_s is not None and warm_up_s < _SHORT_WARM_UP_S:
+        warm_up, seconds = self.record.warm_up, self.record.phases.seconds["warmup"]
+        if warm_up is None or seconds is None:
+            return
+        forwards = warm_up.passes * self.prepared.workload.forwards or len(self.prepared.shapes)
+        if seconds / forwards < _SETTLE_S:
             run_for(_SETTLE_S, self.one, self.encode, self.prepared.device)
 
     def one(self) -> Iterator[LaidOut]:

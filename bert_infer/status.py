@@ -76,7 +76,7 @@ class Status:
 
     def _enter(self, phase: str) -> None:
         self._note(phase)
-        self._pace.wait(_FIRST_AFTER_S)  # written just before it, files slow a forward down
+        self._pace.put_off(_FIRST_AFTER_S)  # written just before it, files slow a forward down
         self._entered(phase)
 
     def _note(self, phase: str) -> None:

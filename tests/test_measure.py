@@ -272,20 +272,23 @@ class Noted(Cpu):
 
 
 @pytest.mark.parametrize(("warmup", "are_more"), [("auto", True), ("3", True), ("0", False)])
-def test_forwards_come_between_a_written_file_and_the_first_that_is_measured(warmup, are_more):
+def test_forwards_come_between_a_written_file_and_the_first_that_is_measured(
+    monkeypatch, warmup, are_more
+):
     """Seen to fail: the first took half as long again as the others, of a small model."""
+    monkeypatch.setattr("bert_infer.passes._SETTLE_S", 1.0)  # longer than any of these forwards
     runner = compose(["model=tiny", "drift.texts=0", "iterations=4", f"warmup={warmup}"])
     device, record = Noted(), runner.new_record()
     record.phases.entered = device.seen.append  # as where files are written
     execute(replace(runner.prepare(), device=device), record)
     after = device.seen[device.seen.index("measure") + 1 :]
-    assert after.count("forward") - len(record.forwards) > 0 or not are_more
-    assert are_more or after.count("forward") == 4
     assert len(record.forwards) == 4
+    assert (after.count("forward") > 4) == are_more
 
 
-def test_nothing_is_written_between_the_first_forwards(tmp_path):
+def test_nothing_is_written_between_the_first_forwards(tmp_path, monkeypatch):
     """Seen to fail: status.json and two more files, after the first of them."""
+    monkeypatch.setattr("bert_infer.status._FIRST_AFTER_S", 60.0)
     kept, record = Status(tmp_path, lambda _phase: None), Record()
     kept.follow(record)
     with record.phases("measure"):
