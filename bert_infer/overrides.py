@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import fields
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from bert_infer.commands import COMMANDS
 from bert_infer.errors import OptionError, RefusedError, did_you_mean, nearest
 from bert_infer.limits import check_override
 from bert_infer.options import groups, options, options_about, options_below, values
-from bert_infer.settings import OF_SWEEPS
+from bert_infer.settings import OF_SWEEPS, Settings, SweepSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
+_TOP = [part.name for schema in (Settings, SweepSettings) for part in fields(schema)]
 MOST_RUNS = 10_000
 """The most runs that a sweep may have."""
 
@@ -246,11 +248,12 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
             parsed.append(_parser().parse_override(override))
         except HydraException as error:
             if "=" not in override:
+                is_pair = "=" not in following and override in {*groups(), *_TOP}
                 raise RefusedError(
                     f"{override} is neither KEY=VALUE nor a command; the commands are "
                     f"{' and '.join(COMMANDS)}, and come first.",
                     nearest(override, [*COMMANDS, "--help", "--version"])
-                    or ("" if "=" in following else f"Did you mean {override}={following}?"),
+                    or (f"Did you mean {override}={following}?" if is_pair else ""),
                 ) from error
             reason = str(error).splitlines()[0]
             raise RefusedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -60,6 +61,15 @@ def test_nothing_to_warn_of():
 )
 def test_what_deserves_a_warning_gets_one(code, overrides, texts):
     assert code in codes(overrides, texts)
+
+
+def test_warnings_come_in_the_order_in_which_they_matter():
+    threads = min(1024, 2 * (os.cpu_count() or 1))
+    chosen = ["model=tiny", "batch=8", "batching=token_budget"]
+    chosen += ["device=cpu", f"device.threads={threads}"]
+    found = [w["code"] for w in compose(chosen).run(["one two", "three"]).record["warnings"]]
+    expected = ["random_weights", "batch_ignored", "one_iteration", "more_threads_than_cores"]
+    assert [code for code in found if code in expected] == expected
 
 
 def test_the_default_batch_is_not_called_ignored():

@@ -130,6 +130,7 @@ REFUSED = [
     (["-m", "dtype=fp32,tf32", "device=cpu", "model=tiny"], "resume=DIR"),
     (["dtype", "bf16"], "Did you mean dtype=bf16?"),
     (["model=tiny", "batch", "batch=2"], "neither KEY=VALUE"),
+    (["summarize", "multirun_outputs"], "come first.\n"),
     (["help"], "Did you mean --help?"),
     (["output.save=poold"], "Did you mean pooled?"),
     (["model.name=no/such"], "model.name=no/such"),

@@ -100,14 +100,6 @@ def _counted(prepared: Prepared, counted: dict[str, Any] | None) -> Iterator[Cav
             "graph.max_graphs keeps no more recordings.",
             "Raise graph.max_graphs, or make fewer shapes: graph.edges.",
         )
-    if counted and counted["measured_compilations"]:
-        yield Caveat(
-            "recompiled",
-            f"The device compiled {counted['measured_compilations']} graphs while the passes were "
-            "measured: compiling is among the figures.",
-            "Use graph=hpu_graphs or batching=padded, whose shapes are all compiled before, or "
-            "warm up longer: warmup=N.",
-        )
     for name, times in ((counted and counted["cpu_fallbacks"]) or {}).items():
         yield Caveat(
             "cpu_fallback",

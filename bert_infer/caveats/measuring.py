@@ -24,6 +24,7 @@ def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[
     del prepared
     if record.forwards:
         yield from _measuring(record, figures)
+    yield from _compilations(figures["accelerator"])
     yield from _changes(figures["measurement"])
     yield from _ceiling(record, figures["compute"]["fraction_of_ceiling"])
 
@@ -77,6 +78,17 @@ def _measuring(record: Record, figures: dict[str, Any]) -> Iterator[Caveat]:
             f"until.relative_ci={asked} was not reached in until.max_s"
             + (f": half the interval is {reached:.1%} of throughput." if reached else "."),
             "Raise until.max_s, or quiet the machine.",
+        )
+
+
+def _compilations(counted: dict[str, Any] | None) -> Iterator[Caveat]:
+    if counted and counted["measured_compilations"]:
+        yield Caveat(
+            "recompiled",
+            f"The device compiled {counted['measured_compilations']} graphs while the passes were "
+            "measured: compiling is among the figures.",
+            "Use graph=hpu_graphs or batching=padded, whose shapes are all compiled before, or "
+            "warm up longer: warmup=N.",
         )
 
 

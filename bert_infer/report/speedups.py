@@ -68,6 +68,11 @@ def _held(row: Row, baseline: Row) -> Row:
     )
 
 
+def are_paired(row: Row, baseline: Row) -> bool:
+    """Tell whether the two are compared round by round: both have as many repeats."""
+    return len(row.rates) == len(baseline.rates) > 1
+
+
 def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     """Return how many times as fast as ``baseline`` a row is, with the 95 % interval of that.
 
@@ -75,7 +80,7 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     pair was made in the same round, so that a change of the machine affected both.
     """
     ours, theirs = np.array(row.rates), np.array(baseline.rates)
-    if len(ours) == len(theirs) > 1:
+    if are_paired(row, baseline):
         ratios = ours / theirs
         enough = len(ratios) >= statistics.FEWEST_PAIRS
         interval = statistics.paired_ratio(ratios, 0.95) if enough else None

@@ -111,9 +111,11 @@ class Summary:
             return []
         found = [self._gain(best), self._lead(best), drift_sentence(best)]
         if len(best.entries) > 1:
+            paired = best.baseline and speedups.are_paired(best, best.baseline)
             found.append(
                 f"The mean of {len(best.entries)} repeats, which reached "
-                f"{figures.between(best.spread)}; ratios are geometric means over the rounds."
+                f"{figures.between(best.spread)}"
+                + ("; ratios are geometric means over the rounds." if paired else ".")
             )
         return [sentence for sentence in found if sentence]
 
