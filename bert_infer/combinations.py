@@ -98,10 +98,8 @@ def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:
         f"{reason}\n    " + "\n    ".join(f"in {combination}" for combination in combinations)
         for reason, combinations in refused.items()
     ]
+    others = " Sweep over the others first: resume=DIR KEY=VALUE,VALUE adds to a sweep."
+    hint = others if count < runs else ""
     return RefusedError(
-        f"{count} of {runs} runs are refused, and none is started.\n" + "\n".join(lines),
-        "Leave these out. Two sweeps can share a directory: --multirun resume=DIR KEY=VALUE,VALUE "
-        "adds to the first."
-        if count < runs
-        else "",
+        f"{count} of {runs} runs are refused, and none is started.{hint}\n" + "\n".join(lines), ""
     )

@@ -24,7 +24,8 @@ SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)
 _LENGTH_BINS = 20
 _LEAST_ENERGY_S = 1.0
-"""Counters of energy move 10 to 50 times a second (Yang et al., 2023, arXiv:2312.02741)."""
+"""A card's power is sampled at intervals (Yang et al., 2023, arXiv:2312.02741): what it has counted
+of a short run is a step of the counter, or nothing."""
 
 
 def of(record: Record) -> dict[str, Any]:

@@ -127,7 +127,7 @@ REFUSED = [
     (["input=lines", "input.path=-"], "no text to process"),
     (["device=hpu"], "habanalabs-installer.sh"),
     (["dtype=tf32", "device=cpu"], "Use dtype=fp32"),
-    (["-m", "dtype=fp32,tf32", "device=cpu", "model=tiny"], "resume=DIR"),
+    (["-m", "model=tiny", "batch=1,0"], "resume=DIR"),
     (["dtype", "bf16"], "Did you mean dtype=bf16?"),
     (["model=tiny", "batch", "batch=2"], "neither KEY=VALUE"),
     (["summarize", "multirun_outputs"], "come first.\n"),
@@ -218,7 +218,7 @@ def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments,
     assert says in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 3 + 2 * ("1 of 2 runs" in done.stderr)
+    assert len(done.stderr.splitlines()) <= 3
     assert {p.name for p in command.directory.iterdir()} == {"file.txt", "latin1.txt"}
 
 

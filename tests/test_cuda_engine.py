@@ -214,13 +214,13 @@ def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
 def test_both_of_pytorchs_interfaces_tell_the_precision_of_matmuls(dtype, older, newer):
     """Inductor asks the older one as it tries kernels; of the user's, either is left as it was."""
     matmul = torch.backends.cuda.matmul
-    torch.set_float32_matmul_precision("medium")
-    with dtype.active(Cuda()):
-        assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == (older, newer)
-    assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == ("medium", "tf32")
-    torch.set_float32_matmul_precision("highest")
-    matmul.fp32_precision = "tf32"
     try:
+        torch.set_float32_matmul_precision("medium")
+        with dtype.active(Cuda()):
+            assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == (older, newer)
+        assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == ("medium", "tf32")
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision = "tf32"
         with dtype.active(Cuda()):
             assert (torch.get_float32_matmul_precision(), matmul.fp32_precision) == (older, newer)
         assert matmul.fp32_precision == "tf32"
