@@ -72,10 +72,10 @@ from peer_tables import (
 )
 from peer_workers import FailedError
 
-from bert_infer.architecture import Architecture
 from bert_infer.files import write_json
+from bert_infer.files.runs import at
+from bert_infer.models.architecture import Architecture
 from bert_infer.outputs import Pooled, Pooling
-from bert_infer.runs import at
 
 if TYPE_CHECKING:
     from bert_infer.outputs import Sink

@@ -18,7 +18,7 @@ from bert_infer import compose
 from bert_infer.devices.cuda import Cuda, driver
 from bert_infer.devices.cuda.attention import Blocked, Flash
 from bert_infer.devices.cuda.linears import ScaledGelu, ScaledGeluInside
-from bert_infer.scaled import Scaled
+from bert_infer.operators.scaled import Scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ import time
 import torch
 
 from bert_infer import compose
-from bert_infer.measure import measured_pass, without_garbage_collection
+from bert_infer.measuring.measure import measured_pass, without_garbage_collection
 
 ROUNDS, PASSES = 15, 400
 

@@ -10,7 +10,7 @@ import numpy as np
 from peer_engines import Engine, Files, Measure, Passes, Workload
 from peer_pytorch import bert
 
-from bert_infer.measure import without_garbage_collection
+from bert_infer.measuring.measure import without_garbage_collection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,12 @@ import numpy as np
 from peer_workers import FailedError
 
 from bert_infer import compose, metrics
-from bert_infer.execution import execute
-from bert_infer.groups import Group
-from bert_infer.layouts import PaddedBatch
-from bert_infer.measure import without_garbage_collection
+from bert_infer.batching.groups import Group
+from bert_infer.batching.layouts import PaddedBatch
+from bert_infer.measuring.measure import without_garbage_collection
 from bert_infer.outputs import HiddenStates
-from bert_infer.schedule import Schedule
+from bert_infer.running.execution import execute
+from bert_infer.running.schedule import Schedule
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -41,7 +41,7 @@ def write_model(pipe: Connection, name: str, directory: Path) -> None:
     """Write a transformers model directory."""
     from safetensors.torch import save_file
 
-    from bert_infer import weights
+    from bert_infer.models import weights
 
     prepared = compose(MODELS[name]).prepare()
     architecture = prepared.architecture
@@ -120,8 +120,8 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
     """Send the ``Rate`` whenever asked."""
     import torch
 
-    from bert_infer import ceiling as rates
-    from bert_infer import conditions
+    from bert_infer.measuring import ceiling as rates
+    from bert_infer.measuring import conditions
 
     runner = compose([f"model.name={files.model}", f"device={files.device}", f"dtype={dtype}"])
     device, architecture = runner.device.resolve(), runner.model.architecture()
@@ -144,7 +144,7 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
 
 def surroundings(pipe: Connection, files: Files) -> None:
     """Send the machine, the device and the software, as a run's environment.json has them."""
-    from bert_infer import environment
+    from bert_infer.measuring import environment
 
     device = compose([f"device={files.device}"]).device.resolve()
     device.check()

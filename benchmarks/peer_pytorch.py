@@ -24,7 +24,7 @@ from peer_engines import (
 if TYPE_CHECKING:
     import torch
 
-    from bert_infer.layouts import PaddedBatch
+    from bert_infer.batching.layouts import PaddedBatch
     from bert_infer.records import Tokens
 
 

@@ -11,7 +11,7 @@ from peer_engines import BATCH, THREADS, Encode, Files, Peer, by_batches, sorted
 from peer_pytorch import bert
 from peer_workers import FailedError
 
-from bert_infer.environment import cpu_flags
+from bert_infer.measuring.environment import cpu_flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.layouts import PaddedBatch
+    from bert_infer.batching.layouts import PaddedBatch
 
 
 def export_onnx(files: Files, directory: Path) -> None:

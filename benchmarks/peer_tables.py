@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from peer_engines import THREADS, VENDOR
 
-from bert_infer.environment import cpu_flags, cpu_model, package_version
-from bert_infer.runs import at
+from bert_infer.files.runs import at
+from bert_infer.measuring.environment import cpu_flags, cpu_model, package_version
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
+from bert_infer.duel.side import TURN_S
 from bert_infer.errors import BertInferError
-from bert_infer.side import TURN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -49,7 +49,7 @@ from peer_rounds import Entry, Roof, likeness, measure, started
 from peer_runtimes import CTranslate2, OnnxRuntime, OpenVino
 from peer_tables import Table, caption, heading, machine, peer_columns
 
-from bert_infer.architecture import Architecture
+from bert_infer.models.architecture import Architecture
 
 DTYPES = ("fp32", "bf16", "int8")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bert_infer.composition import compose as compose
+    from bert_infer.configuration.composition import compose as compose
     from bert_infer.runner import Result as Result
     from bert_infer.runner import Runner as Runner
 
@@ -19,7 +19,7 @@ __all__ = ["Result", "Runner", "compose"]
 def __getattr__(name: str) -> object:
     """Import the public names on first use, so that ``--help`` stays fast."""
     if name == "compose":
-        from bert_infer.composition import compose
+        from bert_infer.configuration.composition import compose
 
         return compose
     if name in {"Result", "Runner"}:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from bert_infer.comparison import Comparison
     from bert_infer.duel import Duel
-    from bert_infer.execution import ShowProgress
+    from bert_infer.files.runs import Run
+    from bert_infer.processes.worker import Finished, Glimpse
     from bert_infer.records import Caveat
-    from bert_infer.runs import Run
-    from bert_infer.worker import Finished, Glimpse
+    from bert_infer.report.comparison import Comparison
+    from bert_infer.running.execution import ShowProgress
 
 
 class _Console(Console):

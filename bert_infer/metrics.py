@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_infer import caveats, statistics
-from bert_infer.environment import digest
+from bert_infer import caveats
+from bert_infer.measuring import statistics
+from bert_infer.measuring.environment import digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bert_infer.preparation import Prepared
+    from bert_infer.measuring.samples import Samples
     from bert_infer.records import Forward
-    from bert_infer.run_record import Record
-    from bert_infer.samples import Samples
-    from bert_infer.workload import Workload
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
+    from bert_infer.running.workload import Workload
 
 SCHEMA_VERSION = 1
 _PERCENTILES = (50, 90, 95, 99)

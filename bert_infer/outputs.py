@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.layouts import Batch
-    from bert_infer.measure import Batches
+    from bert_infer.measuring.measure import Batches
     from bert_infer.records import Outputs, Tokens
 
 

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import drift, environment, execution, metrics, preparation
+from bert_infer import metrics
 from bert_infer.errors import RefusedError
 from bert_infer.inputs.prompt import Prompt
+from bert_infer.measuring import drift, environment
 from bert_infer.outputs import HiddenStates, Pooled
-from bert_infer.profile import Trace
-from bert_infer.run_record import Record
+from bert_infer.running import execution, preparation
+from bert_infer.running.profile import Trace
+from bert_infer.running.run_record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.batching import Batching
+    from bert_infer.configuration.settings import DriftSettings, Settings, Until
     from bert_infer.devices import DeviceChoice
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
@@ -27,9 +30,8 @@ if TYPE_CHECKING:
     from bert_infer.inputs import Input
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
-    from bert_infer.preparation import Prepared
     from bert_infer.records import Tokens
-    from bert_infer.settings import DriftSettings, Settings, Until
+    from bert_infer.running.preparation import Prepared
 
 
 @dataclass(frozen=True, eq=False)

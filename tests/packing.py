@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from bert_infer import compose, weights
+from bert_infer import compose
+from bert_infer.batching.groups import Group
 from bert_infer.engines.fused import Fused
-from bert_infer.groups import Group
-from bert_infer.measure import forward
+from bert_infer.measuring.measure import forward
+from bert_infer.models import weights
 from bert_infer.records import Tokens
 
 LENGTHS = st.lists(

@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import PLUGIN, WITH_PLUGIN
 
-from bert_infer import compose, worker
-from bert_infer.attempts import first_half_that_fits, ran_out
+from bert_infer import compose
+from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
-from bert_infer.layouts import PaddedBatch
+from bert_infer.measuring.attempts import first_half_that_fits, ran_out
+from bert_infer.processes import worker
 
 sys.path.append(str(PLUGIN))
 from small import Small
@@ -135,7 +136,7 @@ def test_what_was_measured_is_kept_where_no_memory_is_left_for_statistics(
     def no_memory(*_):
         raise lacks
 
-    monkeypatch.setattr("bert_infer.statistics.mean_interval", no_memory)
+    monkeypatch.setattr("bert_infer.measuring.statistics.mean_interval", no_memory)
     metrics = record(tmp_path, "iterations=8", texts=[SHORT], slots=1000)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert metrics["status"] == "failed"

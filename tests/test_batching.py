@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from bert_infer import compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget, best_fit
+from bert_infer.batching.groups import Group
+from bert_infer.batching.layouts import PackedBatch, PaddedBatch, shapes
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import InputError, OptionError, RefusedError
-from bert_infer.groups import Group
-from bert_infer.layouts import PackedBatch, PaddedBatch, shapes
 from bert_infer.records import Tokens
 
 EDGES = [32, 64, 96, 128, 192, 256, 384, 512]

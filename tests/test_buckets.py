@@ -8,15 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_metrics import ARCHITECTURE
 
-from bert_infer import buckets, compose
-from bert_infer.architecture import Architecture
+from bert_infer import compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
+from bert_infer.batching.extents import TokenCounts, Widths
+from bert_infer.batching.groups import Group
+from bert_infer.batching.layouts import PackedBatch, PaddedBatch
 from bert_infer.errors import RefusedError
-from bert_infer.extents import TokenCounts, Widths
+from bert_infer.graphs import buckets
 from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
-from bert_infer.groups import Group
-from bert_infer.layouts import PackedBatch, PaddedBatch
+from bert_infer.models.architecture import Architecture
 from bert_infer.records import Tokens
 
 LENGTHS = st.lists(st.integers(2, 64), min_size=1, max_size=60).map(np.array)

@@ -10,13 +10,14 @@ from typing import ClassVar
 import pytest
 from test_metrics import finished, forward
 
-from bert_infer import compose, linears, metrics
-from bert_infer.ceiling import Ceiling, Matmul
-from bert_infer.conditions import Conditions
+from bert_infer import compose, metrics
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
-from bert_infer.drift import Drift
-from bert_infer.run_record import Record
+from bert_infer.measuring.ceiling import Ceiling, Matmul
+from bert_infer.measuring.conditions import Conditions
+from bert_infer.measuring.drift import Drift
+from bert_infer.operators import linears
+from bert_infer.running.run_record import Record
 
 RAGGED = ["word " * n for n in (1, 2, 3, 400)]
 

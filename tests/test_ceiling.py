@@ -9,10 +9,12 @@ from itertools import chain, repeat
 import pytest
 import torch
 
-from bert_infer import ceiling, compose, conditions, linears
-from bert_infer.ceiling import Ceiling, Matmul
+from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Bf16, Fp32, Int8
+from bert_infer.measuring import ceiling, conditions
+from bert_infer.measuring.ceiling import Ceiling, Matmul
+from bert_infer.operators import linears
 
 
 class Paced(Cpu):

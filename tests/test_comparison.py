@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import edit
 
-from bert_infer import comparison, runs
-from bert_infer.comparison import verdict
 from bert_infer.errors import RefusedError
-from bert_infer.statistics import Interval, ratio
+from bert_infer.files import runs
+from bert_infer.measuring.statistics import Interval, ratio
+from bert_infer.report import comparison
+from bert_infer.report.comparison import verdict
 
 
 @pytest.fixture

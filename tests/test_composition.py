@@ -11,19 +11,24 @@ import pytest
 from omegaconf import OmegaConf
 
 from bert_infer import compose
-from bert_infer.composition import (
+from bert_infer.cli.request import Request
+from bert_infer.configuration.composition import (
     COMPONENTS,
     SECTIONS,
     component,
     config_from,
     resolve,
 )
+from bert_infer.configuration.options import CONF, groups, help_text, options, values
+from bert_infer.configuration.overrides import (
+    check_agreement,
+    check_overrides,
+    expand_short_forms,
+    sweep,
+)
+from bert_infer.configuration.settings import Settings, SweepSettings
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.options import CONF, groups, help_text, options, values
-from bert_infer.overrides import check_agreement, check_overrides, expand_short_forms, sweep
 from bert_infer.report.entries import asked
-from bert_infer.request import Request
-from bert_infer.settings import Settings, SweepSettings
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
 NEEDS = {"input": ["input.path=some.csv"]}
@@ -179,9 +184,9 @@ def test_threads_compose_at_the_same_time():
     "target",
     [
         "subprocess.Popen",
-        "bert_infer.environment.subprocess.Popen",
+        "bert_infer.measuring.environment.subprocess.Popen",
         "bert_infer.batching.PaddedBatch",  # ours, but imported there from elsewhere
-        "bert_infer.environment.digest",
+        "bert_infer.measuring.environment.digest",
         "bert_infer.nowhere.Thing",
         "bert_infer.__main__.main",
         "bert_infer",

@@ -23,17 +23,18 @@ from packing import LENGTHS, check_isolation, check_order_and_neighbours, encode
 from reference import BATCHINGS, EAGER, PACKED, largest_difference, smallest_cosine
 from torch.nn import functional
 
-from bert_infer import compose, scaled
-from bert_infer.architecture import Architecture
-from bert_infer.attention import BySdpa
+from bert_infer import compose
 from bert_infer.devices.cuda import Cuda
 from bert_infer.devices.cuda.attention import Blocked
 from bert_infer.devices.cuda.linears import ScaledGelu, ScaledGeluInside
 from bert_infer.errors import BertInferError, RefusedError
-from bert_infer.execution import execute
+from bert_infer.models.architecture import Architecture
+from bert_infer.operators import scaled
+from bert_infer.operators.attention import BySdpa
+from bert_infer.operators.scaled import Scaled
 from bert_infer.outputs import Sink
-from bert_infer.scaled import Scaled
-from bert_infer.worker import carry_out
+from bert_infer.processes.worker import carry_out
+from bert_infer.running.execution import execute
 
 DEVICE = os.environ.get("BERT_INFER_TEST_DEVICE", "cuda")
 IS_CUDA = DEVICE == "cuda"

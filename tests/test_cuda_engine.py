@@ -23,24 +23,28 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.torch_version import TorchVersion
 
-from bert_infer import ceiling, compose, linears, metrics, scaled, warmup, weights
-from bert_infer.architecture import Architecture
-from bert_infer.attention import BySdpa
+from bert_infer import compose, metrics
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
 from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, Padded
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.dtypes import Bf16, Fp32, Tf32
+from bert_infer.dtypes.fp8 import ByRow, Fp8
 from bert_infer.engines.fused import Fused, Layer
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.execution import execute
-from bert_infer.fp8 import ByRow, Fp8
 from bert_infer.graphs import Compile, CompileMode
-from bert_infer.opaque import Opaque
+from bert_infer.measuring import ceiling
+from bert_infer.models import weights
+from bert_infer.models.architecture import Architecture
+from bert_infer.operators import linears, scaled
+from bert_infer.operators.attention import BySdpa
+from bert_infer.operators.opaque import Opaque
+from bert_infer.operators.scaled import Scaled
 from bert_infer.records import Weights
-from bert_infer.scaled import Scaled
+from bert_infer.running import warmup
+from bert_infer.running.execution import execute
 
 HOPPER, ADA, AMPERE, TURING = (9, 0), (8, 9), (8, 0), (7, 5)
 

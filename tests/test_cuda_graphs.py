@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bert_infer import attention, compose, linears
+from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, recording
 from bert_infer.devices.hpu import Hpu
@@ -21,6 +21,7 @@ from bert_infer.errors import RefusedError, UnrecordableError
 from bert_infer.graphs import Compile, CompileMode
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
+from bert_infer.operators import attention, linears
 
 READS = {"tolist", "item", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__"}
 

@@ -16,14 +16,15 @@ import pytest
 import torch
 from test_metrics import finished
 
-from bert_infer import compose, environment, metrics
-from bert_infer.conditions import between, snapshot
-from bert_infer.counters import Counted
+from bert_infer import compose, metrics
 from bert_infer.devices import auto, cuda
+from bert_infer.devices.counters import Counted
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.errors import RefusedError
+from bert_infer.measuring import environment
+from bert_infer.measuring.conditions import between, snapshot
 
 
 def test_threads_are_set_for_the_run_and_put_back():
@@ -206,7 +207,7 @@ def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
 def test_cores_that_threads_are_bound_to_are_counted_together():
     """Seen to fail: one core, the one that OpenMP bound the main thread to."""
     counting = (
-        "import torch; from bert_infer.environment import cores_allowed;"
+        "import torch; from bert_infer.measuring.environment import cores_allowed;"
         "torch.ones(4096, 4096).sum(); print(cores_allowed())"
     )
     bound = os.environ | {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertModel
 
-from bert_infer import compose, drift
-from bert_infer.drift import Drift, TextOutputs
+from bert_infer import compose
+from bert_infer.measuring import drift
+from bert_infer.measuring.drift import Drift, TextOutputs
 from bert_infer.tokens import load
 
 TEXTS = ["Short.", "One that is a good deal longer than the other two.", "In between, more or less"]

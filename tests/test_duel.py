@@ -16,13 +16,13 @@ import pytest
 from conftest import PLUGIN, WITH_PLUGIN, wait_for
 
 from bert_infer import compose, console, metrics
-from bert_infer.counters import Counters
+from bert_infer.devices.counters import Counters
 from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
-from bert_infer.execution import execute
-from bert_infer.schedule import Schedule
-from bert_infer.side import Turn
-from bert_infer.statistics import paired_ratio
+from bert_infer.duel.side import Turn
+from bert_infer.measuring.statistics import paired_ratio
+from bert_infer.running.execution import execute
+from bert_infer.running.schedule import Schedule
 
 
 def duel_of(*pairs):

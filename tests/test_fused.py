@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from packing import LENGTHS, check_isolation, check_order_and_neighbours, encoder
 from safetensors.torch import load_file, save_file
 
-from bert_infer import compose, weights
+from bert_infer import compose
 from bert_infer.engines.fused import Fused
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.engines.transformers import Transformers
 from bert_infer.errors import RefusedError
+from bert_infer.models import weights
 
 
 @pytest.fixture(scope="module", params=[Fused(), FusedCls()], ids=lambda engine: engine.name)

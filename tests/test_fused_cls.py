@@ -10,10 +10,10 @@ from reference import BATCHINGS, PACKED, largest_difference
 from safetensors.torch import load_file
 
 from bert_infer import compose
-from bert_infer.attention import ByMatmul
 from bert_infer.devices.cpu import Cpu
 from bert_infer.engines.fused import Layer
 from bert_infer.errors import RefusedError
+from bert_infer.operators.attention import ByMatmul
 
 FIRSTS = ["model=minilm", "engine=fused_cls"]
 PACKED_FIRSTS = [*FIRSTS, PACKED[0]]

@@ -16,8 +16,9 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from bert_infer import compose, duel, variables
-from bert_infer.counters import Counted, Counters
+from bert_infer import compose, duel
+from bert_infer.devices import variables
+from bert_infer.devices.counters import Counted, Counters
 from bert_infer.devices.hpu import Hpu, claims, hlml, host
 from bert_infer.errors import RefusedError
 from bert_infer.graphs import Compile, Eager

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from bert_infer.interruption import held_back
+from bert_infer.running.interruption import held_back
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
@@ -38,7 +38,7 @@ def test_an_interruption_waits_for_the_end_and_comes_once(interrupting):
 
 def test_a_second_one_after_a_while_does_not_wait(interrupting, monkeypatch):
     """Seen to fail: while an import hung, only SIGKILL ended it."""
-    monkeypatch.setattr("bert_infer.interruption._PATIENCE_S", 0.05)
+    monkeypatch.setattr("bert_infer.running.interruption._PATIENCE_S", 0.05)
     steps = []
 
     def work():

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_infer.attention import BySdpa
 from bert_infer.devices.cuda.attention import Blocked
+from bert_infer.operators.attention import BySdpa
 
 pytest.importorskip("triton", reason="there is no Triton, which the dev extra brings on Linux")
 if "TRITON_INTERPRET" not in os.environ:

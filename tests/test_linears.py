@@ -7,12 +7,14 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from bert_infer import attention, ceiling, compose, linears, quantised
+from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32, Int8
 from bert_infer.errors import RefusedError
-from bert_infer.execution import execute
-from bert_infer.quantised import Quantised
+from bert_infer.measuring import ceiling
+from bert_infer.operators import attention, linears, quantised
+from bert_infer.operators.quantised import Quantised
+from bert_infer.running.execution import execute
 
 FLOATS = [torch.float32, torch.bfloat16]
 

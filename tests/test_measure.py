@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_metrics import finished
 
-from bert_infer import compose, metrics, warmup
+from bert_infer import compose, metrics
+from bert_infer.batching.layouts import PaddedBatch
+from bert_infer.configuration.settings import Until
 from bert_infer.devices.cpu import Cpu
-from bert_infer.execution import execute
-from bert_infer.layouts import PaddedBatch
-from bert_infer.measure import (
+from bert_infer.measuring.measure import (
     Pace,
     Phases,
     fastest_s,
@@ -24,11 +24,12 @@ from bert_infer.measure import (
     without_garbage_collection,
 )
 from bert_infer.records import Forward, Outputs
-from bert_infer.run_record import Record
-from bert_infer.schedule import Schedule, as_long_as_asked
-from bert_infer.settings import Until
-from bert_infer.status import Status
-from bert_infer.warmup import WarmUp, run_once_in_time, warm_up_passes, warm_up_until_steady
+from bert_infer.running import warmup
+from bert_infer.running.execution import execute
+from bert_infer.running.run_record import Record
+from bert_infer.running.schedule import Schedule, as_long_as_asked
+from bert_infer.running.status import Status
+from bert_infer.running.warmup import WarmUp, run_once_in_time, warm_up_passes, warm_up_until_steady
 
 
 class Time:
@@ -276,7 +277,9 @@ def test_forwards_come_between_a_written_file_and_the_first_that_is_measured(
     monkeypatch, warmup, are_more
 ):
     """Seen to fail: the first took half as long again as the others, of a small model."""
-    monkeypatch.setattr("bert_infer.passes._SETTLE_S", 1.0)  # longer than any of these forwards
+    monkeypatch.setattr(
+        "bert_infer.running.passes._SETTLE_S", 1.0
+    )  # longer than any of these forwards
     runner = compose(["model=tiny", "drift.texts=0", "iterations=4", f"warmup={warmup}"])
     device, record = Noted(), runner.new_record()
     record.phases.entered = device.seen.append  # as where files are written
@@ -288,7 +291,7 @@ def test_forwards_come_between_a_written_file_and_the_first_that_is_measured(
 
 def test_nothing_is_written_between_the_first_forwards(tmp_path, monkeypatch):
     """Seen to fail: status.json and two more files, after the first of them."""
-    monkeypatch.setattr("bert_infer.status._FIRST_AFTER_S", 60.0)
+    monkeypatch.setattr("bert_infer.running.status._FIRST_AFTER_S", 60.0)
     kept, record = Status(tmp_path, lambda _phase: None), Record()
     kept.follow(record)
     with record.phases("measure"):
@@ -305,7 +308,7 @@ def test_shapes_that_were_not_warmed_up_are_a_warning(monkeypatch):
     record = compose(chosen).run(texts).record
     assert record["measurement"]["warmup_shapes_left"] == 0
     assert record["measurement"]["warmup_passes"] > 0
-    monkeypatch.setattr("bert_infer.warmup.LIMIT_S", -1.0)
+    monkeypatch.setattr("bert_infer.running.warmup.LIMIT_S", -1.0)
     record = compose(chosen).run(texts).record
     shapes = record["workload"]["forwards_per_pass"]
     assert record["measurement"]["warmup_shapes_left"] == shapes > 1

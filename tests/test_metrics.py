@@ -7,13 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bert_infer import compose, files, linears, metrics
-from bert_infer.architecture import Architecture
-from bert_infer.ceiling import Ceiling, Matmul
+from bert_infer import compose, files, metrics
+from bert_infer.measuring.ceiling import Ceiling, Matmul
 from bert_infer.metrics import latency_ms, length_histogram, percentile
+from bert_infer.models.architecture import Architecture
+from bert_infer.operators import linears
 from bert_infer.records import Forward
-from bert_infer.run_record import Record
-from bert_infer.workload import Workload
+from bert_infer.running.run_record import Record
+from bert_infer.running.workload import Workload
 
 ARCHITECTURE = Architecture(
     {

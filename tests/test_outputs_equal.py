@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from bert_infer import compose
-from bert_infer.architecture import Architecture
-from bert_infer.weights import make
+from bert_infer.models.architecture import Architecture
+from bert_infer.models.weights import make
 
 
 @pytest.mark.parametrize(

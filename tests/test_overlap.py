@@ -22,13 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bert_infer import compose
+from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.overlap import Overlap
-from bert_infer.execution import execute
 from bert_infer.inputs.prompt import Prompt
-from bert_infer.layouts import PaddedBatch
-from bert_infer.measure import measured_pass
+from bert_infer.measuring.measure import measured_pass
 from bert_infer.records import Computed, Outputs
+from bert_infer.running.execution import execute
 
 HOST = "host"
 
@@ -240,7 +240,7 @@ def test_what_was_measured_before_a_failure_is_kept(streams):
 
 def test_host_memory_bounds_what_is_held(streams, monkeypatch):
     """The device is idle whenever outputs are handed over, and goes on afterwards."""
-    monkeypatch.setattr("bert_infer.measure._HELD_BYTES", 1)
+    monkeypatch.setattr("bert_infer.measuring.measure._HELD_BYTES", 1)
     device = Overlapping(streams)
     measured = measured_pass(0, batches(5), device.encode, device)
     assert [forward.batch_index for forward, _, _ in measured] == list(range(5))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from bert_infer import compose, worker
+from bert_infer import compose
+from bert_infer.processes import worker
 
 
 def test_a_trace_is_left_of_one_more_pass_that_is_not_measured(tmp_path):

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 import pytest
 from conftest import ROOT, Command, break_off, edit
 
-from bert_infer import console, report, runs
+from bert_infer import console, report
 from bert_infer.errors import OptionError, RefusedError
+from bert_infer.files import runs
 from bert_infer.report import charts, entries, figures, page, summary, tables, terminal
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.charts.timeline import thinned
@@ -119,7 +120,7 @@ def test_a_named_baseline_has_the_rows_other_options(sweep):
 
 
 def test_a_speedup_has_the_interval_that_compare_gives(sweep):
-    from bert_infer import comparison
+    from bert_infer.report import comparison
 
     compared = {c.run.directory.name: c for c in comparison.compare([str(sweep)]).comparisons}
     for row in summary.of(sweep, None).rows:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from bert_infer import statistics
+from bert_infer.measuring import statistics
 
 RUNS = 500
 mean = statistics.mean_interval

@@ -24,13 +24,15 @@ import psutil
 import pytest
 from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
 
-from bert_infer import compose, status, worker
-from bert_infer.board import Board
-from bert_infer.directories import claimed
+from bert_infer import compose
+from bert_infer.configuration.settings import Order
 from bert_infer.engines.fused import Fused
-from bert_infer.plan import Planned, missing, ordered
-from bert_infer.preparation import Content
-from bert_infer.settings import Order
+from bert_infer.files.directories import claimed
+from bert_infer.processes import worker
+from bert_infer.running import status
+from bert_infer.running.preparation import Content
+from bert_infer.sweeps.board import Board
+from bert_infer.sweeps.plan import Planned, missing, ordered
 
 TINY = ("model=tiny", "engine=fused", "drift.texts=0", "hydra.sweep.dir=sweep")
 DEADLY = (

@@ -8,7 +8,7 @@ import torch
 from test_measure import AsynchronousDevice, Time, one_batch
 
 from bert_infer import compose
-from bert_infer.measure import measured_pass
+from bert_infer.measuring.measure import measured_pass
 
 
 def test_a_batch_repeats_the_sequence_not_the_string():

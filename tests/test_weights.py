@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bert_infer import compose, weights
+from bert_infer import compose
 from bert_infer.errors import RefusedError, WeightsError
-from bert_infer.models import _DATA
+from bert_infer.models import _DATA, weights
 
 TEXTS = ["Good morning BERT!"]
 

@@ -52,7 +52,7 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (metrics.parent / "report.html").exists()
     where = subprocess.run(
-        [bin_ / "python", "-c", "import bert_infer.options as o; print(o.CONF)"],
+        [bin_ / "python", "-c", "import bert_infer.configuration.options as o; print(o.CONF)"],
         cwd=elsewhere,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from bert_infer.caveats import choices, machine, measuring, outputs
 
 if TYPE_CHECKING:
     from bert_infer.records import Caveat
-    from bert_infer.run_record import Record
+    from bert_infer.running.run_record import Record
 
 _KINDS = (outputs, choices, measuring, machine)
 

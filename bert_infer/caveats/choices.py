@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.configuration.settings import Until
 from bert_infer.records import Caveat
-from bert_infer.settings import Until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bert_infer.preparation import Prepared
-    from bert_infer.run_record import Record
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
 
 _MUCH_PADDING = 0.3
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bert_infer.conditions import BUSY, STOLEN
-from bert_infer.environment import cores_allowed
+from bert_infer.measuring.conditions import BUSY, STOLEN
+from bert_infer.measuring.environment import cores_allowed
 from bert_infer.records import Caveat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bert_infer.conditions import Conditions
-    from bert_infer.preparation import Prepared
-    from bert_infer.run_record import Record
+    from bert_infer.measuring.conditions import Conditions
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
 
 _CLOCK_MOVED = 0.1
 _FEWER = "set device=cpu device.threads=N for fewer threads"

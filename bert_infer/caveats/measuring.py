@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import warmup
+from bert_infer.measuring.statistics import FEWEST_FOR_INTERVAL
 from bert_infer.records import Caveat
-from bert_infer.statistics import FEWEST_FOR_INTERVAL
+from bert_infer.running import warmup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bert_infer.preparation import Prepared
-    from bert_infer.run_record import Record
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
 
 _MANY_OUTLIERS = 0.05
 _CEILING_MOVED = 0.1

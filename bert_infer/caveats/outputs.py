@@ -9,8 +9,8 @@ from bert_infer.records import Caveat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bert_infer.preparation import Prepared
-    from bert_infer.run_record import Record
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
 
 _POOR_COSINE = 0.99
 

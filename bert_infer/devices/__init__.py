@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from bert_infer import attention, linears, scaled
 from bert_infer.graphs import Eager, Graph
+from bert_infer.operators import attention, linears, scaled
 from bert_infer.records import Computed, Outputs
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attention
-    from bert_infer.counters import Counters
+    from bert_infer.batching.layouts import Batch
+    from bert_infer.devices.counters import Counters
     from bert_infer.devices.overlap import Overlap
     from bert_infer.dtypes import Dtype
+    from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode
-    from bert_infer.layouts import Batch
-    from bert_infer.linears import MakeLinear
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.operators.attention import Attention
+    from bert_infer.operators.linears import MakeLinear
     from bert_infer.records import Caveat
 
 Function = TypeVar("Function", bound="Callable[..., Any]")

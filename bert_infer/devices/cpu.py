@@ -6,20 +6,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bert_infer import attention, linears
 from bert_infer.devices import Device
-from bert_infer.environment import cpu_flags
 from bert_infer.errors import OptionError
-from bert_infer.memory import freed_is_kept
+from bert_infer.measuring.environment import cpu_flags
+from bert_infer.measuring.memory import freed_is_kept
+from bert_infer.operators import attention, linears
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attention
-    from bert_infer.linears import MakeLinear
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.operators.attention import Attention
+    from bert_infer.operators.linears import MakeLinear
 
 _MOST_THREADS = 1024  # where the system grants no more, PyTorch ends the process
 

@@ -6,16 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bert_infer.layouts import Batch  # noqa: TC001  omegaconf reads the fields' types
+from bert_infer.batching.layouts import Batch  # noqa: TC001  omegaconf reads the fields' types
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
+    from bert_infer.models.architecture import Architecture
     from bert_infer.outputs import Output
     from bert_infer.records import Weights
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from bert_infer.batching.layouts import Batch, PackedBatch, PaddedBatch
 from bert_infer.engines import Encode, Engine
 from bert_infer.errors import RefusedError
-from bert_infer.layouts import Batch, PackedBatch, PaddedBatch
-from bert_infer.memory import give_back
+from bert_infer.measuring.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attention
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
-    from bert_infer.linears import Linear, MakeLinear, Operand
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.operators.attention import Attention
+    from bert_infer.operators.linears import Linear, MakeLinear, Operand
     from bert_infer.records import Weights
 
 

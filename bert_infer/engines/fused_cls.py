@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from bert_infer.batching.layouts import Batch, Kept, PackedBatch
 from bert_infer.engines.fused import Encoder, Fused, Layer, firsts
 from bert_infer.errors import RefusedError
-from bert_infer.layouts import Batch, Kept, PackedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Encode
+    from bert_infer.models.architecture import Architecture
     from bert_infer.outputs import Output
     from bert_infer.records import Weights
 

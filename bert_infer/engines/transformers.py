@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bert_infer.batching.layouts import Batch, PaddedBatch
 from bert_infer.engines import Encode, Engine
 from bert_infer.errors import RefusedError
-from bert_infer.layouts import Batch, PaddedBatch
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
+    from bert_infer.models.architecture import Architecture
     from bert_infer.records import Weights
 
 

@@ -13,8 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bert_infer.buckets import Buckets
 from bert_infer.errors import RefusedError
+from bert_infer.graphs.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
+    from bert_infer.batching.groups import Group, Shape
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.groups import Group, Shape
-    from bert_infer.layouts import Batch
+    from bert_infer.models.architecture import Architecture
 
 
 class Graph(ABC):

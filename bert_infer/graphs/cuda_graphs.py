@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
-    from bert_infer.buckets import Buckets
+    from bert_infer.batching.groups import Group, Shape
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.groups import Group, Shape
-    from bert_infer.layouts import Batch
+    from bert_infer.graphs.buckets import Buckets
+    from bert_infer.models.architecture import Architecture
 
 LAYER_S = 680e-6
 """Host time to launch a layer of the fused engine in fp8, on an H200's noisy machine: a prompt's

@@ -10,9 +10,9 @@ from bert_infer.graphs.recorded import Recorded
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from bert_infer.batching.groups import Shape
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
-    from bert_infer.groups import Shape
 
 
 @dataclass(frozen=True)

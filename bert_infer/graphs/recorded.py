@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-from bert_infer import buckets
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.graphs import Graph, distinct
+from bert_infer.graphs import Graph, buckets, distinct
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
     from bert_infer.batching import Batching
-    from bert_infer.buckets import Buckets
+    from bert_infer.batching.groups import Group, Shape
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Device
-    from bert_infer.groups import Group, Shape
-    from bert_infer.layouts import Batch
+    from bert_infer.graphs.buckets import Buckets
+    from bert_infer.models.architecture import Architecture
 
 
 @dataclass(frozen=True)

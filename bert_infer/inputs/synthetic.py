@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bert_infer.configuration.settings import MOST
 from bert_infer.errors import OptionError
 from bert_infer.inputs import Input
 from bert_infer.records import Tokens
-from bert_infer.settings import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

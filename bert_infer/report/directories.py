@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import runs, status
+from bert_infer.configuration.overrides import of_run
 from bert_infer.errors import RefusedError
-from bert_infer.files import read_json_object
+from bert_infer.files import read_json_object, runs
 from bert_infer.metrics import SCHEMA_VERSION
-from bert_infer.overrides import of_run
 from bert_infer.report.entries import Entry, Problem
+from bert_infer.running import status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

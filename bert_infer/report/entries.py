@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bert_infer import runs
 from bert_infer.errors import RefusedError
-from bert_infer.files import read_json_object
+from bert_infer.files import read_json_object, runs
+from bert_infer.measuring.statistics import Interval
 from bert_infer.records import Caveat
-from bert_infer.statistics import Interval
-from bert_infer.status import moment
+from bert_infer.running.status import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,8 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bert_infer import console, options, runs
+from bert_infer import console
+from bert_infer.configuration import options
 from bert_infer.errors import RefusedError, nearest
+from bert_infer.files import runs
 from bert_infer.report import directories, figures, rows
 
 if TYPE_CHECKING:

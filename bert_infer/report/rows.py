@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert_infer import runs, statistics
+from bert_infer.files import runs
+from bert_infer.measuring import statistics
+from bert_infer.measuring.statistics import Interval
 from bert_infer.report.entries import asked
-from bert_infer.statistics import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

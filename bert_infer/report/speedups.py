@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert_infer import comparison, runs, statistics
 from bert_infer.errors import RefusedError, nearest
+from bert_infer.files import runs
+from bert_infer.measuring import statistics
+from bert_infer.report import comparison
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.rows import Row, axes
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bert_infer.runs import Run
-    from bert_infer.statistics import Interval
+    from bert_infer.files.runs import Run
+    from bert_infer.measuring.statistics import Interval
 
 
 def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:

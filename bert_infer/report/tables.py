@@ -13,9 +13,9 @@ from bert_infer.report import figures
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from bert_infer.measuring.statistics import Interval
     from bert_infer.report.rows import Row
     from bert_infer.report.summary import Summary
-    from bert_infer.statistics import Interval
 
 _SPECIAL = re.compile(r"[\\`*<>|&~#]|](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 """What has a meaning in Markdown; an underscore has none inside a word."""

@@ -36,7 +36,7 @@ def card():
 @pytest.fixture(autouse=True)
 def _no_time_for_ceilings(monkeypatch):
     """The card is simulated: what its fastest matmul takes is of no interest."""
-    from bert_infer import ceiling
+    from bert_infer.measuring import ceiling
 
     monkeypatch.setattr(ceiling, "_SEARCH_S", 0.0)
     monkeypatch.setattr(ceiling, "_REPEAT_S", 0.0)

@@ -77,7 +77,7 @@ def test_dynamo_traces_the_forwards_whole(engine, fused_attention, monkeypatch):
 
     Seen to fail: ``fused_sdpa`` without ``recompute_mode``, for which the plugin asks its C++.
     """
-    from bert_infer import weights
+    from bert_infer.models import weights
 
     monkeypatch.setattr(Hpu, "torch_device", lambda _self: torch.device("cpu"))
     monkeypatch.setattr(Hpu, "finish", lambda *_args, **_kwargs: None)

@@ -19,16 +19,17 @@ import pytest
 import torch
 
 import bert_infer
-from bert_infer import cli, compose, weights
-from bert_infer.execution import execute
-from bert_infer.attention import ByMask
+from bert_infer import cli, compose
+from bert_infer.models import weights
+from bert_infer.running.execution import execute
+from bert_infer.operators.attention import ByMask
 from bert_infer.devices.hpu import Hpu, claims, host
 from bert_infer.errors import RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
-from bert_infer.layouts import PaddedBatch
-from bert_infer.measure import fastest_s, forward, measured_pass
+from bert_infer.batching.layouts import PaddedBatch
+from bert_infer.measuring.measure import fastest_s, forward, measured_pass
 from bert_infer.records import Outputs
-from bert_infer.request import Request
+from bert_infer.cli.request import Request
 
 TEXTS = [
     "Good morning BERT!",
@@ -551,7 +552,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
 
 
 def test_the_users_environment_is_not_overruled(monkeypatch):
-    from bert_infer import variables
+    from bert_infer.devices import variables
 
     monkeypatch.setattr(variables, "_OURS", {})
     monkeypatch.setenv("PT_HPU_LAZY_MODE", "0")
@@ -592,7 +593,7 @@ def test_attention_by_a_mask_is_attention_by_sequence():
     sdpa = torch.nn.functional.scaled_dot_product_attention
     by_mask = ByMask(lambda q, k, v, mask: sdpa(q, k, v, attn_mask=mask))
     found = by_mask(qkv, by_mask.bounds(torch.zeros(9, 8), cu_seqlens))
-    from bert_infer.attention import BySdpa
+    from bert_infer.operators.attention import BySdpa
 
     torch.testing.assert_close(found, BySdpa()(qkv, cu_seqlens), rtol=0, atol=1e-6)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bert_infer import linears, scaled
-from bert_infer.counters import Counters
 from bert_infer.devices import Device
+from bert_infer.devices.counters import Counters
 from bert_infer.devices.cuda import driver, fusing, nvml, overruling
 from bert_infer.devices.cuda.attention import (
     Blocked,
@@ -24,6 +23,7 @@ from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluIn
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
+from bert_infer.operators import linears, scaled
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attention
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Function
     from bert_infer.dtypes import Dtype
+    from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
-    from bert_infer.layouts import Batch
-    from bert_infer.linears import MakeLinear
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.operators.attention import Attention
+    from bert_infer.operators.linears import MakeLinear
     from bert_infer.records import Caveat
 
 _ADA, _CLEARS_IN_ORDER = (8, 9), "2.12"
@@ -203,7 +203,7 @@ class Cuda(Device):
         """
         import torch
 
-        from bert_infer.fp8 import ByRow
+        from bert_infer.dtypes.fp8 import ByRow
 
         if self.capability() == _ADA and torch.__version__ < _CLEARS_IN_ORDER:
             raise RefusedError(

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bert_infer.attention import Attention
+from bert_infer.operators.attention import Attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable

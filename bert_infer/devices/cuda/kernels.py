@@ -12,7 +12,7 @@ import triton
 from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from bert_infer.scaled import LEAST, MOST
+from bert_infer.operators.scaled import LEAST, MOST
 
 _LOG2_E = math.log2(math.e)
 _QUERIES, _KEYS = 64, 32

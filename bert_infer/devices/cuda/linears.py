@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bert_infer.linears import OutOfPlace
-from bert_infer.scaled import LEAST, MOST, Codes, Scaled
+from bert_infer.operators.linears import OutOfPlace
+from bert_infer.operators.scaled import LEAST, MOST, Codes, Scaled
 
 if TYPE_CHECKING:
     import torch

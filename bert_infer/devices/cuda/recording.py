@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bert_infer import attempts
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import UnrecordableError
+from bert_infer.measuring import attempts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator

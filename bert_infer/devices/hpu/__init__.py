@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bert_infer import attention, linears, variables
-from bert_infer.counters import Counters
-from bert_infer.devices import Device
+from bert_infer.batching.layouts import PackedBatch
+from bert_infer.devices import Device, variables
+from bert_infer.devices.counters import Counters
 from bert_infer.devices.hpu import hlml, host, modes, plugin
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
-from bert_infer.layouts import PackedBatch
+from bert_infer.operators import attention, linears
 from bert_infer.records import Outputs
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.architecture import Architecture
-    from bert_infer.attention import Attention
+    from bert_infer.batching.layouts import Batch
     from bert_infer.devices.overlap import Overlap
+    from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.fp8 import Fp8
     from bert_infer.graphs import CompileMode, Graph
-    from bert_infer.layouts import Batch
-    from bert_infer.linears import MakeLinear
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.operators.attention import Attention
+    from bert_infer.operators.linears import MakeLinear
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 

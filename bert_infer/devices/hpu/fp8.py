@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from platformdirs import user_cache_path
 
+from bert_infer.dtypes.fp8 import Fp8, Step
 from bert_infer.errors import RefusedError
-from bert_infer.fp8 import Fp8, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,190 @@
+"""The command line: from arguments to runs, messages and an exit code.
+
+Exit codes: 0 all went well, 1 a run failed, or what a command shows could not be written, 2 the
+request was refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from functools import partial
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_infer.cli.commands import COMMANDS
+from bert_infer.configuration.options import CONF, help_text
+from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from omegaconf import DictConfig
+
+    from bert_infer.cli.request import Request
+
+_REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
+
+
+def entry_point() -> None:
+    """Run the installed command ``bert-infer``."""
+    sys.exit(main(sys.argv[1:], "bert-infer"))
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """Do what ``arguments`` ask and return the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: output is discarded
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # if ignored, as by nohup, it stays so
+            signal.signal(number, signal.default_int_handler)
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return _do(arguments, program)
+    except (BertInferError, ModuleNotFoundError, KeyboardInterrupt, OSError) as error:
+        if wants_traceback:
+            raise
+        message, code = _end(error)
+        sys.stderr.write(f"{message}\n")
+        return code
+
+
+def _do(arguments: Sequence[str], program: str) -> int:
+    from bert_infer import console
+
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    code = 0
+    if command:
+        code = command(program, arguments[1:])
+    elif set(arguments) & {"--help", "-h"}:
+        console.show_text(help_text(program))
+    elif "--version" in arguments:
+        from bert_infer.measuring.environment import package_version
+
+        console.show_text(f"bert_infer {package_version('bert-infer') or 'not installed'}")
+    else:
+        return _run(arguments)
+    return code or (_FAILED if console.OUT.has_lost else 0)
+
+
+def _end(error: BaseException) -> tuple[str, int]:
+    """Return the message for ``error``, and the exit code."""
+    match error:
+        case KeyboardInterrupt():
+            return "Interrupted.", _INTERRUPTED
+        case ModuleNotFoundError():
+            message = (
+                f"This Python ({sys.executable}) has no package {error.name}.\n  Use that of the "
+                "environment where bert_infer is installed, as .venv/bin/python, or install it "
+                "here: pip install -e ."
+            )
+            return message, _REFUSED
+        case RefusedError():
+            return str(error), _REFUSED
+        case OSError():
+            return f"{error}.\n  Check the path, and what you may read and write.", _FAILED
+        case _:
+            return str(error), _FAILED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Check every run that is asked for, then make them; return the exit code."""
+    from hydra.errors import HydraException
+
+    from bert_infer import console  # noqa: F401  an interruption past this leaves a record
+    from bert_infer.cli.request import Request
+    from bert_infer.sweeps import sweep  # an interruption past this leaves a record
+
+    request = Request.of(arguments)
+    try:
+        if request.only_shows:
+            request.check_view()
+            logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
+            return _by_hydra(request)
+        if request.is_sweep:
+            make = partial(sweep.carry_out, request.plan())
+        else:
+            make = partial(_by_hydra, request, request.check())
+        try:
+            return make()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory cannot be written: {error}.",
+                f"Choose another: hydra.{request.kind}.dir=DIR.",
+            ) from error
+    except HydraException as error:
+        raise RefusedError(str(error).strip(), "Try --help.") from error
+
+
+def _by_hydra(request: Request, directory: Path | None = None) -> int:
+    """Let Hydra make one run, or show what it is asked to; return the exit code.
+
+    Args:
+        request: it has been checked.
+        directory: the run's; None where Hydra only shows something.
+    """
+    import hydra
+
+    from bert_infer.configuration.overrides import quoted
+    from bert_infer.configuration.schema import interpolation_refused
+    from bert_infer.devices import variables
+    from bert_infer.running import status
+
+    # Fixed now: Hydra would fill in the time anew, and so use another directory than was checked.
+    settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
+    codes = [0]
+
+    @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
+    def job(config: DictConfig) -> None:
+        codes.append(_execute(config))
+
+    with (
+        _arguments([*request.flags, *request.overrides, *settled]),
+        variables.temporarily({"HYDRA_FULL_ERROR": "1"}),  # raise, rather than print and exit
+        interpolation_refused(),
+    ):
+        try:
+            job()
+        except KeyboardInterrupt:
+            begun = directory and (directory / "run.log").exists()
+            if directory and begun and not (directory / "metrics.json").exists():
+                status.bury(directory, status.INTERRUPTED)
+            raise
+    return codes[-1]
+
+
+def _execute(config: DictConfig) -> int:
+    """Make one run in the directory that Hydra made for it; return its exit code."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from bert_infer import console
+    from bert_infer.configuration.composition import runner_from, sweep_settings
+    from bert_infer.processes.isolated import Isolated
+    from bert_infer.processes.worker import Watch
+    from bert_infer.sweeps.task import Task
+
+    isolated = None
+    if sweep_settings(config).wants_process:
+        isolated = Isolated(tuple(runner_from(config).preload), sweep_settings(config).timeout_s)
+    with console.progress_bar() as progress:
+        finished = Task(isolated, Watch(progress))(config)
+    console.show_run(finished, HydraConfig.get().runtime.output_dir)
+    return _FAILED if finished.metrics["error"] else 0
+
+
+@contextmanager
+def _arguments(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra, which reads sys.argv, see ``arguments``."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

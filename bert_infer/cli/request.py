@@ -1,0 +1,240 @@
+"""A command line for runs: parsed, and checked as a whole before the first run is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from omegaconf import OmegaConf
+
+from bert_infer.configuration.composition import config_from, runner_from, sweep_settings
+from bert_infer.configuration.limits import check_node
+from bert_infer.configuration.options import groups, searchpath, values
+from bert_infer.configuration.overrides import (
+    check_agreement,
+    check_is_one_run,
+    check_overrides,
+    expand_short_forms,
+    sweep,
+)
+from bert_infer.configuration.schema import interpolation_refused
+from bert_infer.configuration.settings import SweepSettings
+from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.files.directories import check_apart, check_free, check_writable, usable
+from bert_infer.report import Baseline
+from bert_infer.sweeps import combinations, resumption
+from bert_infer.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        flags: Hydra's own arguments.
+        overrides: short forms expanded.
+        searchpath: further directories with options.
+        is_sweep: whether every combination of the overrides is a run.
+        only_shows: whether Hydra prints something and nothing is run.
+        view: the part of the configuration that Hydra prints (job, hydra or all), and a key in it
+            or None; None as a whole where Hydra prints nothing of it.
+    """
+
+    flags: list[str]
+    overrides: list[str]
+    searchpath: list[str]
+    is_sweep: bool
+    only_shows: bool
+    view: tuple[str, str | None] | None
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> Request:
+        """Return the request that ``arguments`` make; flags and overrides come in any order.
+
+        Raises:
+            RefusedError: an argument is none of Hydra's, or an override is wrong.
+        """
+        from hydra._internal.utils import get_args_parser
+
+        parser = get_args_parser()
+        flags = [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001
+        parser.error = lambda message: _refuse(message, arguments, flags)  # type: ignore[method-assign]
+        asked: argparse.Namespace = parser.parse_intermixed_args(list(arguments))
+        for flag in ("experimental_rerun", "config_name", "config_path"):
+            if getattr(asked, flag):
+                raise RefusedError(
+                    f"--{flag.replace('_', '-')} is not supported.",
+                    "Give overrides; --config-dir=DIR adds options of your own.",
+                )
+        if asked.resolve and not asked.cfg:
+            raise RefusedError("--resolve belongs to --cfg.", "Write --cfg job --resolve.")
+        if asked.shell_completion and not _COMPLETION & {*asked.overrides}:
+            raise RefusedError(
+                "--shell-completion installs or removes a shell's completion.",
+                "Add install=bash, install=fish or install=zsh.",
+            )
+        overrides = expand_short_forms(asked.overrides)
+        directories = searchpath(asked.config_dir)
+        way = _way(asked)
+        if not asked.shell_completion:
+            check_overrides(overrides, directories)
+            check_agreement(overrides)
+        return cls(
+            flags=[argument for argument in arguments if argument not in asked.overrides],
+            overrides=overrides,
+            searchpath=directories,
+            is_sweep=asked.multirun or "hydra.mode=MULTIRUN" in overrides,
+            only_shows=way in {*_VIEWS, "--shell-completion"},
+            view=(asked.cfg or "all", asked.package) if way in _VIEWS else None,
+        )
+
+    @property
+    def kind(self) -> str:
+        """Hydra's word for it: run or sweep."""
+        return "sweep" if self.is_sweep else "run"
+
+    def check_view(self) -> None:
+        """Compose what Hydra is to print, so that mistakes are reported as they are for a run.
+
+        Raises:
+            RefusedError: the first mistake.
+        """
+        if self.view is None:
+            return
+        part, key = self.view
+        config = config_from(self.overrides, self.searchpath, job=0)
+        if key in {None, "", "_global_"}:
+            return
+        keys = {"job": [*groups(), *values()], "hydra": ["hydra"], "all": [*config]}[part]
+        parent = str(key).partition(".")[0]
+        with interpolation_refused():
+            if parent not in keys or OmegaConf.select(config, str(key)) is None:
+                allowed = f"what has a value in {', '.join(keys)}"
+                raise OptionError("--package", key, allowed, nearest(parent, keys))
+
+    def check(self) -> Path:
+        """Compose and prepare the run, so that a mistake ends the command before anything is made.
+
+        Returns:
+            The run's directory.
+
+        Raises:
+            RefusedError: the first mistake.
+        """
+        check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.", self.searchpath)
+        config = config_from(self.overrides, self.searchpath, job=0)
+        sweep_settings(config).check_single()
+        runner_from(config).prepare()
+        with interpolation_refused():
+            check_node(config.hydra, self.kind)
+            _check_directory(config, self.kind)
+            return Path(config.hydra.run.dir)
+
+    def plan(self) -> Plan:
+        """Compose and prepare every run of a sweep.
+
+        Raises:
+            RefusedError: listing every combination that is refused, and why.
+        """
+        before, directories = resumption.of(self.overrides)
+        request = replace(
+            self,
+            overrides=[*before, *self.overrides],
+            searchpath=list(dict.fromkeys([*directories, *self.searchpath])),
+        )
+        overrides = sweep(request.overrides, request.searchpath)
+        if not overrides:
+            raise RefusedError(
+                f"{' '.join(request.overrides)} asks for no run at all.",
+                "Check the ranges and patterns in it.",
+            )
+        runs = combinations.checked(overrides, request.searchpath)
+        configs = [run.config for run in runs]
+        settings = {sweep_settings(config) for config in configs}
+        if len(settings) > 1:
+            names = ", ".join(field.name for field in fields(SweepSettings))
+            raise RefusedError(
+                f"A sweep has one value each of {names}.", "Give one value, without a comma."
+            )
+        one = settings.pop()
+        baseline = Baseline.parse(one.baseline) if one.baseline is not None else None
+        if baseline and not any(
+            baseline.matches(options) for run in runs for options in run.options
+        ):
+            there = ", ".join(combinations.varied(overrides)) or " ".join(overrides[0])
+            raise OptionError("baseline", one.baseline, f"what a run of the sweep has: {there}")
+        if one.fail_fast and not combinations.starts_runs_itself(configs[0]):
+            raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
+        with interpolation_refused():
+            check_node(configs[0].hydra, self.kind)
+            folders = [config.hydra.sweep.subdir for config in configs]
+            if one.resume is None:
+                _check_directory(configs[0], self.kind, folders)
+            if one.repeats > 1 or one.resume is not None:  # as for the first run, made once more
+                later = config_from(overrides[0], request.searchpath, job=len(runs))
+                folders.append(later.hydra.sweep.subdir)
+            check_apart(folders)
+            return Plan(
+                directory=Path(one.resume or configs[0].hydra.sweep.dir),
+                is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
+                overrides=request.overrides,
+                searchpath=request.searchpath,
+                settings=one,
+                baseline=baseline,
+                seed=int(configs[0].seed),
+                runs=[run.planned for run in runs],
+                preload=tuple(sorted({name for run in runs for name in run.preload})),
+                places=tuple({run.place for run in runs}),
+            )
+
+
+def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ()) -> None:
+    """Refuse a directory that runs cannot be written to.
+
+    Raises:
+        RefusedError: naming the key to change.
+    """
+    directory = config.hydra[kind].dir
+    if not directory:
+        raise OptionError(f"hydra.{kind}.dir", "", "a directory")
+    with usable(f"hydra.{kind}.dir"):
+        check_free(Path(directory), kind, folders)
+        check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
+
+
+_COMPLETION = {
+    f"{what}={shell}"
+    for what in ("install", "uninstall", "query")
+    for shell in ("bash", "fish", "zsh")
+}
+_VIEWS = ("--cfg", "--info", "--hydra-help")
+"""The flags with which Hydra prints what it would compose."""
+
+
+def _way(asked: argparse.Namespace) -> str:
+    """Return which of the mutually exclusive flags is given; ``--run`` where none is.
+
+    Raises:
+        RefusedError: two are given.
+    """
+    flags = ("--run", "--multirun", *_VIEWS, "--shell-completion")
+    given = [flag for flag in flags if getattr(asked, flag.strip("-").replace("-", "_"))]
+    if len(given) > 1:
+        raise RefusedError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
+    return given[0] if given else "--run"
+
+
+def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:
+    """Raise argparse's complaint as a RefusedError, with the flag that was probably meant."""
+    unknown = next((a for a in arguments if a.startswith("-") and a not in flags), "")
+    key = unknown.lstrip("-").partition("=")[0]
+    if key in {*groups(), *values(), "text"}:
+        raise RefusedError(f"{message}.", f"Write {key}=VALUE, without dashes.")
+    raise RefusedError(f"{message}.", nearest(unknown, flags) or "Try --help.")

@@ -1,0 +1,290 @@
+"""Overrides to a Runner: Hydra composes them, and each node becomes a checked component."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib.metadata import entry_points
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from bert_infer.batching import Batching
+from bert_infer.configuration.options import CONF, groups, options_with, searchpath
+from bert_infer.configuration.overrides import (
+    check_is_one_run,
+    check_overrides,
+    expand_short_forms,
+    literal,
+    unknown_key,
+)
+from bert_infer.configuration.schema import checked, closest, interpolation_refused, type_of
+from bert_infer.configuration.settings import DriftSettings, Settings, SweepSettings, Until
+from bert_infer.devices import DeviceChoice
+from bert_infer.dtypes import Dtype
+from bert_infer.engines import Engine
+from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.graphs import Graph
+from bert_infer.inputs import Input
+from bert_infer.models import Model
+from bert_infer.outputs import Output
+from bert_infer.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
+
+COMPONENTS: dict[str, type] = {
+    "input": Input,
+    "model": Model,
+    "batching": Batching,
+    "device": DeviceChoice,
+    "dtype": Dtype,
+    "engine": Engine,
+    "graph": Graph,
+    "output": Output,
+}
+"""Every group, and the base class of its options."""
+
+SECTIONS: dict[str, type] = {"until": Until, "drift": DriftSettings}
+"""Top-level values that have keys of their own."""
+
+ENTRY_POINTS = "bert_infer.components"
+"""The entry-point group through which other packages' components are allowed."""
+
+_ONE_AT_A_TIME = RLock()
+
+C = TypeVar("C")
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Runner:
+    """Return the Runner that ``overrides`` choose, each as on the command line: ``"dtype=bf16"``.
+
+    Args:
+        overrides: of configuration; what concerns files, processes or sweeps has no effect here.
+        config_dir: holds options of your own, as for ``--config-dir``.
+
+    Raises:
+        RefusedError: an override is wrong; the message names the key and what it takes.
+    """
+    if isinstance(overrides, str):
+        raise RefusedError(f"compose takes a list of overrides: {overrides}.", "Put it in [].")
+    expanded, directories = expand_short_forms(overrides), searchpath(config_dir)
+    check_overrides(expanded, directories)
+    check_is_one_run(expanded, "Give each key one value.", directories)
+    return runner_from(config_from(expanded, directories), overrides)
+
+
+def config_from(
+    overrides: Sequence[str], searchpath: Sequence[str] = (), job: int | None = None
+) -> DictConfig:
+    """Return the composed configuration.
+
+    Args:
+        overrides: as on the command line, short forms expanded.
+        searchpath: further directories with options.
+        job: the run's number in its sweep; with one, Hydra's own node is included, which says
+            where the run is written.
+
+    Raises:
+        RefusedError: Hydra cannot compose them.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf import open_dict
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]  # of one name
+
+    try:
+        with hydra_at_hand():
+            config = hydra_compose(
+                "config",
+                [*overrides, *searching(searchpath)],
+                return_hydra_config=job is not None,
+            )
+    except (YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise RefusedError(f"An option's file is no YAML: {said}.", "Correct it.") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        choices = [o for o in overrides if o.partition("=")[0] in {*groups(), "hydra/launcher"}]
+        if len(choices) == len(overrides):  # what is wrong lies in an option's file
+            raise RefusedError(str(error).strip(), "Try --help.") from error
+        raise _misfit(error, config_from(choices, searchpath, job=0)) from error
+    if job is not None:
+        with open_dict(config):
+            config.hydra.job.num = job
+    return config
+
+
+def searching(searchpath: Sequence[str]) -> list[str]:
+    """Return the override that has Hydra look for options in these directories as well."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    paths = [QuotedString(f"file://{p}", Quote.single).with_quotes() for p in searchpath]
+    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+
+
+@contextmanager
+def hydra_at_hand() -> Iterator[Hydra]:
+    """Set Hydra up for composing, and restore it: the calling program may use Hydra itself."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _ONE_AT_A_TIME:  # Hydra's state is global
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONF.resolve()), "run", "1.3"):
+                yield cast("Hydra", GlobalHydra.instance().hydra)
+        finally:
+            GlobalHydra.instance().hydra = before
+
+
+@interpolation_refused()
+def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
+    """Return the Runner of a composed configuration.
+
+    Args:
+        config: the configuration.
+        overrides: the user's, for the record.
+
+    Raises:
+        OptionError: a value is missing, unknown, or of another type than its field's.
+    """
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
+    parts: dict[str, Any] = {
+        group: component(group, config[group], base) for group, base in COMPONENTS.items()
+    } | {
+        key: checked(schema, OmegaConf.select(config, key), key) for key, schema in SECTIONS.items()
+    }
+    return Runner(**parts, settings=checked(Settings, values, ""), overrides=tuple(overrides))
+
+
+@interpolation_refused()
+def sweep_settings(config: DictConfig) -> SweepSettings:
+    """Return how the runs of a composed configuration are carried out.
+
+    Raises:
+        OptionError: a value is unknown, or of another type than its field's.
+    """
+    from omegaconf import OmegaConf
+
+    names = [field.name for field in fields(SweepSettings)]
+    return checked(SweepSettings, OmegaConf.masked_copy(config, names), "")
+
+
+def component(group: str, node: DictConfig, base: type[C]) -> C:
+    """Return the component that ``node`` describes: ``_target_`` and exactly its class's fields.
+
+    Raises:
+        OptionError: the class is none of ours, or a value does not fit its field.
+    """
+    from omegaconf import OmegaConf
+
+    if not OmegaConf.is_dict(node):
+        raise OptionError(group, node, "keys and values: _target_, and its class's fields")
+    content = literal(OmegaConf.to_container(node, resolve=True))
+    target = str(content.pop("_target_", None))
+    chosen = resolve(target, group)
+    if not issubclass(chosen, base):
+        raise OptionError(f"{group}._target_", target, f"a component for {group}")
+    return checked(chosen, content, group)
+
+
+def resolve(target: str, group: str) -> type:
+    """Return the dataclass that ``target`` names, if it is defined in this package or declared.
+
+    Hydra's own ``instantiate`` would call anything importable, and hides what went wrong inside.
+
+    Raises:
+        RefusedError: it names anything else, or names it in a module that merely imports it; or
+            what declares it cannot be imported.
+    """
+    declared = {point.value.replace(":", "."): point for point in entry_points(group=ENTRY_POINTS)}
+    if target in declared:
+        try:
+            found: Any = declared[target].load()
+        except Exception as error:
+            raise RefusedError(
+                f"{group}._target_={target} cannot be loaded: {error}.",
+                "Correct the package that declares it.",
+            ) from error
+    else:
+        module, _, name = target.rpartition(".")
+        is_ours = module.split(".")[0] == "bert_infer"
+        try:
+            found = getattr(importlib.import_module(module), name, None) if is_ours else None
+        except ImportError:
+            found = None
+        if inspect.isclass(found) and found.__module__ != module:
+            found = None  # an alias
+    if not (inspect.isclass(found) and is_dataclass(found)):
+        raise OptionError(
+            f"{group}._target_",
+            target,
+            f"a component of bert_infer, or one declared under the entry point {ENTRY_POINTS}: "
+            + (", ".join(sorted(declared)) or "none is, in the packages of this Python"),
+            nearest(target, declared),
+        )
+    return found
+
+
+def _misfit(error: Exception, defaults: DictConfig) -> RefusedError:
+    """Return an error that says which override is wrong, and what it could be instead.
+
+    Args:
+        error: what Hydra raised when it set keys one by one.
+        defaults: the configuration before any key was set.
+    """
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    cause = error.__cause__
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return RefusedError(str(error).strip(), "Try --help.")
+    key = str(cause.full_key)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(key, defaults)
+    override = str(error).removeprefix("Error merging override ")
+    taken, remedy = _taken_by(key, override.partition("=")[2], defaults)
+    reason = f"{str(cause.msg).splitlines()[0].rstrip('.')}."
+    return RefusedError(f"{override} is refused: {key} takes {taken}.", remedy or reason)
+
+
+def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
+    """Return an error that lists the keys there are instead of ``key``, an option's field."""
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    if not parent:
+        return unknown_key(key, [k for k in defaults.hydra.runtime.choices if "/" in k])
+    node = OmegaConf.select(defaults, parent)
+    keys = [k for k in node if k != "_target_"] if OmegaConf.is_dict(node) else []
+    having = options_with(parent, name)
+    if having:
+        here = f" Here there are: {', '.join(f'{parent}.{k}' for k in keys)}." if keys else ""
+        return RefusedError(
+            f"{key} is no key here: it belongs to {' and '.join(having)}.{here}",
+            f"Choose {having[0]}, or leave {key} out.",
+        )
+    return unknown_key(key, [f"{parent}.{name}" for name in keys])
+
+
+def _taken_by(key: str, given: str, defaults: DictConfig) -> tuple[str, str]:
+    """Return what kind of value Hydra takes for ``key``, and which one is near the ``given``."""
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(defaults, parent)
+    content: Any = OmegaConf.to_container(node, resolve=False)
+    if isinstance(keys := content.get(name), dict):
+        return f"keys of its own: {', '.join(f'{key}.{k}' for k in keys)}".removesuffix(": "), ""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return "a value of another kind", ""
+    return type_of(schema, name), closest(schema, name, given)

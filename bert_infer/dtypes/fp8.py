@@ -1,0 +1,95 @@
+"""The fp8 option of ``dtype``: linear layers in 8-bit floating point, as the device does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from bert_infer.dtypes import Bf16
+from bert_infer.errors import RefusedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from bert_infer.devices import Device
+    from bert_infer.operators.linears import MakeLinear
+
+
+class Step(Enum):
+    """Which of Gaudi's two runs this is; the values are neural_compressor's."""
+
+    measure = "MEASURE"
+    convert = "QUANTIZE"
+
+
+@dataclass(frozen=True)
+class Fp8(Bf16):
+    """Linear layers multiply in E4M3, everything else is bfloat16.
+
+    The fields are Gaudi's (``devices.hpu.fp8``).
+
+    Attributes:
+        step: measure first, then convert.
+        measurements: the directory of the measurements; None: the user's cache directory.
+        scale_method: how scales are made, by neural_compressor's names.
+        blocklist: layers that stay bfloat16, by parts of their names.
+    """
+
+    step: Step = Step.convert
+    measurements: str | None = None
+    scale_method: str = "maxabs_hw"
+    blocklist: list[str] = field(default_factory=list)
+
+    name = "fp8"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocklist", tuple(self.blocklist))
+
+    @classmethod
+    def of(cls, asked: Fp8) -> Self:
+        """Return this variant, with the fields of ``asked``."""
+        return cls(**{part.name: getattr(asked, part.name) for part in fields(Fp8)})
+
+    def resolve(self, device: Device) -> Fp8:
+        """Return the device's own variant."""
+        return device.fp8(self)
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without the format."""
+        if not device.has_fp8:
+            raise RefusedError(
+                f"dtype=fp8 is refused on this {device.name}: Gaudi 2 and 3 have it, and NVIDIA "
+                "GPUs of compute capability 8.9 (Ada, Hopper) and later.",
+                "Use dtype=bf16.",
+            )
+
+
+@dataclass(frozen=True)
+class ByRow(Fp8):
+    """A scale for each token, computed as it comes, and one for each output channel."""
+
+    is_quantised: ClassVar[bool] = True
+    multiple: ClassVar[int] = 16
+
+    def check(self, device: Device) -> None:
+        """Refuse a device without the format, and fields that only Gaudi uses."""
+        super().check(device)
+        without = Fp8()
+        for key in (part.name for part in fields(Fp8)):
+            if getattr(self, key) != getattr(without, key):
+                raise RefusedError(
+                    f"dtype.{key} is refused on device={device.name}: nothing is measured there, "
+                    "scales are found as tokens come.",
+                    f"Leave dtype.{key} out.",
+                )
+
+    def matmuls(self) -> torch.dtype:
+        """Return E4M3."""
+        import torch
+
+        return torch.float8_e4m3fn
+
+    def linear(self, device: Device) -> MakeLinear:
+        """Return the Linear that multiplies codes."""
+        return device.fp8_linear()

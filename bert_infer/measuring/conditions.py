@@ -1,0 +1,151 @@
+"""What else went on while a run was measured, and may have disturbed it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from bert_infer.devices import Device
+    from bert_infer.devices.counters import Counters
+
+BUSY, STOLEN = 0.05, 0.01
+"""Fractions of the processor's time that others may have before timings are not to be trusted."""
+_LEAST_S = 0.5
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters of the machine at one moment; what cannot be read is None.
+
+    Attributes:
+        load_average: runnable tasks, averaged over the last minute.
+        busy_s: seconds of processor time spent by all processes, over all cores.
+        own_s: seconds of it spent by this process.
+        stolen_s: seconds of processor time taken by other virtual machines.
+        total_s: seconds of all processor time, idle time included.
+        swapped_bytes: bytes moved to or from swap space since the machine started.
+        cpu_mhz: the processor's clock, averaged over cores.
+        accelerator: clock, temperature and the like, by the device's own names.
+        accelerator_processes: other processes that use the device.
+        throttled: why the device holds its clock down.
+        throttled_s: seconds for which it has been held down so far, by reason.
+        counters: what the device has counted.
+    """
+
+    load_average: float | None
+    busy_s: float
+    own_s: float
+    stolen_s: float | None
+    total_s: float
+    swapped_bytes: int | None
+    cpu_mhz: float | None
+    accelerator: dict[str, float]
+    accelerator_processes: tuple[int, ...]
+    throttled: tuple[str, ...]
+    throttled_s: dict[str, float]
+    counters: Counters | None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What happened between two snapshots, in terms that a reader wants to know.
+
+    Attributes:
+        load_average: of the last minute, at the end.
+        cores: how many share the load.
+        other_processes: fraction of the machine's processor time that other processes had.
+        stolen: fraction that other virtual machines had.
+        swapped_bytes: bytes moved to or from swap space meanwhile.
+        cpu_mhz: the clock before and after.
+        accelerator: the device's clock, temperature and the like, before and after.
+        accelerator_processes: other processes on the device.
+        throttled: why the device held its clock down, before, after or, where counted, between.
+    """
+
+    load_average: float | None
+    cores: int
+    other_processes: float | None
+    stolen: float | None
+    swapped_bytes: float | None
+    cpu_mhz: tuple[float | None, float | None]
+    accelerator: tuple[dict[str, float], dict[str, float]]
+    accelerator_processes: tuple[int, ...]
+    throttled: tuple[str, ...]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other programs had much of the processor, or used the device."""
+        busy, stolen = self.other_processes or 0.0, self.stolen or 0.0
+        return busy > BUSY or stolen > STOLEN or bool(self.accelerator_processes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return them for environment.json."""
+        return asdict(self)
+
+
+def snapshot(device: Device) -> Snapshot:
+    """Read the counters now."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    stolen = getattr(times, "steal", None)
+    # The kernel counts a guest's time in user time as well.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    own = psutil.Process().cpu_times()
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return Snapshot(
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        busy_s=total - idle - (stolen or 0.0),
+        own_s=own.user + own.system,
+        stolen_s=stolen,
+        total_s=total,
+        swapped_bytes=_swapped_bytes(),
+        cpu_mhz=frequency.current if frequency and frequency.current else None,
+        accelerator=device.readings(),
+        accelerator_processes=device.other_processes(),
+        throttled=device.throttle_reasons(),
+        throttled_s=device.throttled_s(),
+        counters=device.counters(),
+    )
+
+
+def between(before: Snapshot, after: Snapshot) -> Conditions:
+    """Return what happened from one snapshot to the other."""
+    longer = (
+        reason
+        for reason, seconds in after.throttled_s.items()
+        if seconds > before.throttled_s.get(reason, seconds)
+    )
+    total = after.total_s - before.total_s
+    others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    cores = os.cpu_count() or 1
+    # The kernel counts each core in hundredths of a second: a share of only a few means nothing.
+    counted = total > cores * _LEAST_S
+    return Conditions(
+        load_average=after.load_average,
+        cores=cores,
+        other_processes=max(0.0, others / total) if counted else None,
+        stolen=_grown(before.stolen_s, after.stolen_s, 1 / total) if counted else None,
+        swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),
+        cpu_mhz=(before.cpu_mhz, after.cpu_mhz),
+        accelerator=(before.accelerator, after.accelerator),
+        accelerator_processes=tuple(
+            sorted({*before.accelerator_processes, *after.accelerator_processes})
+        ),
+        throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
+    )
+
+
+def _grown(before: float | None, after: float | None, scale: float = 1) -> float | None:
+    return None if before is None or after is None else (after - before) * scale
+
+
+def _swapped_bytes() -> int | None:
+    try:
+        swap = psutil.swap_memory()
+    except (OSError, RuntimeError):
+        return None
+    return int(swap.sin + swap.sout)

@@ -1,0 +1,166 @@
+"""The machine and the software that a run had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bert_infer.measuring.measure import describe_clock
+
+if TYPE_CHECKING:
+    from bert_infer.devices import Device
+
+_PACKAGES = (
+    "bert-infer",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "pyarrow",
+    "scipy",
+)
+_VARIABLES = (
+    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"),
+    *("MKL_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("LD_PRELOAD", "MALLOC_CONF"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    *("CUDA_LAUNCH_BLOCKING", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_FREEZING", "TRITON_DEFAULT_FP_FUSION"),
+)
+"""Variables that change what is computed, or how fast; those that are set are recorded."""
+
+
+def describe(device: Device) -> dict[str, Any]:
+    """Return the content of environment.json; what cannot be read is None."""
+    import torch
+
+    return {
+        "software": {"python": platform.python_version()}
+        | {p: package_version(p) for p in _PACKAGES},
+        "os": platform.platform(),
+        "cpu": _cpu(),
+        "threads": {
+            "intra_op": torch.get_num_threads(),
+            "inter_op": torch.get_num_interop_threads(),
+        },
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "device": {"kind": device.name} | device.describe(),
+        "measurement": describe_clock(),
+        "git_commit": _git_commit(),
+    }
+
+
+def digest(content: object) -> str:
+    """Return the SHA-256 of ``content`` as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    return {
+        "model": cpu_model(),
+        "flags": sorted(cpu_flags()),
+        "cores": os.cpu_count(),
+        "cores_allowed": cores_allowed(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "memory_bytes": physical_memory_bytes(),
+    }
+
+
+def cores_allowed() -> int:
+    """Return how many of the machine's cores this process may use.
+
+    That is its threads together: OpenMP may bind each to a core of its own (OMP_PROC_BIND).
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is None:
+        return os.cpu_count() or 1
+    cores: set[int] = set(affinity(0))
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            cores |= affinity(int(thread.name))
+    return len(cores)
+
+
+def cpu_model() -> str | None:
+    """Return the processor's name; unknown is None."""
+    return _cpuinfo().get("model name") or platform.processor() or None
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's features by Linux' names; none where they cannot be read."""
+    return frozenset(_cpuinfo().get("flags", _cpuinfo().get("Features", "")).split())
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """Return the first core's entries."""
+    entries: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        entries.setdefault(key.strip(), value.strip())
+    return entries
+
+
+def physical_memory_bytes() -> int | None:
+    """Return the machine's memory; unknown is None."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+@cache
+def _git_commit() -> str | None:
+    """Return the checkout's commit, "-dirty" when it has changes; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            [  # noqa: S607  git is where the user's PATH has it
+                "git",
+                "-C",
+                str(root),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError:
+        return ""

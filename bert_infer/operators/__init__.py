@@ -1,0 +1,1 @@
+"""What an encoder is computed with: attention, and matrix multiplication in several formats."""

@@ -1,0 +1,1 @@
+"""Where a run takes place: a process of its own or this one, and how it ends."""

@@ -1,0 +1,210 @@
+"""``compare``: what finished runs differ in, and whether one was faster than another.
+
+It reads run directories and measures nothing. A verdict is given only where the confidence
+interval of the ratio excludes 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bert_infer.errors import RefusedError
+from bert_infer.files import runs
+from bert_infer.measuring import statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bert_infer.files.runs import Run
+    from bert_infer.measuring.statistics import Interval
+
+_SAME_WORK = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A run compared with the first.
+
+    Attributes:
+        baseline: the first.
+        run: the one compared.
+        ratio: its sequences/s over the baseline's.
+        interval: 95 % interval of that; None where either has too few samples.
+        differences: a line for each thing that differs besides what was measured.
+    """
+
+    baseline: Run
+    run: Run
+    ratio: float
+    interval: Interval | None
+    differences: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """What the interval supports saying."""
+        return verdict(self.interval)
+
+
+def verdict(interval: Interval | None) -> str:
+    """Return what an interval of a ratio of speeds supports saying."""
+    if interval is None:
+        return f"too few samples (at least {statistics.FEWEST_FOR_INTERVAL})"
+    if interval.low > 1:
+        return f"faster by {interval.low - 1:.1%} to {interval.high - 1:.1%}"
+    if interval.high < 1:
+        return f"slower by {1 - interval.high:.1%} to {1 - interval.low:.1%}"
+    return "no difference shown"
+
+
+class Report(NamedTuple):
+    """Runs compared, and those of a sweep that could not be: ``DIRECTORY (status)``."""
+
+    comparisons: list[Comparison]
+    left_out: list[str]
+
+
+def compare(directories: Sequence[str], *, force: bool = False) -> Report:
+    """Return each run compared with the first.
+
+    Args:
+        directories: of runs or sweeps. Several sweeps are compared run by run, where they share a
+            configuration; otherwise a sweep stands for its runs that were measured to their end.
+        force: compare runs that did different work, too.
+
+    Raises:
+        RefusedError: a directory cannot be read, or the work differs.
+    """
+    found: list[list[Run]] = []
+    left_out: list[str] = []
+    for directory in map(Path, directories):
+        paths = runs.below(directory)
+        if paths != [directory]:
+            status = {path: _status(path) for path in paths}
+            paths = [path for path in paths if status[path] in runs.COMPLETE]
+            left_out += [f"{path} ({status[path]})" for path in status if path not in paths]
+            read = {path: _read(path) for path in paths}
+            left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
+            found.append([run for run in read.values() if run])
+        else:
+            found.append([runs.read(directory)])
+    if len(found) > 1 and all(len(sweep) > 1 for sweep in found):
+        pairs = _matched(found)
+    else:
+        everything = [run for sweep in found for run in sweep]
+        pairs = [(everything[0], other) for other in everything[1:]]
+    if not pairs:
+        raise RefusedError(
+            "There is nothing to compare: fewer than two runs were measured to their end.",
+            "Name two run directories or more, or a sweep.",
+        )
+    if not force:
+        for baseline, run in pairs:
+            _check_same_work(baseline, run)
+    return Report([compared(baseline, run) for baseline, run in pairs], left_out)
+
+
+def _read(path: Path) -> Run | None:
+    try:
+        return runs.read(path)
+    except RefusedError:
+        return None
+
+
+def _status(path: Path) -> str:
+    try:
+        return runs.status(path)
+    except RefusedError:
+        return "unreadable"
+
+
+def compared(baseline: Run, run: Run) -> Comparison:
+    """Return ``run`` compared with ``baseline``."""
+    interval = statistics.ratio(baseline.wall_s, run.wall_s)
+    scale = run.sequences / baseline.sequences
+    return Comparison(
+        baseline,
+        run,
+        ratio=run.sequences_per_s / baseline.sequences_per_s,
+        interval=interval.times(scale) if interval else None,
+        differences=differences(baseline, run),
+    )
+
+
+def differences(baseline: Run, run: Run) -> list[str]:
+    """List what differs in choice, weights, input, software and machine."""
+    return [
+        line
+        for first, second in (
+            (baseline.metrics["choice"], run.metrics["choice"]),
+            (baseline.metrics["provenance"], run.metrics["provenance"]),
+            (lasting(baseline.environment), lasting(run.environment)),
+        )
+        for line in different_leaves(first, second)
+    ]
+
+
+def different_leaves(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return a line for each leaf of nested mappings that differs."""
+    a, b = flattened(first), flattened(second)
+    return [
+        f"{key}: {a.get(key)} | {b.get(key)}"
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    ]
+
+
+def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flattened(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def lasting(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return ``environment`` without the conditions, which belong to one run alone."""
+    return {key: value for key, value in environment.items() if key != "conditions"}
+
+
+def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:
+    """Pair the runs of the first sweep with those of the others that have their configuration.
+
+    Raises:
+        RefusedError: there is no such pair.
+    """
+    first, *others = sweeps
+    baselines = {run.metrics["run"]["config_hash"]: run for run in first}
+    pairs = [
+        (baselines[config], run)
+        for sweep in others
+        for run in sweep
+        if (config := run.metrics["run"]["config_hash"]) in baselines
+    ]
+    if not pairs:
+        raise RefusedError(
+            "The sweeps have no configuration in common.",
+            "Name runs rather than sweeps, to compare different configurations.",
+        )
+    return pairs
+
+
+def _check_same_work(baseline: Run, run: Run) -> None:
+    same_texts = _input(baseline) == _input(run)
+    per_sequence = (baseline.flop_per_sequence, run.flop_per_sequence)
+    if same_texts and abs(per_sequence[1] / per_sequence[0] - 1) < _SAME_WORK:
+        return
+    what = "model or max_length" if same_texts else "input"
+    raise RefusedError(
+        f"{run.directory} did other work than {baseline.directory}: their {what} differs "
+        f"({per_sequence[0] / 1e9:.4g} and {per_sequence[1] / 1e9:.4g} useful GFLOP a sequence).",
+        "Compare runs of the same texts on the same model, or add --force.",
+    )
+
+
+def _input(run: Run) -> str:
+    return str(run.metrics["provenance"]["input"]["sha256"])

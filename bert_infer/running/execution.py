@@ -1,0 +1,139 @@
+"""A run: load the model, warm up, measure; what is found out goes into its record on the way."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bert_infer.devices import variables
+from bert_infer.devices.counters import Counted
+from bert_infer.measuring import ceiling, conditions, drift, environment
+from bert_infer.measuring.measure import without_garbage_collection
+from bert_infer.measuring.memory import PeakMemory
+from bert_infer.models import weights
+from bert_infer.running import interruption
+from bert_infer.running.passes import Passes
+from bert_infer.running.schedule import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bert_infer.batching.layouts import Batch
+    from bert_infer.outputs import Sink
+    from bert_infer.records import Forward, Outputs
+    from bert_infer.running.preparation import Prepared
+    from bert_infer.running.run_record import Record
+
+ShowProgress = Callable[[int, "int | None"], None]
+"""Takes the number of forwards done, and their total; None where that is unknown."""
+
+
+def execute(
+    prepared: Prepared,
+    record: Record,
+    sinks: Sequence[Sink] = (),
+    progress: ShowProgress = lambda _done, _total: None,
+    schedule: Schedule | None = None,
+) -> tuple[Batch, Outputs]:
+    """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
+
+    Args:
+        prepared: what to run.
+        record: holds what was found out even when this breaks off.
+        sinks: are given every batch of every pass; the last pass is what they keep.
+        progress: is told of every forward, never while the clock runs.
+        schedule: which passes are measured; None: as many as the settings ask.
+
+    Returns:
+        The last batch and its outputs, in host memory.
+
+    Raises:
+        OutOfMemoryError: a batch does not fit in memory.
+        UnrecordableError: a forward cannot be recorded as a graph.
+    """
+    record.prepared = prepared
+    runner, device, architecture = prepared.runner, prepared.device, prepared.architecture
+    with record.phases("import"):
+        _import(prepared)
+    import torch
+
+    schedule = schedule or Schedule.of(runner.settings.iterations, runner.until, record.relative_ci)
+    total = prepared.workload.forwards * schedule.passes if schedule.passes else None
+    compared = drift.sample(prepared)
+    record.emulated = device.emulates(prepared.dtype.matmuls())
+    with torch.inference_mode(), device.active():
+        record.environment = environment.describe(device)
+        memory, begun = PeakMemory(device), device.counters()
+        with record.phases("load"):
+            loaded = weights.load(prepared.source, architecture)
+            record.weights = dict(loaded.provenance)
+        if compared:
+            with record.phases("drift"), memory.uncounted():
+                reference = compared.reference(architecture, loaded)
+            sinks = (*sinks, *compared.sinks)
+        with prepared.dtype.active(device):
+            with record.phases("load"):
+                encode = runner.engine.load(architecture, loaded, prepared.dtype, device)
+                work = Passes.of(prepared, encode, record)
+            with record.phases("ceiling"), memory.uncounted():
+                record.ceiling = ceiling.before(device, prepared.dtype, architecture)
+            work.compile()
+            # The ceiling comes before the warm-up, and no garbage collection after it: other
+            # matmuls, memory given back or all objects touched would undo it.
+            with without_garbage_collection():
+                record.warm_up = work.warm_up(
+                    runner.settings.warmup, is_single=total == prepared.workload.forwards
+                )
+                earlier = conditions.snapshot(device)
+                last = _measure(
+                    record,
+                    work.measured(schedule.indices(record.forwards)),
+                    sinks,
+                    lambda: progress(len(record.forwards), total),
+                )
+            later = conditions.snapshot(device)
+            counted = Counted(begun, earlier.counters, later.counters)
+            record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
+            if schedule.is_alone:
+                record.counted = counted
+                record.conditions = conditions.between(earlier, later)
+                with record.phases("ceiling"):
+                    record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
+            else:
+                record.counted = counted.beside_others()
+            for sink in sinks:
+                sink.watch(work.one(), work.encode, device)
+        if compared:
+            with record.phases("drift"):
+                record.drift = drift.compare(compared.outputs(), reference, compared.kept)
+    record.finish(runner.drift.min_cosine)
+    return last
+
+
+def _import(prepared: Prepared) -> None:
+    """Import what the parts need, the device's first: it may change what the others find."""
+    device = prepared.device
+    variables.settle(device.variables(prepared.graph), device.imports)
+    with interruption.held_back():
+        for name in (*device.imports, *prepared.runner.imports):
+            importlib.import_module(name)
+
+
+def _measure(
+    record: Record,
+    forwards: Iterable[tuple[Forward, Batch, Outputs]],
+    sinks: Sequence[Sink],
+    progress: Callable[[], None],
+) -> tuple[Batch, Outputs]:
+    """Fill ``record`` and ``sinks`` with ``forwards`` as they are measured; return the last."""
+    with record.phases("measure"):
+        for measured, batch, outputs in forwards:
+            record.forwards.append(measured)
+            if measured.pass_index == 0:  # the others compute the same
+                record.is_finite &= bool(outputs.hidden_states.isfinite().all())
+            for sink in sinks:
+                sink.collect(batch, outputs)
+            progress()
+    record.passes = measured.pass_index + 1
+    return batch, outputs

@@ -1,0 +1,236 @@
+"""All that is settled before a model is loaded: checks, tokens, batches, where the weights are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bert_infer import tokens
+from bert_infer.batching import layouts
+from bert_infer.errors import InputError, OptionError, RefusedError
+from bert_infer.inputs import Input, TextInput
+from bert_infer.measuring import environment
+from bert_infer.measuring.measure import timed
+from bert_infer.models import checkpoints, weights
+from bert_infer.running.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from numpy.typing import NDArray
+
+    from bert_infer.batching import Batching
+    from bert_infer.batching.groups import Group, Shape
+    from bert_infer.batching.layouts import Batch
+    from bert_infer.devices import Device
+    from bert_infer.dtypes import Dtype
+    from bert_infer.graphs import Graph
+    from bert_infer.graphs.buckets import Buckets
+    from bert_infer.models.architecture import Architecture
+    from bert_infer.models.weights import WeightsSource
+    from bert_infer.records import ModelFiles, Tokens
+    from bert_infer.runner import Runner
+
+
+class Content(NamedTuple):
+    """What tells runs apart.
+
+    Attributes:
+        configuration: a hash of it.
+        model: what identifies its architecture and its weights.
+        input: a hash of its tokens.
+    """
+
+    configuration: str
+    model: list[Any]
+    input: str
+
+    @property
+    def hash(self) -> str:
+        """A hash of it all, ``run.content_hash`` in metrics.json."""
+        return environment.digest([self.configuration, *self.model, self.input])
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that has passed every check that can be made before anything is loaded.
+
+    Attributes:
+        runner: what was asked for.
+        device: the one that will really be used, as are ``dtype``, ``graph`` and ``batching``.
+        buckets: what its groups are filled up to.
+        shapes: the distinct ones of a pass' batches, each with a group that makes it.
+        max_length: tokens at which texts were truncated.
+    """
+
+    runner: Runner
+    device: Device
+    dtype: Dtype
+    graph: Graph
+    batching: Batching
+    architecture: Architecture
+    tokens: Tokens
+    buckets: Buckets
+    shapes: dict[Shape, Group]
+    workload: Workload
+    max_length: int
+    tokenizer_provenance: dict[str, Any]
+    source: WeightsSource
+
+    def content(self) -> Content:
+        """Return what tells runs apart."""
+        model = [self.architecture.encoder_config, weights.identity(self.source)]
+        return Content(self.runner.digest(), model, self.tokens.sha256)
+
+
+def prepare(runner: Runner) -> Prepared:
+    """Check everything that can be checked before anything is loaded, and tokenise the input.
+
+    Raises:
+        RefusedError: the request cannot be met.
+    """
+    device = runner.device.resolve()
+    device.check()
+    graph = runner.graph.resolve(device)
+    graph.check(device)
+    device.check_graph(graph)
+    dtype = runner.dtype.resolve(device)
+    dtype.check(device)
+    runner.input.check()
+    runner.model.check()
+    if runner.batching.layout not in runner.engine.takes:
+        raise RefusedError(
+            f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
+            "does not take.",
+            "Choose another batching, or engine=fused, which takes every one.",
+        )
+    runner.engine.check_output(runner.output)
+    architecture = runner.model.architecture()
+    runner.engine.check(architecture, dtype)
+    max_length = runner.settings.longest(architecture.max_length, runner.model.name)
+    runner.batching.check(max_length)
+    files = runner.model.tokenizer_files()
+    versions = (runner.input.version(), tokens.version(files))
+    try:
+        one_pass, provenance, tokenize_s = _tokenise(
+            runner.input, files, versions, architecture.vocab_size, max_length
+        )
+    except MemoryError:
+        raise InputError(
+            "The input's tokens do not fit in memory.", "Split it, or run a part of it."
+        ) from None
+    batch = runner.settings.batch
+    try:
+        one_pass = runner.input.fill(one_pass, batch)
+        longest = int(one_pass.lengths.max())
+        batching = runner.batching.resolve(device, runner.engine.layout, longest)
+        batching.check_lengths(one_pass.lengths)
+        groups = list(batching.plan(one_pass.lengths, batch, architecture.max_length))
+        _check_groups(groups, one_pass.lengths, architecture.max_length, batching.name)
+    except MemoryError:
+        raise OptionError("batch", batch, "as many sequences as fit in memory") from None
+    lengths, layout = one_pass.lengths, runner.engine.layout
+    graph, buckets = graph.settled(groups, lengths, batching, layout, architecture)
+    unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
+    groups = [buckets.fill(group, lengths) for group in groups]
+    _check_fits(layout, groups, lengths, architecture, device)
+    # Last, since it may wait for the hub.
+    source = weights.locate(runner.model, runner.settings.seed)
+    if runner.model.tokenizer_files() != files:  # which the hub gave with the weights
+        return prepare(runner)
+    if source.path:
+        checkpoints.check(source.path, architecture)
+    shapes = layouts.shapes(layout, groups, lengths)
+    return Prepared(
+        runner=runner,
+        device=device,
+        dtype=dtype,
+        graph=graph,
+        batching=batching,
+        architecture=architecture,
+        tokens=one_pass,
+        buckets=buckets,
+        shapes=shapes,
+        workload=Workload(
+            texts=one_pass.texts,
+            lengths=lengths,
+            forwards=len(groups),
+            largest=max(len(group.sequences) for group in groups),
+            padded_tokens=sum(layout.shape_of(group, lengths).slots for group in groups),
+            unfilled_tokens=unfilled,
+            truncated=one_pass.truncated,
+            skipped=one_pass.skipped,
+            has_one_shape=len(shapes) == 1,
+            tokenize_s=tokenize_s,
+        ),
+        max_length=max_length,
+        tokenizer_provenance=provenance,
+        source=source,
+    )
+
+
+def _check_groups(
+    groups: list[Group], lengths: NDArray[np.int64], limit: int, batching: str
+) -> None:
+    """Refuse what no policy may make: figures would count sequences that nobody computed.
+
+    Raises:
+        RefusedError: naming the policy.
+    """
+    sequences = [np.asarray(group.sequences) for group in groups]
+    are_indices = all(one.dtype.kind == "i" and len(one) for one in sequences)
+    planned = np.concatenate(sequences) if groups and are_indices else np.empty(0)
+    if np.array_equal(np.sort(planned), np.arange(len(lengths))) and all(
+        lengths[group.sequences].max() <= group.width <= limit for group in groups
+    ):
+        return
+    raise RefusedError(
+        f"batching={batching} makes groups that do not hold each of {len(lengths)} sequences once, "
+        f"or are narrower than their longest or wider than {limit} tokens.",
+        "Correct its plan(), or choose another batching.",
+    )
+
+
+def _check_fits(
+    layout: type[Batch],
+    groups: list[Group],
+    lengths: NDArray[np.int64],
+    architecture: Architecture,
+    device: Device,
+) -> None:
+    """Refuse a batch that certainly does not fit in this machine's memory, or the device's own.
+
+    Outputs lie in both, at 2 bytes a value or more; weights lie in the device's, at 1 or more.
+    """
+    largest = max(groups, key=lambda group: layout.shape_of(group, lengths).slots)
+    sequences, slots = len(largest.sequences), layout.shape_of(largest, lengths).slots
+    outputs = slots * architecture.hidden * 2
+    weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
+    for whose, memory in (
+        ("this machine's", environment.physical_memory_bytes()),
+        (f"the {device.name} device's", (device.memory_bytes() or 0) - weights_bytes),
+    ):
+        if memory and 0 < memory < outputs:
+            raise OptionError(
+                "batch",
+                sequences,
+                f"at most {memory * sequences // outputs} here: that many sequences of "
+                f"{slots // sequences} tokens have hidden states that fill {whose} memory",
+                "Lower batch, or batching.max_tokens where that decides.",
+            )
+
+
+@lru_cache(maxsize=4)
+def _tokenise(
+    source: Input, files: ModelFiles | None, versions: Hashable, vocab_size: int, max_length: int
+) -> tuple[Tokens, dict[str, Any], float | None]:
+    """Return the tokens, the tokenizer's provenance and the seconds, cached for a sweep's runs."""
+    del versions  # part of the cache key: a file that has changed is read again
+    tokenizer = tokens.load(files, vocab_size, max_length)
+    one_pass, seconds = timed(lambda: source.tokens(tokenizer))
+    tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
+    return one_pass, dict(tokenizer.provenance), tokenize_s

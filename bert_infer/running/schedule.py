@@ -1,0 +1,78 @@
+"""Which passes are measured: as many as the settings ask, or those that a duel grants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bert_infer.configuration.settings import Until
+    from bert_infer.records import Forward
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which passes are measured.
+
+    Attributes:
+        indices: given what has been measured so far, yields the index of each pass to measure.
+        passes: how many there will be; None where that is not known in advance.
+        is_alone: whether no other run works on the machine between two passes.
+    """
+
+    indices: Callable[[list[Forward]], Iterator[int]]
+    passes: int | None
+    is_alone: bool
+
+    @classmethod
+    def of(cls, iterations: int, until: Until, relative_ci: Callable[[], float | None]) -> Schedule:
+        """Return the schedule of a run on its own; see ``as_long_as_asked``."""
+        return cls(
+            lambda forwards: as_long_as_asked(iterations, until, forwards, relative_ci),
+            passes=iterations if until.relative_ci is None else None,
+            is_alone=True,
+        )
+
+    @classmethod
+    def granted(cls, indices: Callable[[list[Forward]], Iterator[int]]) -> Schedule:
+        """Return a schedule of granted passes; other runs work on the machine between them."""
+        return cls(indices, passes=None, is_alone=False)
+
+
+def as_long_as_asked(
+    iterations: int,
+    until: Until,
+    forwards: list[Forward],
+    relative_ci: Callable[[], float | None],
+) -> Iterator[int]:
+    """Yield the index of each pass to measure.
+
+    Past ``iterations``, passes go on until the interval is as narrow as ``until`` asks or its time
+    is up. An interval takes time to compute: it is looked at again after a tenth more passes.
+
+    Args:
+        iterations: passes to measure in any case.
+        until: when to stop after them.
+        forwards: what has been measured so far; the caller adds to it.
+        relative_ci: returns half of throughput's confidence interval over the throughput.
+    """
+    yield from range(iterations)
+    if until.relative_ci is None:
+        return
+    index = look_again_at = iterations
+    counted, measured_s = 0, 0.0
+    while True:
+        measured_s += sum(forward.wall_s for forward in forwards[counted:])
+        counted = len(forwards)
+        if measured_s >= until.max_s:
+            return
+        if index == look_again_at:
+            reached = relative_ci()
+            if reached is not None and reached <= until.relative_ci:
+                return
+            look_again_at = math.ceil(index * 1.1)
+        yield index
+        index += 1

@@ -1,0 +1,84 @@
+"""``resume``: what a sweep that is completed keeps of the overrides that it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import ListConfig
+
+from bert_infer import console, files
+from bert_infer.configuration.options import groups, options, options_with
+from bert_infer.configuration.overrides import as_written, key_of, of_run, value_of, values_of
+from bert_infer.errors import OptionError, RefusedError
+from bert_infer.files.directories import usable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def of(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the sweep's own overrides that stay, and its directories with options.
+
+    Both are empty where ``overrides``, those given now, resume nothing.
+
+    Raises:
+        RefusedError: there is no such sweep, or its file is damaged and nothing else is given.
+    """
+    given = {key_of(override): override for override in overrides}
+    if "resume" not in given or value_of(given["resume"]) is None:
+        return [], []
+    if "hydra.sweep.dir" in given:
+        raise RefusedError(
+            "hydra.sweep.dir and resume name a directory each.", "Leave hydra.sweep.dir out."
+        )
+    directory, *others = values_of(given["resume"])
+    if others:
+        raise OptionError("resume", f"{directory},{others[0]}", "one directory")
+    path = Path(directory) / "multirun.yaml"
+    with usable("resume"):
+        is_there = path.is_file()
+    if not is_there:
+        raise RefusedError(
+            f"resume={directory} is no sweep: there is no multirun.yaml in it.",
+            "Name the directory that the sweep printed.",
+        )
+    remedy = f"Give its overrides again: --multirun resume={directory} KEY=VALUE,VALUE ..."
+    try:
+        before = _of_sweep(path, remedy)
+    except RefusedError as error:
+        if not of_run(overrides):
+            raise
+        console.show_text(f"{error.message} Only the overrides given here count.")
+        return [], []
+    searched = [o for o in before if key_of(o) == "hydra.searchpath"]
+    directories = [d.removeprefix("file://") for o in searched for d in map(str, value_of(o))]
+    return [o for o in before if o not in searched and not _is_replaced(o, given)], directories
+
+
+def _of_sweep(path: Path, remedy: str) -> list[str]:
+    """Return the overrides of a sweep by its multirun.yaml, without where it lies.
+
+    Raises:
+        RefusedError: the file is damaged.
+    """
+    keys = "hydra.overrides.task", "hydra.overrides.hydra"
+    found = files.read_yaml(path, remedy, keys).hydra.overrides
+    if not isinstance(found.task, ListConfig) or not isinstance(found.hydra, ListConfig):
+        raise RefusedError(f"{path} is damaged: its overrides are no lists.", remedy)
+    overrides = [*as_written(found.task), *as_written(found.hydra)]
+    return [o for o in overrides if key_of(o) not in {"hydra.sweep.dir", "hydra.mode"}]
+
+
+def _is_replaced(override: str, given: Mapping[str, str]) -> bool:
+    """Tell whether an override of a sweep makes way for those ``given``, by key.
+
+    A field of an option stays while all options that are given for its group have it.
+    """
+    key = key_of(override)
+    group, _, name = key.partition(".")
+    if group in given and group in groups() and name:
+        lacking = {*options(group)} - {o.partition("=")[2] for o in options_with(group, name)}
+        return key in given or bool(lacking & {*values_of(given[group])})
+    above = (k.replace("/", ".") for k in given)
+    return any(f"{key.replace('/', '.')}.".startswith(f"{k}.") for k in above)

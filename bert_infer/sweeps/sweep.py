@@ -1,0 +1,242 @@
+"""A sweep: its runs are made one by one, even if some fail; missing ones can be made later."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bert_infer import console, files
+from bert_infer.configuration.composition import hydra_at_hand, searching
+from bert_infer.configuration.overrides import key_of, quoted
+from bert_infer.configuration.settings import IfChanged, Isolation
+from bert_infer.errors import RefusedError, RunDirectoryError
+from bert_infer.files.directories import claimed, locked
+from bert_infer.files.runs import at
+from bert_infer.processes.isolated import Isolated, environment_at
+from bert_infer.processes.worker import Watch
+from bert_infer.report.comparison import different_leaves, lasting
+from bert_infer.running import status
+from bert_infer.sweeps.board import Board, drawn, followed
+from bert_infer.sweeps.plan import missing, ordered
+from bert_infer.sweeps.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from hydra.core.utils import JobReturn
+    from hydra.plugins.launcher import Launcher
+
+    from bert_infer.sweeps.plan import Plan, Planned
+
+_ENDED_WITH_IT = status.INTERRUPTED._replace(message="Its sweep ended.", remedy="Resume the sweep.")
+
+
+def carry_out(plan: Plan) -> int:
+    """Make the runs that ``plan`` asks for and its directory lacks; return the exit code.
+
+    Raises:
+        RefusedError: the directory is another process', or holds runs that cannot be mixed.
+        KeyboardInterrupt: passed on, after every run that was begun has its record.
+    """
+    settings = plan.settings
+    directory = (
+        plan.directory if settings.resume else claimed(plan.directory, is_chosen=plan.is_chosen)
+    )
+    with locked(directory):
+        bury_the_dead(directory)
+        done = _done(directory, plan) if settings.resume else Counter()
+        wanted = ordered(plan.runs, settings.repeats, settings.order, plan.seed)
+        left = missing(wanted, done)
+        if len(left) < len(wanted):
+            console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
+        before = _begun(directory)
+        try:
+            failed = bool(left) and _launch(plan, directory, left)
+        finally:
+            _sum_up(plan, directory)
+            if not_made := len(left) - (_begun(directory) - before):
+                console.show_text(
+                    f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
+                    f"failed:\n  {_command_to_complete(plan, directory)}"
+                )
+    return int(failed)
+
+
+def _command_to_complete(plan: Plan, directory: Path) -> str:
+    """Return the command that makes what ``plan`` asks for and ``directory`` lacks."""
+    replaced = {"resume", "fail_fast", "hydra.sweep.dir"}
+    kept = [o for o in plan.overrides if key_of(o) not in replaced]
+    ours = [f"--config-dir={plan.searchpath[0]}"] if plan.searchpath else []
+    own = [*kept, quoted("resume", str(directory)), "fail_fast=false"]
+    return shlex.join(["python", "run.py", "--multirun", *ours, *own])
+
+
+def _begun(directory: Path) -> int:
+    """Return how many runs were begun, also where ``hydra.sweep.subdir`` has several levels."""
+    return sum(1 for _ in directory.rglob(".hydra"))
+
+
+def _sum_up(plan: Plan, directory: Path) -> None:
+    """Write the report of the sweep so far, and print it even if it cannot be written."""
+    from bert_infer import report
+    from bert_infer.report import summary, terminal
+
+    try:
+        bury_the_dead(directory)
+        try:
+            found = report.write(directory, plan.baseline)
+        except RunDirectoryError as error:  # a full disk
+            console.show_text(str(error))
+            found = summary.of(directory, plan.baseline)
+        terminal.show(found)
+    except (OSError, RefusedError) as error:  # no run at all
+        console.show_text(str(error))
+    console.show_directory(directory.resolve())
+
+
+def bury_the_dead(directory: Path) -> None:
+    """Write a record for each run that has none, unless another process is still making it."""
+    for path in _runs(directory):
+        if not (path / "metrics.json").exists() and status.writer(path) in {None, os.getpid()}:
+            status.bury(path, _ENDED_WITH_IT)
+
+
+def _runs(directory: Path) -> list[Path]:
+    return [hydra.parent for hydra in directory.glob("*/.hydra")]
+
+
+def _done(directory: Path, plan: Plan) -> Counter[str]:
+    """Count the runs that need not be made again, by their content's hash.
+
+    Raises:
+        RefusedError: other versions, another machine or another input made some, and
+            ``if_changed`` says refuse; or one is still being made.
+    """
+
+    @cache
+    def asked(tokens: str) -> dict[str, Planned]:
+        return {run.content_hash(tokens): run for run in plan.runs}
+
+    complete: dict[Path, Planned] = {}
+    of_other_input: dict[Path, tuple[Planned, str]] = {}
+    for path in _runs(directory):
+        if not (path / "metrics.json").exists():
+            raise RefusedError(
+                f"Process {status.writer(path)} is still making run {path.name} of {directory}.",
+                "Wait until it is done, or end it.",
+            )
+        try:
+            metrics = files.read_json_object(path / "metrics.json")
+        except RefusedError as error:
+            console.show_text(f"{error.message} Run {path.name} does not count as made.")
+            continue
+        tokens = str(at(metrics, "provenance.input.sha256"))
+        run = asked(tokens).get(str(at(metrics, "run.content_hash")))
+        if run is None or metrics.get("status") != "ok":
+            continue
+        if tokens == run.content.input:
+            complete[path] = run
+        else:
+            of_other_input[path] = run, tokens
+    made = Counter(run.content_hash() for run in complete.values())
+    stale = {
+        path: (run, tokens)
+        for path, (run, tokens) in of_other_input.items()
+        if made[run.content_hash()] < plan.settings.repeats
+    }
+    if plan.settings.if_changed is IfChanged.keep:
+        return made + Counter(run.content_hash() for run, _ in stale.values())
+    changed = {
+        path: [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
+        for path, (run, tokens) in stale.items()
+    } | _changed(complete, plan)
+    if changed and plan.settings.if_changed is IfChanged.refuse:
+        path, lines = next(iter(changed.items()))
+        raise RefusedError(
+            f"{len(changed)} of the {len(complete) + len(stale)} finished runs in {directory} were "
+            f"made otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
+            "Choose if_changed=rerun or if_changed=keep.",
+        )
+    return Counter(run.content_hash() for path, run in complete.items() if path not in changed)
+
+
+def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
+    """Return what differs between the environments of runs and the present one."""
+    now = [environment_at(place, plan.preload) for place in plan.places] if complete else []
+    differing = {}
+    for path in complete:
+        then = lasting(files.read_json_object(path / "environment.json"))
+        lines = min((different_leaves(then, other) for other in now), key=len)
+        if lines:
+            differing[path] = lines
+    return differing
+
+
+def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
+    """Make the runs ``left`` with Hydra's launcher; tell whether any failed."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+    from omegaconf import OmegaConf
+
+    where = quoted("hydra.sweep.dir", str(directory))
+    own = [o for o in plan.overrides if not key_of(o).startswith("hydra")]
+    of_hydra = [o for o in plan.overrides if o not in own and key_of(o) != "hydra.sweep.dir"]
+    inline = plan.settings.isolation is Isolation.inline
+    isolated = None if inline else Isolated(plan.preload, plan.settings.timeout_s)
+    first = 1 + max((int(p.name) for p in _runs(directory) if p.name.isdigit()), default=-1)
+    board = Board([run.overrides for run in left])
+    with hydra_at_hand() as hydra:
+        # Of the whole sweep, Hydra would leave out the groups that are swept over, and then miss
+        # their fields.
+        one = [*left[0].overrides, *of_hydra, where, *searching(plan.searchpath)]
+        config = hydra.compose_config("config", one, RunMode.MULTIRUN)
+        OmegaConf.set_readonly(config.hydra, value=False)
+        config.hydra.overrides.task = own
+        if not (directory / "multirun.yaml").exists():
+            with files.whole(directory / "multirun.yaml") as beside:
+                OmegaConf.save(config, beside)
+
+        def launcher(watch: Watch) -> Launcher:
+            context = HydraContext(hydra.config_loader, Callbacks(config))
+            return Plugins.instance().instantiate_launcher(context, Task(isolated, watch), config)
+
+        chosen = launcher(Watch(phase=board.phase))
+        if isinstance(chosen, BasicLauncher):
+            with drawn(board):
+                return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
+        with followed(board, directory):
+            jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
+        return any(_metrics(job)["error"] is not None for job in jobs)
+
+
+def _one_by_one(
+    launcher: Launcher, left: Sequence[Planned], first: int, board: Board, *, fail_fast: bool
+) -> bool:
+    """Launch one run after the other; tell whether any failed."""
+    failed = False
+    for number, run in enumerate(left, first):
+        board.begin(run.overrides)
+        try:
+            [job] = launcher.launch([list(run.overrides)], number)
+            metrics = _metrics(job)
+        except OSError as error:  # the run's directory cannot be written
+            board.lost(error)
+            failed = True
+        else:
+            failed |= metrics["error"] is not None
+            board.end(metrics)
+        if failed and fail_fast:
+            break
+    return failed
+
+
+def _metrics(job: JobReturn) -> dict[str, Any]:
+    """Return the record of a run; whatever Hydra kept instead is raised."""
+    metrics: dict[str, Any] = job.return_value.metrics
+    return metrics
