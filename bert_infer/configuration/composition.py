@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -206,24 +206,25 @@ def resolve(target: str, group: str) -> type:
         RefusedError: it names anything else, or names it in a module that merely imports it; or
             what declares it cannot be imported.
     """
-    declared = {point.value.replace(":", "."): point for point in entry_points(group=ENTRY_POINTS)}
+    found: Any = None
+    declared: dict[str, EntryPoint] = {}  # looked for only where needed: it takes milliseconds
+    module, _, name = target.rpartition(".")
+    if module.split(".")[0] == "bert_infer":
+        with suppress(ImportError):
+            found = getattr(importlib.import_module(module), name, None)
+        if inspect.isclass(found) and found.__module__ != module:
+            found = None  # an alias
+    if found is None:
+        points = entry_points(group=ENTRY_POINTS)
+        declared = {point.value.replace(":", "."): point for point in points}
     if target in declared:
         try:
-            found: Any = declared[target].load()
+            found = declared[target].load()
         except Exception as error:
             raise RefusedError(
                 f"{group}._target_={target} cannot be loaded: {error}.",
                 "Correct the package that declares it.",
             ) from error
-    else:
-        module, _, name = target.rpartition(".")
-        is_ours = module.split(".")[0] == "bert_infer"
-        try:
-            found = getattr(importlib.import_module(module), name, None) if is_ours else None
-        except ImportError:
-            found = None
-        if inspect.isclass(found) and found.__module__ != module:
-            found = None  # an alias
     if not (inspect.isclass(found) and is_dataclass(found)):
         raise OptionError(
             f"{group}._target_",

@@ -9,21 +9,16 @@ its measured passes.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from platformdirs import user_cache_path
-
-from bert_infer import files
+from bert_infer.files import caches
 from bert_infer.measuring import attempts, conditions, environment
 from bert_infer.measuring.measure import fastest_s, timed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from bert_infer.devices import Device
@@ -37,7 +32,6 @@ _SEARCH_S = 1.0
 _FINALISTS, _FINAL_S = 3, 0.1
 _REPEAT_S = 0.3
 _DRAWN = 32_749  # a prime, so that as many rows differ; PyTorch takes threads from 32,768 on
-_LOG = logging.getLogger(__name__)
 
 
 class Matmul(NamedTuple):
@@ -105,7 +99,7 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
     Results are kept by the whole dtype: fp32 and tf32 multiply the same tensors at different rates.
     """
     depends_on = [environment.describe(device), repr(dtype), hidden, intermediate]
-    path = user_cache_path("bert_infer") / "ceilings" / f"{environment.digest(depends_on)}.json"
+    path = caches.path_of("ceilings", f"{environment.digest(depends_on)}.json")
     makes = device.linears(dtype.matmuls())
     try:
         rows, inputs, outputs, kernel = json.loads(path.read_text("utf-8"))
@@ -120,16 +114,9 @@ def search(device: Device, dtype: Dtype, hidden: int, intermediate: int) -> Matm
     # Beside other programs the shortest calls look the fastest, as some are not interrupted; and
     # a smaller model may leave memory for a faster matmul.
     if not meanwhile.is_shared and None not in tried.values():
-        _keep(path, found)
+        kept = json.dumps([*found[:3], found.make.__name__])
+        caches.keep(path, lambda beside: beside.write_text(kept, "utf-8"))
     return found
-
-
-def _keep(path: Path, found: Matmul) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, [*found[:3], found.make.__name__])
-    except OSError as error:
-        _LOG.warning("the ceiling's matmul is not cached: %s", error)
 
 
 def _tried(

@@ -13,13 +13,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from bert_infer.batching.layouts import Kept, PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32
 from bert_infer.engines.transformers import Transformers
-from bert_infer.files import whole
+from bert_infer.files import caches
 from bert_infer.graphs import Eager
 from bert_infer.measuring.environment import digest
 from bert_infer.measuring.measure import forward
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 REFERENCE = "transformers fp32 eager, unpadded, on the CPU"
 IMPORTS = Transformers.imports
-_KEPT_FILES = 64
 _LOG = logging.getLogger(__name__)
 
 
@@ -164,7 +162,7 @@ class Sample:
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
         name = f"{digest(depends_on)}.safetensors"
-        return user_cache_path("bert_infer") / "references" / name
+        return caches.path_of("references", name)
 
 
 def sample(prepared: Prepared) -> Sample | None:
@@ -220,17 +218,15 @@ def _read(path: Path) -> TextOutputs | None:
 
 
 def _store(outputs: TextOutputs, path: Path) -> None:
-    """Cache ``outputs``, and delete all but the latest ``_KEPT_FILES`` files of the cache."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {str(index): states for index, states in enumerate(outputs.hidden_states)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as beside:
+
+    def write(beside: Path) -> None:
+        try:
             save_file({**tensors, "pooled": outputs.pooled}, beside)
-        latest_first = sorted(path.parent.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in latest_first[_KEPT_FILES:]:
-            old.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        _LOG.warning("reference outputs are not cached: %s", error)
+        except SafetensorError as error:  # a full disk, most of all
+            raise OSError(error) from None
+
+    caches.keep(path, write)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+
+from bert_infer.files import caches
 
 THEMES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "templates" / "themes.json").read_text("utf-8")
@@ -54,9 +57,21 @@ def vega_lite() -> str:
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
-@cache
 def javascript() -> str:
-    """Return Vega, Vega-Lite and vega-embed in one script, safe inside a page."""
+    """Return Vega, Vega-Lite and vega-embed in one script, safe inside a page.
+
+    Bundling them takes seconds, so the script is kept in the user's cache.
+    """
+    made_by = f"vega-lite-{vega_lite()}-vl-convert-{version('vl-convert-python')}"
+    path = caches.path_of("scripts", f"{made_by}.js")
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text("utf-8")
+    script = _bundled()
+    caches.keep(path, lambda beside: beside.write_text(script, "utf-8"))
+    return script
+
+
+def _bundled() -> str:
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle(vl_version=vega_lite())  # type: ignore[call-arg]  # its stub lacks the default
