@@ -7,13 +7,14 @@ import itertools
 import os
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_infer.errors import RunDirectoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+
 
 _RESULTS = ("metrics.json", "multirun.yaml")
 _PROBE_BYTES = 1 << 16
@@ -47,7 +48,10 @@ def check_free(root: Path, kind: str, folders: Sequence[str]) -> None:
 
 
 def check_apart(folders: Sequence[str]) -> None:
-    """Refuse directories that runs would share.
+    """Refuse directories that runs would share, and those that do not lie side by side.
+
+    Args:
+        folders: the runs', in the sweep's directory.
 
     Raises:
         RunDirectoryError: naming the key to change.
@@ -56,6 +60,12 @@ def check_apart(folders: Sequence[str]) -> None:
         raise RunDirectoryError(
             "hydra.sweep.subdir gives several runs the same directory.",
             "Leave it out, or let it contain ${hydra.job.num}.",
+        )
+    if deep := [folder for folder in folders if folder == ".." or Path(folder).name != folder]:
+        raise RunDirectoryError(
+            f"hydra.sweep.subdir={deep[0]} is no name of a directory in the sweep's own, where "
+            "report and resume look for runs.",
+            "Leave it out, or give it a name without a slash.",
         )
 
 

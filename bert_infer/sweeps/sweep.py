@@ -53,12 +53,12 @@ def carry_out(plan: Plan) -> int:
         left = missing(wanted, done)
         if len(left) < len(wanted):
             console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
-        before = _begun(directory)
+        begun = len(_runs(directory))
         try:
             failed = bool(left) and _launch(plan, directory, left)
         finally:
             _sum_up(plan, directory)
-            if not_made := len(left) - (_begun(directory) - before):
+            if not_made := len(left) - (len(_runs(directory)) - begun):
                 console.show_text(
                     f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
                     f"failed:\n  {_command_to_complete(plan, directory)}"
@@ -73,11 +73,6 @@ def _command_to_complete(plan: Plan, directory: Path) -> str:
     ours = [f"--config-dir={plan.searchpath[0]}"] if plan.searchpath else []
     own = [*kept, quoted("resume", str(directory)), "fail_fast=false"]
     return shlex.join(["python", "run.py", "--multirun", *ours, *own])
-
-
-def _begun(directory: Path) -> int:
-    """Return how many runs were begun, also where ``hydra.sweep.subdir`` has several levels."""
-    return sum(1 for _ in directory.rglob(".hydra"))
 
 
 def _sum_up(plan: Plan, directory: Path) -> None:
@@ -106,6 +101,7 @@ def bury_the_dead(directory: Path) -> None:
 
 
 def _runs(directory: Path) -> list[Path]:
+    """Return the runs that were begun, whatever became of them."""
     return [hydra.parent for hydra in directory.glob("*/.hydra")]
 
 
