@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
+from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer import compose
 from bert_infer.errors import RefusedError
@@ -69,7 +69,7 @@ def test_a_batch_of_twelve_is_twelve_sequences_in_one_forward(command):
 
 
 def test_a_sweep_gives_every_combination_a_directory(command):
-    done = command("--multirun", "model=tiny", "batch=1,12", "graph=eager,compile")
+    done = command("--multirun", *QUICK, "batch=1,12", "graph=eager,compile")
     assert done.returncode == 0, done.stderr
     assert [int(run.name) for run in command.runs()] == list(range(4))
     assert len({(m["choice"]["batch"], m["choice"]["graph"]) for m in command.metrics()}) == 4
@@ -82,9 +82,8 @@ def test_a_sweep_gives_every_combination_a_directory(command):
 
 
 def test_standard_input_feeds_every_run_of_a_sweep(command):
-    done = command(
-        "-m", "model=tiny", "input=lines", "input.path=-", "batch=1,2", stdin="one\n\nthree\n"
-    )
+    lines = ("input=lines", "input.path=-")
+    done = command("-m", *QUICK, *lines, "batch=1,2", stdin="one\n\nthree\n")
     assert done.returncode == 0, done.stderr
     assert [m["workload"]["texts"] for m in command.metrics()] == [2, 2]
     assert [w["code"] for w in command.metrics()[0]["warnings"]].count("empty_texts") == 1
@@ -142,6 +141,9 @@ REFUSED = [
     (["model=tiny", "batch=30000000000"], "from 1 to 2147483647"),
     (["model=tiny", "batch=2147483647", "batching=token_budget"], "in this machine's memory"),
     (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=same"], "same directory"),
+    (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=of/${batch}"], "subdir=of/1 is no name"),
+    (["-m", "model=tiny", "batch=1", "hydra.sweep.subdir='..'"], "subdir=.. is no name"),
+    (["-m", "model=tiny", "batch=1", "hydra.sweep.subdir=/tmp/there"], "without a slash"),
     (
         ["-m", "batch=1,2", "repeats=2", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
         "same directory",
@@ -232,7 +234,8 @@ def test_cuda_is_refused_where_there_is_none(command):
 
 
 def test_a_reader_that_leaves_early_ends_nothing(command):
-    script = f"{sys.executable} {ROOT / 'run.py'} -m model=tiny batch=1,2 | true; echo $PIPESTATUS"
+    front_door = f"{sys.executable} {ROOT / 'run.py'} {' '.join(QUICK)}"
+    script = f"{front_door} -m batch=1,2 | true; echo $PIPESTATUS"
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=command.directory,
@@ -260,7 +263,8 @@ def test_the_last_values_shown_are_a_real_tokens_and_the_pooling_is_the_one_chos
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_an_output_that_cannot_be_written_ends_nothing(command):
     front_door = f"{sys.executable} {ROOT / 'run.py'}"
-    for redirected in (f"{front_door} model=tiny > /dev/full", f"{front_door} model=tiny >&-"):
+    run = f"{front_door} {' '.join(QUICK)}"
+    for redirected in (f"{run} > /dev/full", f"{run} >&-"):
         done = subprocess.run(
             ["bash", "-c", redirected],
             cwd=command.directory,
@@ -279,13 +283,13 @@ def test_an_output_that_cannot_be_written_ends_nothing(command):
 
 
 def test_flags_may_stand_between_overrides(command):
-    done = command("model=tiny", "--multirun", "batch=1,2")
+    done = command(*QUICK, "--multirun", "batch=1,2")
     assert done.returncode == 0, done.stderr
     assert len(command.runs()) == 2
 
 
 def test_an_interruption_before_the_first_phase_leaves_a_record(command):
-    with command.running("model=tiny", "iterations=10000000") as process:
+    with command.running(*QUICK, "iterations=10000000") as process:
         wait_for(lambda: list(command.directory.rglob("run.log")))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
@@ -300,7 +304,7 @@ def test_options_of_your_own_lie_in_any_directory(command):
     (group / "narrow.yaml").write_text(
         "_target_: bert_infer.batching.TokenBudget\nmax_tokens: 64\nwindow: 9\n"
     )
-    chosen = ("--config-dir", str(group.parent), "model=tiny")
+    chosen = ("--config-dir", str(group.parent), *QUICK)
     done = command(*chosen, "batching=narrow")
     assert done.returncode == 0, done.stderr
     assert command.metrics()[0]["choice"]["batching"] == "token_budget"
@@ -312,7 +316,7 @@ def test_options_of_your_own_lie_in_any_directory(command):
 
 
 def test_a_sweep_compares_a_study_with_none(command):
-    done = command("-m", "model=tiny", "experiment=null,ragged", "isolation=inline")
+    done = command("-m", *QUICK, "experiment=null,ragged", "isolation=inline")
     assert done.returncode == 0, done.stderr
     assert [m["choice"]["batching"] for m in command.metrics()] == ["padded", "by_length"]
     (table,) = command.directory.rglob("summary.csv")
@@ -348,11 +352,11 @@ def test_full_error_shows_the_traceback(command):
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(command):
-    assert command("model=tiny", "hydra.run.dir=here").returncode == 0
+    assert command(*QUICK, "hydra.run.dir=here").returncode == 0
     before = {
         p: p.stat().st_mtime_ns for p in (command.directory / "here").rglob("*") if p.is_file()
     }
-    again = command("model=tiny", "seed=3", "hydra.run.dir=here")
+    again = command(*QUICK, "seed=3", "hydra.run.dir=here")
     assert again.returncode == 2
     assert "holds a run or sweep already" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -372,7 +376,7 @@ def test_a_failure_while_running_leaves_a_record(command):
 
 
 def test_interrupting_leaves_a_record_that_says_so(command):
-    with command.running("model=tiny", "iterations=10000000") as process:
+    with command.running(*QUICK, "iterations=10000000") as process:
         (log,) = wait_for(lambda: list(command.directory.rglob("run.log")))
         wait_for(lambda: "phase: measure" in log.read_text())
         time.sleep(3)  # for hundreds of forwards of a few milliseconds

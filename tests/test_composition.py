@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
+from conftest import QUICK
 from omegaconf import OmegaConf
 
 from bert_infer import compose
@@ -303,8 +304,8 @@ def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
 def test_an_override_is_recorded_as_it_can_be_given_again(command):
     """Seen to fail: its text was another one, or could not be resumed."""
     text = "text=it costs ${batch} or ${x}"
-    assert command("model=tiny", text, "drift.texts=0").returncode == 0
-    swept = ("--multirun", "model=tiny", text, "batch=1,2", "drift.texts=0")
+    assert command(*QUICK, text).returncode == 0
+    swept = ("--multirun", *QUICK, text, "batch=1,2")
     assert command(*swept, "hydra.sweep.dir=swept").returncode == 0
     resumed = command("--multirun", "resume=swept", "batch=1,2,3")
     assert resumed.returncode == 0, resumed.stderr

@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 import psutil
 import pytest
-from conftest import PLUGIN, WITH_PLUGIN, wait_for
+from conftest import PLUGIN, QUICK, WITH_PLUGIN, wait_for
 
 from bert_infer import compose, console, metrics
 from bert_infer.devices.counters import Counters
@@ -117,7 +117,7 @@ def test_a_pair_that_never_met_changes_nothing():
 
 def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
     done = command(
-        *("duel", "batch=1 iterations=4", "batch=8", "model=tiny", "drift.texts=0"),
+        *("duel", "batch=1 iterations=4", "batch=8", *QUICK),
         *("input.text=Hello", "text=Good morning BERT!", "iterations=2"),
         *("--rounds", "1", "--pairs", "3"),
     )
@@ -175,7 +175,7 @@ def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
 
 def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
     """Seen to fail: the rounds since the last note of them, which is made every 5 s, lost."""
-    same = ("model=tiny", "model=tiny", "--rounds", "100000")
+    same = ("model=tiny", *QUICK, "--rounds", "100000")
     with command.running("duel", *same) as process:
         (outcome,) = wait_for(lambda: list(command.directory.rglob("duel.json")), 120)
         noted = len(json.loads(outcome.read_text())["rounds"])
@@ -191,7 +191,7 @@ def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
 @contextmanager
 def measuring(command):
     """Yield a duel's process, and the processes of its sides while one measures without end."""
-    with command.running("duel", "batch=1", "batch=2", "model=tiny", "iterations=9000000") as duel:
+    with command.running("duel", "batch=1", "batch=2", *QUICK, "iterations=9000000") as duel:
         wait_for(lambda: sorted(statuses(command)) == ["a", "b"])
         wait_for(lambda: {status["phase"] for status in statuses(command).values()} == {"measure"})
         time.sleep(2)
@@ -260,7 +260,7 @@ def test_what_is_written_in_brackets_is_no_markup(capsys):
 
 @pytest.mark.parametrize("begun", ["overrides.yaml", "run.log"])
 def test_an_interruption_while_a_side_loads_leaves_its_record(command, begun):
-    with command.running("duel", "batch=1", "batch=2", "model=tiny") as process:
+    with command.running("duel", "batch=1", "batch=2", *QUICK) as process:
         wait_for(lambda: list(command.directory.rglob(begun)))
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=90)

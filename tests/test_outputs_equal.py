@@ -12,6 +12,9 @@ from bert_infer import compose
 from bert_infer.models.architecture import Architecture
 from bert_infer.models.weights import make
 
+BRIEF = 11
+"""How many texts BERT-Large encodes here, of up to 90 words: MiniLM has the long ones."""
+
 
 @pytest.mark.parametrize(
     ("graph", "choices"),
@@ -48,19 +51,19 @@ def large_reference(prose):
     )
     weights = make(Architecture(config.to_dict()), seed=0)
     bert = BertModel.from_pretrained(None, config=config, state_dict=weights).eval()
-    return list(directly(bert, prose))
+    return list(directly(bert, prose[:BRIEF]))
 
 
 @pytest.mark.parametrize("batching", [BATCHINGS[1], BATCHINGS[2], PACKED], ids=lambda b: b[0])
 def test_random_bert_large_in_fp32(batching, prose, large_reference):
-    result = compose(["model.weights=random", "warmup=0", *batching]).run(prose)
+    result = compose(["model.weights=random", "warmup=0", *batching]).run(prose[:BRIEF])
     assert largest_difference(result, large_reference) <= 1e-4
 
 
 def test_random_bert_large_compiled(prose, large_reference):
     choices = ["model.weights=random", "graph=compile", "warmup=0", *BATCHINGS[1]]
-    result = compose(choices).run(prose)
-    assert largest_difference(result, large_reference) <= 1e-4
+    result = compose(choices).run(prose[:4])
+    assert largest_difference(result, large_reference[:4]) <= 1e-4
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-from conftest import ROOT, Command, break_off, edit
+from conftest import QUICK, ROOT, Command, break_off, edit
 
 from bert_infer import console, report
 from bert_infer.errors import OptionError, RefusedError
@@ -504,7 +504,7 @@ def test_a_row_without_a_baseline_is_not_called_one(sweep):
 
 def test_brackets_of_few_repeats_are_no_intervals(made_sweep, command):
     assert tables.brackets(summary.of(made_sweep, None)) == "In brackets: 95 %."
-    done = command("-m", "model=tiny", "iterations=2", "drift.texts=0", "repeats=2")
+    done = command("-m", *QUICK, "iterations=2", "repeats=2")
     assert "In brackets: 95 %, of less than six repeats the slowest and the fastest." in done.stdout
 
 
@@ -514,7 +514,7 @@ def test_a_file_whose_name_is_no_text_is_reported_all_the_same(command):
     (command.directory / name).write_text("one\ntwo\n")
     done = command(
         "-m",
-        "model=tiny",
+        *QUICK,
         "input=lines",
         f"input.path={name}",
         "batch=1,2",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PLUGIN, ROOT, WITH_PLUGIN, wait_for
+from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer import compose
 from bert_infer.configuration.settings import Order
@@ -34,7 +34,7 @@ from bert_infer.running.preparation import Content
 from bert_infer.sweeps.board import Board
 from bert_infer.sweeps.plan import Planned, missing, ordered
 
-TINY = ("model=tiny", "engine=fused", "drift.texts=0", "hydra.sweep.dir=sweep")
+TINY = (*QUICK, "hydra.sweep.dir=sweep")
 DEADLY = (
     "--multirun",
     "--config-dir",
@@ -583,7 +583,7 @@ def test_a_sweep_belongs_to_one_process(command):
 def test_a_run_is_made_again_from_its_directory(command):
     texts = command.directory / "texts.txt"
     texts.write_text("one\ntwo\n")
-    first = command("model=tiny", "input=lines", "input.path=texts.txt", "batch=2", "iterations=5")
+    first = command(*QUICK, "input=lines", "input.path=texts.txt", "batch=2", "iterations=5")
     directory = first.stdout.splitlines()[-1]
     (command.directory / "elsewhere").mkdir()
     again = command("rerun", directory)
@@ -604,7 +604,7 @@ def test_a_run_is_made_again_from_its_directory(command):
 
 
 def test_a_run_that_was_killed_is_made_again(command):
-    first = command("model=tiny")
+    first = command(*QUICK)
     directory = Path(first.stdout.splitlines()[-1])
     (directory / "metrics.json").unlink()
     again = command("rerun", str(directory))
@@ -651,9 +651,8 @@ def test_a_run_whose_record_a_crash_damaged_is_made_again(sweep, command):
 def test_outputs_that_find_no_room_leave_a_record_that_says_so(command):
     """Seen to fail: the library's error, and the remedy to look into run.log."""
     arguments = [
-        "model=tiny",
+        *QUICK,
         f"text={'word ' * 400}",
-        "drift.texts=0",
         "output.save=hidden_states",
     ]
     run = shlex.join([sys.executable, str(ROOT / "run.py"), *arguments])
@@ -674,7 +673,7 @@ def test_outputs_that_find_no_room_leave_a_record_that_says_so(command):
 
 
 def test_a_side_of_a_duel_is_made_again(command):
-    duel = command("duel", "batch=1", "batch=2", "model=tiny", "--rounds", "3")
+    duel = command("duel", "batch=1", "batch=2", *QUICK, "--rounds", "3")
     again = command("rerun", f"{duel.stdout.splitlines()[-1]}/b")
     assert again.returncode == 0, again.stderr
     assert "ratio" in again.stdout
