@@ -1,8 +1,6 @@
 """The front door: ``python run.py dtype=bf16 batch=12``; see ``python run.py --help``."""
 
-import sys
-
-from bert_infer.cli import main
+from bert_infer.cli import enter
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], "python run.py"))
+    enter("python run.py")

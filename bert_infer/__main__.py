@@ -1,8 +1,6 @@
 """``python -m bert_infer`` is ``bert-infer``."""
 
-import sys
-
-from bert_infer.cli import main
+from bert_infer.cli import enter
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], "python -m bert_infer"))
+    enter("python -m bert_infer")

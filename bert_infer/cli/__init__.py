@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bert_infer.cli.commands import COMMANDS
 from bert_infer.configuration.options import CONF, help_text
 from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
+from bert_infer.running import haste
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +33,14 @@ _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
 
 def entry_point() -> None:
     """Run the installed command ``bert-infer``."""
-    sys.exit(main(sys.argv[1:], "bert-infer"))
+    enter("bert-infer")
+
+
+def enter(program: str) -> NoReturn:
+    """Do what this process was started for as ``program``, and end it."""
+    code = main(sys.argv[1:], program)
+    haste.leave_at_once(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str], program: str) -> int:

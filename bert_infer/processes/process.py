@@ -40,7 +40,8 @@ DEADLINE = signal.SIGUSR1
 """Tells a run that its time is over. It is not SIGTERM, which anybody may send."""
 _TIME_TO_END_S = 5.0
 _INTERRUPTED = 130
-_IMPORTS = ("bert_infer.configuration.composition",)  # every run is composed from its directory
+_IMPORTS = ("bert_infer.processes.preloaded", "bert_infer.configuration.composition")
+"""What every run needs, which is composed from its directory."""
 _SETTLED = {"HF_HUB_OFFLINE": "1"}
 """The parent has asked the hub already: runs use its cache, and do not wait for the hub again."""
 _OOM_SCORE = "500"  # of -1000 to 1000: where memory runs out, the run goes before its parent
@@ -240,6 +241,7 @@ def set_apart(directory: Path, time_to_record_s: float) -> Iterator[None]:
     """
     try:
         gc.freeze()  # no collection need go through what was imported for all runs
+        gc.enable()
         os.setsid()  # Ctrl-C is for the parent, and everything started here can be ended at once
         threading.Thread(target=_die_with_parent, args=(time_to_record_s,), daemon=True).start()
         with suppress(OSError):
