@@ -2,6 +2,13 @@
 
 from bert_infer import compose
 result = compose(["dtype=bf16", "batch=12"]).run(["Good morning BERT!"])
+
+What is asked for:    cli, configuration, conf/ beside this package
+The way of the data:  inputs, tokens, batching, devices, models, dtypes, operators, engines, graphs,
+                      outputs, metrics, files, report
+A run:                runner, running, measuring, caveats, records
+Where it takes place: processes
+Several runs:         sweeps, duel
 """
 
 from __future__ import annotations
