@@ -83,8 +83,12 @@ def test_a_sweep_gives_every_combination_a_directory(command):
 
 def test_standard_input_feeds_every_run_of_a_sweep(command):
     lines = ("input=lines", "input.path=-")
-    done = command("-m", *QUICK, *lines, "batch=1,2", stdin="one\n\nthree\n")
+    temporary = command.directory / "temporary"
+    temporary.mkdir()
+    own = {"TMPDIR": str(temporary)}
+    done = command("-m", *QUICK, *lines, "batch=1,2", stdin="one\n\nthree\n", env=own)
     assert done.returncode == 0, done.stderr
+    assert not list(temporary.iterdir()), "Seen to fail: the texts were left there."
     assert [m["workload"]["texts"] for m in command.metrics()] == [2, 2]
     assert [w["code"] for w in command.metrics()[0]["warnings"]].count("empty_texts") == 1
 

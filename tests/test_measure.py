@@ -360,6 +360,8 @@ def test_a_step_while_measuring_is_warned_of(time):
     record = record_of(time, [*NOISE[:15], *(1.3 * value for value in NOISE[15:])])
     assert warned(record) & CHANGES == {"step"}
     assert metrics.of(record)["measurement"]["step"]["at"] == 15
+    (said,) = [w["message"] for w in metrics.of(record)["warnings"] if w["code"] == "step"]
+    assert said.startswith("From number 16 of ")
 
 
 def test_a_trend_while_measuring_is_warned_of(time):

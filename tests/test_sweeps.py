@@ -31,6 +31,7 @@ from bert_infer.files.directories import claimed
 from bert_infer.processes import worker
 from bert_infer.running import status
 from bert_infer.running.preparation import Content
+from bert_infer.sweeps import resumption
 from bert_infer.sweeps.board import Board
 from bert_infer.sweeps.plan import Planned, missing, ordered
 
@@ -456,6 +457,30 @@ def test_a_sweep_with_options_of_ones_own_is_resumed_with_them(command):
     assert "2 of 2 runs are there already" in command("--multirun", "resume=sweep").stdout
     both = command("--multirun", "resume=sweep", "batch=1,2", "--config-dir", "own")
     assert "2 of 4 runs are there already" in both.stdout, both.stderr
+
+
+def test_runs_of_a_resumed_sweep_replace_none_whatever_their_names(command):
+    """Seen to fail: they were numbered from 0, where names have more than the number in them."""
+    named = "hydra.sweep.subdir=run_${hydra.job.num}"
+    assert command("--multirun", *TINY, "batch=1,2", named).returncode == 0
+    done = command("--multirun", "resume=sweep", "batch=1,2,4")
+    assert done.returncode == 0, done.stderr
+    assert [run.name for run in command.runs()] == ["run_0", "run_1", "run_2"]
+    assert [m["choice"]["batch"] for m in command.metrics()] == [1, 2, 4]
+
+
+def test_a_field_stays_while_ones_own_options_have_it(tmp_path):
+    own = tmp_path / "own" / "batching"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("_target_: bert_infer.batching.Packed\nmax_tokens: 64\n")
+    (own / "plain.yaml").write_text("_target_: bert_infer.batching.Padded\n")
+    (tmp_path / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: [batching=packed, batching.max_tokens=512], hydra: []}}\n"
+    )
+    for chosen, stays in (("mine", True), ("plain", False), ("mine,plain", False)):
+        given = [f"resume={tmp_path}", f"batching={chosen}"]
+        before, _ = resumption.of(given, [str(own.parent)])
+        assert before == ["batching.max_tokens=512"] * stays
 
 
 def test_a_resumed_sweep_is_summed_up_as_if_it_had_never_been_broken_off(command):

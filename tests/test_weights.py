@@ -190,6 +190,13 @@ def test_parameters_are_exactly_those_of_bert_model():
     assert architecture.parameters == {k: tuple(v.shape) for k, v in bert.state_dict().items()}
 
 
+def test_a_folder_that_has_a_models_name_alone_is_none(tmp_path, monkeypatch):
+    """Seen to fail: the model of that name was refused."""
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert compose(["model=tiny"]).prepare().architecture.layers == 2
+
+
 def test_a_local_directory_is_a_model(tmp_path, minilm, expected):
     shutil.copytree(minilm, tmp_path / "mine")
     result = compose(["model=minilm", f"model.name={tmp_path / 'mine'}"]).run(TEXTS)

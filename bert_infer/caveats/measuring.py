@@ -98,7 +98,7 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
     if step:
         yield Caveat(
             "step",
-            f"From number {step['at']} of {measurement['samples']} on, {unit} took "
+            f"From number {step['at'] + 1} of {measurement['samples']} on, {unit} took "
             f"{_changed(step['change'])} time.",
             "Something changed while measuring; run it again on a quiet machine.",
         )

@@ -143,7 +143,7 @@ class Request:
         Raises:
             RefusedError: listing every combination that is refused, and why.
         """
-        before, directories = resumption.of(self.overrides)
+        before, directories = resumption.of(self.overrides, self.searchpath)
         request = replace(
             self,
             overrides=[*before, *self.overrides],

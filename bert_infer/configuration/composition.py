@@ -266,7 +266,7 @@ def _unknown_key(key: str, defaults: DictConfig) -> RefusedError:
         return unknown_key(key, [k for k in defaults.hydra.runtime.choices if "/" in k])
     node = OmegaConf.select(defaults, parent)
     keys = [k for k in node if k != "_target_"] if OmegaConf.is_dict(node) else []
-    having = options_with(parent, name)
+    having = [f"{parent}={option}" for option in options_with(parent, name)]
     if having:
         here = f" Here there are: {', '.join(f'{parent}.{k}' for k in keys)}." if keys else ""
         return RefusedError(

@@ -71,12 +71,14 @@ def options_about(group: str, word: str) -> list[str]:
     return in_names + [name for name, line in lines.items() if is_there.search(line)]
 
 
-def options_with(group: str, field: str) -> list[str]:
-    """Return the options of ``group`` that have ``field``, written as a choice: GROUP=OPTION."""
+def options_with(group: str, field: str, directories: Iterable[str] = ()) -> list[str]:
+    """Return the options of ``group`` that have ``field``, also those in ``directories``."""
+    has = re.compile(rf"^{re.escape(field)}:", re.MULTILINE)
     return [
-        f"{group}={path.stem}"
-        for path in sorted((CONF / group).glob("*.yaml"))
-        if re.search(rf"^{re.escape(field)}:", path.read_text("utf-8"), re.MULTILINE)
+        option
+        for directory in (str(CONF), *directories)
+        for option in options_below([directory], group)
+        if has.search(Path(directory, group, f"{option}.yaml").read_text("utf-8"))
     ]
 
 

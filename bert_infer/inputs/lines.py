@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def spooled() -> IO[bytes] | None:
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115  open as long as the process
     file.writelines(_standard_input())
     file.flush()
+    atexit.register(file.close)
     return file
 
 

@@ -159,7 +159,7 @@ class Sample:
             "architecture": dict(architecture.config),
             "texts": [self._tokens[sequence].tolist() for sequence in self._chosen],
             "pooling": self._pooling.value,
-            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         }
         name = f"{digest(depends_on)}.safetensors"
         return caches.path_of("references", name)

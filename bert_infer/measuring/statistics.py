@@ -71,7 +71,7 @@ class Outliers(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A change at sample ``at``, relative to the median before it."""
+    """A change at sample ``at``, counted from 0, relative to the median before it."""
 
     at: int
     change: float

@@ -52,8 +52,8 @@ class Model:
 
     @property
     def _is_directory(self) -> bool:
-        # Path.is_dir raises for a name that is too long.
-        return os.path.isdir(self.name)  # noqa: PTH112
+        # A folder that merely has a model's name is none. Path.is_file raises for a long name.
+        return os.path.isfile(os.path.join(self.name, "config.json"))  # noqa: PTH113, PTH118
 
     def local_files(self) -> ModelFiles | None:
         """Return the model's files that are on this machine already; None without any."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import ListConfig
 
 from bert_infer import console, files
-from bert_infer.configuration.options import groups, options, options_with
+from bert_infer.configuration.options import groups, options_with
 from bert_infer.configuration.overrides import as_written, key_of, of_run, value_of, values_of
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.files.directories import usable
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def of(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def of(overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the sweep's own overrides that stay, and its directories with options.
 
-    Both are empty where ``overrides``, those given now, resume nothing.
+    Both are empty where ``overrides`` resume nothing.
+
+    Args:
+        overrides: those given now.
+        searchpath: the directories with options that are given now.
 
     Raises:
         RefusedError: there is no such sweep, or its file is damaged and nothing else is given.
@@ -53,7 +57,9 @@ def of(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         return [], []
     searched = [o for o in before if key_of(o) == "hydra.searchpath"]
     directories = [d.removeprefix("file://") for o in searched for d in map(str, value_of(o))]
-    return [o for o in before if o not in searched and not _is_replaced(o, given)], directories
+    own = [*directories, *searchpath]
+    stay = [o for o in before if o not in searched and not _is_replaced(o, given, own)]
+    return stay, directories
 
 
 def _of_sweep(path: Path, remedy: str) -> list[str]:
@@ -70,15 +76,20 @@ def _of_sweep(path: Path, remedy: str) -> list[str]:
     return [o for o in overrides if key_of(o) not in {"hydra.sweep.dir", "hydra.mode"}]
 
 
-def _is_replaced(override: str, given: Mapping[str, str]) -> bool:
+def _is_replaced(override: str, given: Mapping[str, str], directories: Sequence[str]) -> bool:
     """Tell whether an override of a sweep makes way for those ``given``, by key.
 
     A field of an option stays while all options that are given for its group have it.
+
+    Args:
+        override: the sweep's.
+        given: overrides by their keys.
+        directories: those with options of the user's own.
     """
     key = key_of(override)
     group, _, name = key.partition(".")
     if group in given and group in groups() and name:
-        lacking = {*options(group)} - {o.partition("=")[2] for o in options_with(group, name)}
-        return key in given or bool(lacking & {*values_of(given[group])})
+        having = options_with(group, name, directories)
+        return key in given or not {*values_of(given[group])} <= {*having}
     above = (k.replace("/", ".") for k in given)
     return any(f"{key.replace('/', '.')}.".startswith(f"{k}.") for k in above)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import Counter
 from functools import cache
@@ -24,7 +25,7 @@ from bert_infer.sweeps.plan import missing, ordered
 from bert_infer.sweeps.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from hydra.core.utils import JobReturn
@@ -70,7 +71,8 @@ def _command_to_complete(plan: Plan, directory: Path) -> str:
     """Return the command that makes what ``plan`` asks for and ``directory`` lacks."""
     replaced = {"resume", "fail_fast", "hydra.sweep.dir"}
     kept = [o for o in plan.overrides if key_of(o) not in replaced]
-    ours = [f"--config-dir={plan.searchpath[0]}"] if plan.searchpath else []
+    # The last: those that the sweep has recorded come first, and with resume anyway.
+    ours = [f"--config-dir={plan.searchpath[-1]}"] if plan.searchpath else []
     own = [*kept, quoted("resume", str(directory)), "fail_fast=false"]
     return shlex.join(["python", "run.py", "--multirun", *ours, *own])
 
@@ -103,6 +105,12 @@ def bury_the_dead(directory: Path) -> None:
 def _runs(directory: Path) -> list[Path]:
     """Return the runs that were begun, whatever became of them."""
     return [hydra.parent for hydra in directory.glob("*/.hydra")]
+
+
+def _numbers(directory: Path) -> Iterator[int]:
+    """Yield all numbers in names of runs: with a higher one, no name is there already."""
+    for path in _runs(directory):
+        yield from map(int, re.findall(r"\d+", path.name))
 
 
 def _done(directory: Path, plan: Plan) -> Counter[str]:
@@ -185,7 +193,7 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
     of_hydra = [o for o in plan.overrides if o not in own and key_of(o) != "hydra.sweep.dir"]
     inline = plan.settings.isolation is Isolation.inline
     isolated = None if inline else Isolated(plan.preload, plan.settings.timeout_s)
-    first = 1 + max((int(p.name) for p in _runs(directory) if p.name.isdigit()), default=-1)
+    first = 1 + max(_numbers(directory), default=-1)
     board = Board([run.overrides for run in left])
     with hydra_at_hand() as hydra:
         # Of the whole sweep, Hydra would leave out the groups that are swept over, and then miss
