@@ -12,6 +12,7 @@ from conftest import QUICK
 from omegaconf import OmegaConf
 
 from bert_infer import compose
+from bert_infer.cli.help import help_text
 from bert_infer.cli.request import Request
 from bert_infer.configuration.composition import (
     COMPONENTS,
@@ -20,7 +21,7 @@ from bert_infer.configuration.composition import (
     config_from,
     resolve,
 )
-from bert_infer.configuration.options import CONF, groups, help_text, options, values
+from bert_infer.configuration.options import CONF, groups, options, values
 from bert_infer.configuration.overrides import (
     check_agreement,
     check_overrides,

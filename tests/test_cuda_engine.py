@@ -27,7 +27,7 @@ from bert_infer import compose, metrics
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
-from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, Padded
+from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, PaddedHeads
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.dtypes.fp8 import ByRow, Fp8
@@ -35,7 +35,7 @@ from bert_infer.engines.fused import Fused, Layer
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Compile, CompileMode
-from bert_infer.measuring import ceiling
+from bert_infer.measuring import ceiling, warmup
 from bert_infer.models import weights
 from bert_infer.models.architecture import Architecture
 from bert_infer.operators import linears, scaled
@@ -43,7 +43,6 @@ from bert_infer.operators.attention import BySdpa
 from bert_infer.operators.opaque import Opaque
 from bert_infer.operators.scaled import Scaled
 from bert_infer.records import Weights
-from bert_infer.running import warmup
 from bert_infer.running.execution import execute
 
 HOPPER, ADA, AMPERE, TURING = (9, 0), (8, 9), (8, 0), (7, 5)
@@ -698,7 +697,7 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
         (64, HOPPER, torch.float32, Efficient),
         (64, TURING, torch.float16, Efficient),
         (264, HOPPER, torch.bfloat16, Efficient),
-        (26, HOPPER, torch.bfloat16, Padded),
+        (26, HOPPER, torch.bfloat16, PaddedHeads),
     ],
 )
 def test_attention_is_by_what_the_card_has(monkeypatch, head_dim, capability, dtype, kinds):

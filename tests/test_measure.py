@@ -15,6 +15,7 @@ from bert_infer import compose, metrics
 from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.configuration.settings import Until
 from bert_infer.devices.cpu import Cpu
+from bert_infer.measuring import warmup
 from bert_infer.measuring.measure import (
     Pace,
     Phases,
@@ -23,13 +24,17 @@ from bert_infer.measuring.measure import (
     timed,
     without_garbage_collection,
 )
+from bert_infer.measuring.warmup import (
+    WarmUp,
+    run_once_in_time,
+    warm_up_passes,
+    warm_up_until_steady,
+)
 from bert_infer.records import Forward, Outputs
-from bert_infer.running import warmup
 from bert_infer.running.execution import execute
 from bert_infer.running.run_record import Record
 from bert_infer.running.schedule import Schedule, as_long_as_asked
 from bert_infer.running.status import Status
-from bert_infer.running.warmup import WarmUp, run_once_in_time, warm_up_passes, warm_up_until_steady
 
 
 class Time:
@@ -308,7 +313,7 @@ def test_shapes_that_were_not_warmed_up_are_a_warning(monkeypatch):
     record = compose(chosen).run(texts).record
     assert record["measurement"]["warmup_shapes_left"] == 0
     assert record["measurement"]["warmup_passes"] > 0
-    monkeypatch.setattr("bert_infer.running.warmup.LIMIT_S", -1.0)
+    monkeypatch.setattr("bert_infer.measuring.warmup.LIMIT_S", -1.0)
     record = compose(chosen).run(texts).record
     shapes = record["workload"]["forwards_per_pass"]
     assert record["measurement"]["warmup_shapes_left"] == shapes > 1

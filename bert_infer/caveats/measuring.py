@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.measuring import warmup
 from bert_infer.measuring.statistics import FEWEST_FOR_INTERVAL
 from bert_infer.records import Caveat
-from bert_infer.running import warmup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

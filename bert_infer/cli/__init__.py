@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bert_infer.cli.commands import COMMANDS
-from bert_infer.configuration.options import CONF, help_text
+from bert_infer.cli.help import help_text
+from bert_infer.configuration.options import CONF
 from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
-from bert_infer.running import haste
+from bert_infer.processes import ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def entry_point() -> None:
 def enter(program: str) -> NoReturn:
     """Do what this process was started for as ``program``, and end it."""
     code = main(sys.argv[1:], program)
-    haste.leave_at_once(code)
+    ending.leave_at_once(code)
     sys.exit(code)
 
 
@@ -175,12 +176,12 @@ def _execute(config: DictConfig) -> int:
     from bert_infer import console
     from bert_infer.configuration.composition import runner_from, sweep_settings
     from bert_infer.processes.isolated import Isolated
+    from bert_infer.processes.task import Task
     from bert_infer.processes.worker import Watch
-    from bert_infer.sweeps.task import Task
 
-    isolated = None
-    if sweep_settings(config).wants_process:
-        isolated = Isolated(tuple(runner_from(config).preload), sweep_settings(config).timeout_s)
+    settings, isolated = sweep_settings(config), None
+    if settings.wants_process:
+        isolated = Isolated(tuple(runner_from(config).preload), settings.timeout_s)
     with console.progress_bar() as progress:
         finished = Task(isolated, Watch(progress))(config)
     console.show_run(finished, HydraConfig.get().runtime.output_dir)

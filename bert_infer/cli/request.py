@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from omegaconf import OmegaConf
 
+from bert_infer.cli.commands import COMMANDS
 from bert_infer.configuration.composition import config_from, runner_from, sweep_settings
 from bert_infer.configuration.limits import check_node
 from bert_infer.configuration.options import groups, searchpath, values
@@ -84,6 +86,7 @@ class Request:
         directories = searchpath(asked.config_dir)
         way = _way(asked)
         if not asked.shell_completion:
+            _check_words(overrides)
             check_overrides(overrides, directories)
             check_agreement(overrides)
         return cls(
@@ -192,6 +195,23 @@ class Request:
                 runs=[run.planned for run in runs],
                 preload=tuple(sorted({name for run in runs for name in run.preload})),
                 places=tuple({run.place for run in runs}),
+            )
+
+
+def _check_words(overrides: Sequence[str]) -> None:
+    """Refuse a word that is no override, and no command, as that would come first.
+
+    Raises:
+        RefusedError: naming the word, and what may be meant.
+    """
+    for word, following in pairwise([*overrides, "="]):
+        if "=" not in word and not word.startswith("~"):
+            is_pair = "=" not in following and word in {*groups(), *values()}
+            raise RefusedError(
+                f"{word} is neither KEY=VALUE nor a command; the commands are "
+                f"{' and '.join(COMMANDS)}, and come first.",
+                nearest(word, [*COMMANDS, "--help", "--version"])
+                or (f"Did you mean {word}={following}?" if is_pair else ""),
             )
 
 

@@ -88,52 +88,6 @@ def values() -> dict[str, tuple[str, str]]:
     return {key: (default, line) for key, default, line in found}
 
 
-def help_text(program: str) -> str:
-    """Return what ``--help`` prints."""
-    lines = [
-        "Run BERT inference, measure it, and keep a record of the run.",
-        "",
-        f"  {program}                                    BERT-Large, fp32, batch 1",
-        f"  {program} dtype=bf16 batch=12                choose",
-        f"  {program} --multirun dtype=fp32,bf16 batch=1,12   every combination",
-        f'  {program} text="Good morning BERT!"          short for input.text=...',
-        f"  {program} input=lines input.path=texts.txt   your own texts",
-        f"  {program} report DIRECTORY                   what a sweep showed: table, plots, page",
-        f"  {program} ls batch=12 status=ok              find runs and sweeps again",
-        f"  {program} compare DIRECTORY ...              what finished runs or sweeps differ in",
-        f"  {program} rerun DIRECTORY                    a run once more, from its directory",
-        f"  {program} --multirun resume=DIRECTORY        what a sweep lacks",
-        f'  {program} duel "dtype=bf16" "dtype=fp32"     two configurations, measured in turn',
-        "",
-        "Values, as KEY=VALUE:",
-        *(f"  {line}" for key, value in values().items() for line in _value_lines(key, *value)),
-    ]
-    for group in groups():
-        lines += [
-            "",
-            f"{group}=",
-            *(f"  {name:<20} {line}" for name, line in options(group).items()),
-        ]
-    lines += [
-        "",
-        "The first option of a group is its default. An option's own fields, say those of",
-        f"batching=by_length: {program} batching=by_length --cfg job --package batching",
-        "Hydra's own flags: --hydra-help",
-    ]
-    return "\n".join(lines)
-
-
-def _value_lines(key: str, default: str, line: str) -> list[str]:
-    """Return a value's line of help, and one for each key inside it."""
-    if not default.startswith("{"):
-        return [f"{f'{key}={default}':<24} {line}"]
-    inside = re.findall(r"(\w+): (\w+)", default)
-    return [
-        f"{f'{key}.{name}={value}':<24} {part.strip()}"
-        for (name, value), part in zip(inside, line.split(";"), strict=True)
-    ]
-
-
 def _summary(path: Path) -> str:
     comments = (
         line.removeprefix("# ")

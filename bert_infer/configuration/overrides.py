@@ -7,10 +7,8 @@ import math
 import re
 from dataclasses import fields
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bert_infer.cli.commands import COMMANDS
 from bert_infer.configuration.limits import check_override
 from bert_infer.configuration.options import groups, options, options_about, options_below, values
 from bert_infer.configuration.settings import OF_SWEEPS, Settings, SweepSettings
@@ -243,18 +241,10 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
     from hydra.errors import HydraException
 
     parsed = []
-    for override, following in pairwise([*overrides, "="]):
+    for override in overrides:
         try:
             parsed.append(_parser().parse_override(override))
         except HydraException as error:
-            if "=" not in override:
-                is_pair = "=" not in following and override in {*groups(), *_TOP}
-                raise RefusedError(
-                    f"{override} is neither KEY=VALUE nor a command; the commands are "
-                    f"{' and '.join(COMMANDS)}, and come first.",
-                    nearest(override, [*COMMANDS, "--help", "--version"])
-                    or (f"Did you mean {override}={following}?" if is_pair else ""),
-                ) from error
             reason = str(error).splitlines()[0]
             raise RefusedError(
                 f"{override} is not understood: {reason}.",

@@ -116,10 +116,10 @@ def warmed_up(
     from bert_infer.configuration.overrides import expand_short_forms
 
     config = config_from(expand_short_forms(overrides), searchpath)
-    runner, order = runner_from(config), Order(directory, int(config.iterations))
+    runner, assignment = runner_from(config), Assignment(directory, int(config.iterations))
     with process.recorded(directory):
         _describe(directory, config, overrides)
-        with process.started(_run, order, tuple(runner.preload), runner.variables()) as child:
+        with process.started(_run, assignment, tuple(runner.preload), runner.variables()) as child:
             side = Side(child, directory, " ".join(overrides))
             try:
                 side.warm_up()
@@ -140,22 +140,22 @@ def _describe(directory: Path, config: DictConfig, overrides: Sequence[str]) -> 
     OmegaConf.save(OmegaConf.create({"hydra": of_hydra}), hydra / "hydra.yaml")
 
 
-class Order(NamedTuple):
+class Assignment(NamedTuple):
     """What a side's process is told: its run's directory, and the fewest passes of a turn."""
 
     directory: Path
     fewest: int
 
 
-def _run(pipe: Connection, order: Order) -> None:
+def _run(pipe: Connection, assignment: Assignment) -> None:
     """Make the run of a side, in its own process."""
-    with process.set_apart(order.directory, process.TIME_TO_RECORD_S):
+    with process.set_apart(assignment.directory, process.TIME_TO_RECORD_S):
         pipe.send(
             worker.carry_out(
-                lambda: recorded_runner(order.directory),
-                order.directory,
+                lambda: recorded_runner(assignment.directory),
+                assignment.directory,
                 isolation="process",
-                schedule=Schedule.granted(partial(_turns, pipe, order.fewest)),
+                schedule=Schedule.granted(partial(_turns, pipe, assignment.fewest)),
             )
         )
 

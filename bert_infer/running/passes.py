@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from bert_infer.measuring import attempts
 from bert_infer.measuring.attempts import Attempt
 from bert_infer.measuring.measure import forward, measured_pass
-from bert_infer.running.warmup import (
+from bert_infer.measuring.warmup import (
     WarmUp,
     run_for,
     run_once,

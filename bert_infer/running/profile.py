@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.files import whole
+from bert_infer.measuring.warmup import run_once
 from bert_infer.outputs import Sink
-from bert_infer.running.warmup import run_once
 
 if TYPE_CHECKING:
     from pathlib import Path

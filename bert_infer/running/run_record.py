@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from bert_infer.measuring.ceiling import Ceiling
     from bert_infer.measuring.conditions import Conditions
     from bert_infer.measuring.drift import Drift
+    from bert_infer.measuring.warmup import WarmUp
     from bert_infer.records import Forward
     from bert_infer.running.preparation import Prepared
-    from bert_infer.running.warmup import WarmUp
 
 
 @dataclass

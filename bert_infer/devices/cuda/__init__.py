@@ -15,7 +15,7 @@ from bert_infer.devices.cuda.attention import (
     Blocked,
     Efficient,
     Flash,
-    Padded,
+    PaddedHeads,
     has_flash,
     width_of,
 )
@@ -228,7 +228,7 @@ class Cuda(Device):
             attend = Blocked()
         else:
             attend = Flash(architecture.max_length)
-        return attend if width == head_dim else Padded(attend, width)
+        return attend if width == head_dim else PaddedHeads(attend, width)
 
     def tokens_at_once(self, layout: type[Batch]) -> int:
         """Return 256 for each of an H200's 132 multiprocessors (benchmarks/notes.md)."""

@@ -115,7 +115,7 @@ class Efficient(ByLength):
         return apply(*of_all, None, *lengths, dropout, mask_type)[0].squeeze(0)  # type: ignore[no-any-return]
 
 
-class Padded(Attention):
+class PaddedHeads(Attention):
     """Heads padded with zeros to a size that another mechanism can load.
 
     The zeros change nothing but the scale of scores, which follows from the head size.

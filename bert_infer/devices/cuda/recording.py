@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Tensors = tuple[torch.Tensor, torch.Tensor]
 
-Record = Callable[[Callable[[], Tensors]], tuple[Tensors, Callable[[], None]]]
+Capture = Callable[[Callable[[], Tensors]], tuple[Tensors, Callable[[], None]]]
 """Records work on the card. Returns the tensors that its results go to, and a function that replays
 it: the same input tensors are read again and those results overwritten, at once or later. A replay
 may also overwrite the results of other recordings."""
@@ -42,10 +42,10 @@ class Recording:
     replay: Callable[[], None]
 
     @classmethod
-    def of(cls, encode: Encode, given: tuple[Any, ...], record: Record) -> Recording:
+    def of(cls, encode: Encode, given: tuple[Any, ...], capture: Capture) -> Recording:
         """Record ``encode`` on copies of the ``given`` tensors."""
         inputs = tuple(part.clone() if _is_tensor(part) else part for part in given)
-        return cls(inputs, *record(lambda: encode(*inputs)))
+        return cls(inputs, *capture(lambda: encode(*inputs)))
 
     def __call__(self, given: tuple[Any, ...]) -> Tensors:
         """Replay with the inputs ``given``; return the results in new tensors."""
@@ -57,7 +57,7 @@ class Recording:
         return hidden_states.clone(), pooled.clone()
 
 
-def recorded(encode: Encode, record: Record, most: int) -> Encode:
+def recorded(encode: Encode, capture: Capture, most: int) -> Encode:
     """Return ``encode`` recorded for each shape when it first comes, ``most`` of them.
 
     Results are new tensors, made on the current stream: no later forward overwrites them. Inputs
@@ -70,14 +70,14 @@ def recorded(encode: Encode, record: Record, most: int) -> Encode:
         if key not in recordings:
             if len(recordings) == most:
                 return encode(*given)
-            recordings[key] = Recording.of(encode, given, record)
+            recordings[key] = Recording.of(encode, given, capture)
         return recordings[key](given)
 
     return replayed
 
 
 class Recorder:
-    """Records on the current card: a ``Record``.
+    """Records on the current card: a ``Capture``.
 
     All graphs share one memory pool, since they never replay at the same time: each uses memory
     that the others have finished with. They share one stream, so that what libraries allocate when

@@ -20,6 +20,7 @@ from bert_infer.devices.hpu import hlml, host, modes, plugin
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
+from bert_infer.measuring.environment import package_version
 from bert_infer.operators import attention, linears
 from bert_infer.records import Outputs
 
@@ -267,8 +268,8 @@ class Hpu(Device):
             "cards": len(host.cards()),
             "memory_bytes": plugin.memory("Limit"),
             "driver": hlml.driver_version(),
-            "plugin": host.version_of("habana-torch-plugin"),
-            "neural_compressor": host.version_of("neural_compressor_pt"),
+            "plugin": package_version("habana-torch-plugin"),
+            "neural_compressor": package_version("neural_compressor_pt"),
             "lazy": modes.is_lazy_now(),
             "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(seen)},
         }

@@ -14,10 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from platformdirs import user_cache_path
-
 from bert_infer.dtypes.fp8 import Fp8, Step
 from bert_infer.errors import RefusedError
+from bert_infer.files import caches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +104,7 @@ class Converted(Fp8):
         if self.measurements is not None:
             return Path(self.measurements)
         card = str(device.describe()["name"]).lower()
-        return user_cache_path("bert_infer") / "fp8" / card / _fingerprint(module)
+        return caches.path_of("fp8", card) / _fingerprint(module)
 
 
 def _fingerprint(module: torch.nn.Module) -> str:

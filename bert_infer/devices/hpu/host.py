@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.devices.hpu import plugin
 from bert_infer.errors import RefusedError
+from bert_infer.measuring.environment import package_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,14 +77,6 @@ def installed_at() -> Path | None:
     places = (spec.submodule_search_locations or ()) if spec else ()
     found = (Path(place) / "torch" for place in places)
     return next((path for path in found if path.is_dir()), None)
-
-
-def version_of(*packages: str) -> str | None:
-    """Return the version of the first of ``packages`` that is installed; unknown is None."""
-    for name in packages:
-        with suppress(PackageNotFoundError):
-            return version(name)
-    return None
 
 
 def check() -> None:
@@ -173,7 +165,7 @@ def _needed_torch(place: Path) -> str | None:
 
 
 def _torch() -> str | None:
-    return version_of("torch")
+    return package_version("torch")
 
 
 def _minor(of: str) -> list[str]:

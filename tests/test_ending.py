@@ -10,7 +10,7 @@ from conftest import ROOT
 
 SCRIPT = """
 import atexit, sys
-from bert_infer.running import haste
+from bert_infer.processes import ending
 
 class Taken:
     def __del__(self):
@@ -19,7 +19,7 @@ class Taken:
 taken = Taken()
 atexit.register(print, "registered")
 if len(sys.argv) > 1:
-    haste.leave_at_once(3)
+    ending.leave_at_once(3)
 sys.exit(3)
 """
 
