@@ -11,7 +11,7 @@ from peer_engines import BATCH, THREADS, Encode, Files, Peer, by_batches, sorted
 from peer_pytorch import bert
 from peer_workers import FailedError
 
-from bert_infer.measuring.environment import cpu_flags
+from bert_infer.machine import cpu_flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

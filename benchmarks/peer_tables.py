@@ -16,7 +16,7 @@ import numpy as np
 from peer_engines import THREADS, VENDOR
 
 from bert_infer.files.runs import at
-from bert_infer.measuring.environment import cpu_flags, cpu_model, package_version
+from bert_infer.machine import cpu_flags, cpu_model, package_version
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

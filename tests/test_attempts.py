@@ -16,7 +16,8 @@ from bert_infer import compose
 from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
-from bert_infer.measuring.attempts import first_half_that_fits, ran_out
+from bert_infer.measuring.attempts import first_half_that_fits
+from bert_infer.memory import ran_out
 from bert_infer.processes import worker
 
 sys.path.append(str(PLUGIN))

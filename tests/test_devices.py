@@ -207,7 +207,7 @@ def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
 def test_cores_that_threads_are_bound_to_are_counted_together():
     """Seen to fail: one core, the one that OpenMP bound the main thread to."""
     counting = (
-        "import torch; from bert_infer.measuring.environment import cores_allowed;"
+        "import torch; from bert_infer.machine import cores_allowed;"
         "torch.ones(4096, 4096).sum(); print(cores_allowed())"
     )
     bound = os.environ | {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}

@@ -14,10 +14,9 @@ import psutil
 import pytest
 import torch
 
-from bert_infer import compose
+from bert_infer import compose, memory
 from bert_infer.devices.cpu import Cpu
-from bert_infer.measuring import memory
-from bert_infer.measuring.memory import PeakMemory
+from bert_infer.memory import PeakMemory
 from bert_infer.running.execution import execute
 
 LARGE = 256 << 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.machine import cores_allowed
 from bert_infer.measuring.conditions import BUSY, STOLEN
-from bert_infer.measuring.environment import cores_allowed
 from bert_infer.records import Caveat
 
 if TYPE_CHECKING:

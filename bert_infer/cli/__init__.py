@@ -75,7 +75,7 @@ def _do(arguments: Sequence[str], program: str) -> int:
     elif set(arguments) & {"--help", "-h"}:
         console.show_text(help_text(program))
     elif "--version" in arguments:
-        from bert_infer.measuring.environment import package_version
+        from bert_infer.machine import package_version
 
         console.show_text(f"bert_infer {package_version('bert-infer') or 'not installed'}")
     else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.devices import Device
 from bert_infer.errors import OptionError
-from bert_infer.measuring.environment import cpu_flags
-from bert_infer.measuring.memory import freed_is_kept
+from bert_infer.machine import cpu_flags
+from bert_infer.memory import freed_is_kept
 from bert_infer.operators import attention, linears
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from bert_infer.batching.layouts import Batch, PackedBatch, PaddedBatch
 from bert_infer.engines import Encode, Engine
 from bert_infer.errors import RefusedError
-from bert_infer.measuring.memory import give_back
+from bert_infer.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

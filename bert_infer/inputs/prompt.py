@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import OptionError
 from bert_infer.inputs import TextInput, is_unicode
-from bert_infer.measuring.environment import physical_memory_bytes
+from bert_infer.machine import physical_memory_bytes
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:

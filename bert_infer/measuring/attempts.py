@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.batching.groups import Group
 from bert_infer.errors import OutOfMemoryError
+from bert_infer.memory import LESS, forget, ran_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
     from bert_infer.batching.layouts import Batch
     from bert_infer.engines import Encode
-
-_SAID_OF_MEMORY = (
-    "out of memory",
-    "allocate ",  # and not "allocated", which tensors without data are not
-    "Allocation failed",  # Gaudi
-    "_ALLOC_FAILED",  # cuBLAS and cuDNN
-)
-LESS = "Lower batch or max_length, or choose a smaller dtype or model."
 
 
 class Attempt(NamedTuple):
@@ -98,14 +90,6 @@ class Attempts:
             self.largest = self._latest
 
 
-def ran_out(error: BaseException) -> bool:
-    """Tell whether ``error`` means a lack of memory; devices say so only in the message."""
-    if isinstance(error, MemoryError):
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_OF_MEMORY)
-
-
 def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> Attempt | None:
     """Return the first attempt that succeeds at half of ``group``, a quarter and so on, or None."""
     while len(group.sequences) > 1:
@@ -117,14 +101,6 @@ def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> A
                 return None  # a device that ran out of memory may be unusable
             forget(error)
     return None
-
-
-def forget(error: BaseException) -> None:
-    """Drop the local variables, tensors above all, of the functions that ``error`` ended."""
-    cause: BaseException | None = error
-    while cause:
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__context__
 
 
 def out_of_memory(

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from bert_infer import memory
 from bert_infer.files import caches
-from bert_infer.measuring import attempts, conditions, environment
+from bert_infer.measuring import conditions, environment
 from bert_infer.measuring.measure import fastest_s, timed
 
 if TYPE_CHECKING:
@@ -151,9 +152,9 @@ def _rate_if_it_fits(matmul: Matmul, device: Device, dtype: Dtype, budget_s: flo
     try:
         return rate(matmul, device, dtype, budget_s)
     except (MemoryError, RuntimeError) as error:
-        if not attempts.ran_out(error):
+        if not memory.ran_out(error):
             raise
-        attempts.forget(error)
+        memory.forget(error)
         return None
 
 

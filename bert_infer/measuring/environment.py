@@ -7,12 +7,11 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bert_infer import machine
 from bert_infer.measuring.measure import describe_clock
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def describe(device: Device) -> dict[str, Any]:
 
     return {
         "software": {"python": platform.python_version()}
-        | {p: package_version(p) for p in _PACKAGES},
+        | {p: machine.package_version(p) for p in _PACKAGES},
         "os": platform.platform(),
         "cpu": _cpu(),
         "threads": {
@@ -69,66 +68,15 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def package_version(package: str) -> str | None:
-    """Return the version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _cpu() -> dict[str, Any]:
     return {
-        "model": cpu_model(),
-        "flags": sorted(cpu_flags()),
+        "model": machine.cpu_model(),
+        "flags": sorted(machine.cpu_flags()),
         "cores": os.cpu_count(),
-        "cores_allowed": cores_allowed(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
-        "memory_bytes": physical_memory_bytes(),
+        "cores_allowed": machine.cores_allowed(),
+        "governor": machine.governor(),
+        "memory_bytes": machine.physical_memory_bytes(),
     }
-
-
-def cores_allowed() -> int:
-    """Return how many of the machine's cores this process may use.
-
-    That is its threads together: OpenMP may bind each to a core of its own (OMP_PROC_BIND).
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    if affinity is None:
-        return os.cpu_count() or 1
-    cores: set[int] = set(affinity(0))
-    for thread in Path("/proc/self/task").glob("*"):
-        with suppress(OSError):  # it has ended
-            cores |= affinity(int(thread.name))
-    return len(cores)
-
-
-def cpu_model() -> str | None:
-    """Return the processor's name; unknown is None."""
-    return _cpuinfo().get("model name") or platform.processor() or None
-
-
-def cpu_flags() -> frozenset[str]:
-    """Return the processor's features by Linux' names; none where they cannot be read."""
-    return frozenset(_cpuinfo().get("flags", _cpuinfo().get("Features", "")).split())
-
-
-@cache
-def _cpuinfo() -> dict[str, str]:
-    """Return the first core's entries."""
-    entries: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        entries.setdefault(key.strip(), value.strip())
-    return entries
-
-
-def physical_memory_bytes() -> int | None:
-    """Return the machine's memory; unknown is None."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 @cache
@@ -157,10 +105,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError:
-        return ""

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import MAKE_ROOM, BertInferError, RefusedError
-from bert_infer.measuring.attempts import LESS, ran_out
+from bert_infer.memory import LESS, ran_out
 from bert_infer.running import status
 from bert_infer.running.execution import execute
 from bert_infer.running.run_record import Record

@@ -10,7 +10,7 @@ from bert_infer.devices import variables
 from bert_infer.devices.counters import Counted
 from bert_infer.measuring import ceiling, conditions, drift, environment
 from bert_infer.measuring.measure import without_garbage_collection
-from bert_infer.measuring.memory import PeakMemory
+from bert_infer.memory import PeakMemory
 from bert_infer.models import weights
 from bert_infer.running import interruption
 from bert_infer.running.passes import Passes

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from bert_infer import memory
 from bert_infer.measuring import attempts
 from bert_infer.measuring.attempts import Attempt
 from bert_infer.measuring.measure import forward, measured_pass
@@ -149,9 +150,9 @@ class Passes:
             yield
         except (MemoryError, RuntimeError) as error:
             failed = tried.broken_off()
-            if failed is None or not attempts.ran_out(error):
+            if failed is None or not memory.ran_out(error):
                 raise
-            attempts.forget(error)
+            memory.forget(error)
             largest = tried.largest or attempts.first_half_that_fits(failed.group, compute)
             uses_batch = self.prepared.batching.uses_batch
             raise attempts.out_of_memory(error, failed, largest, uses_batch=uses_batch) from error

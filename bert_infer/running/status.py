@@ -12,8 +12,8 @@ import psutil
 
 from bert_infer import files, metrics
 from bert_infer.errors import MAKE_ROOM, RefusedError
-from bert_infer.measuring.attempts import LESS
 from bert_infer.measuring.measure import Pace
+from bert_infer.memory import LESS
 from bert_infer.running.run_record import Record
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bert_infer import memory
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import UnrecordableError
-from bert_infer.measuring import attempts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -115,7 +115,7 @@ def _cause(error: RuntimeError) -> Exception:
     """Return what broke a recording; ending a broken one raises an ``error`` of its own."""
     first = error.__context__ or error
     for cause in (error, first):
-        if isinstance(cause, Exception) and attempts.ran_out(cause):
+        if isinstance(cause, Exception) and memory.ran_out(cause):
             return cause
     reason = str(first).partition("\n")[0]
     return UnrecordableError(

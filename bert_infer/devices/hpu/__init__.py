@@ -20,7 +20,7 @@ from bert_infer.devices.hpu import hlml, host, modes, plugin
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
-from bert_infer.measuring.environment import package_version
+from bert_infer.machine import package_version
 from bert_infer.operators import attention, linears
 from bert_infer.records import Outputs
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.devices.hpu import plugin
 from bert_infer.errors import RefusedError
-from bert_infer.measuring.environment import package_version
+from bert_infer.machine import package_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

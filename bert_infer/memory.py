@@ -1,8 +1,9 @@
-"""The most memory that a run's own work held at once, on the host and on the device."""
+"""Memory: the most that a run held, what is given back, and what is said when it runs out."""
 
 from __future__ import annotations
 
 import ctypes
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,13 @@ if TYPE_CHECKING:
 
     from bert_infer.devices import Device
 
-
+_SAID_OF_MEMORY = (
+    "out of memory",
+    "allocate ",  # and not "allocated", which tensors without data are not
+    "Allocation failed",  # Gaudi
+    "_ALLOC_FAILED",  # cuBLAS and cuDNN
+)
+LESS = "Lower batch or max_length, or choose a smaller dtype or model."
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = -1
 _MMAPS_BY_DEFAULT = 1 << 16
@@ -91,6 +98,22 @@ def freed_is_kept() -> Iterator[None]:
         mallopt(_M_MMAP_MAX, _MMAPS_BY_DEFAULT)
         mallopt(_M_TRIM_THRESHOLD, _MOST_BY_DEFAULT)
         give_back()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tell whether ``error`` means a lack of memory; devices say so only in the message."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_OF_MEMORY)
+
+
+def forget(error: BaseException) -> None:
+    """Drop the local variables, tensors above all, of the functions that ``error`` ended."""
+    cause: BaseException | None = error
+    while cause:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
 
 
 def _larger(a: int | None, b: int | None) -> int | None:
