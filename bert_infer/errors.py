@@ -4,6 +4,7 @@
     ├── UnrecordableError       a forward cannot be recorded as a graph
     ├── OutOfMemoryError        a batch does not fit
     ├── ProcessError            no separate process can be started for a run
+    ├── TimeLimitError          a run took longer than timeout_s
     └── RefusedError            nothing was computed: the request itself cannot be met
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
@@ -48,6 +49,10 @@ class OutOfMemoryError(BertInferError):
 
 class ProcessError(BertInferError):
     """No separate process can be started for a run."""
+
+
+class TimeLimitError(BertInferError):
+    """A run took longer than ``timeout_s``. It is no OSError, as those of files may be met."""
 
 
 class RefusedError(BertInferError):

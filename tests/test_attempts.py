@@ -8,15 +8,17 @@ import sys
 import weakref
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import PLUGIN, WITH_PLUGIN
 
 from bert_infer import compose
+from bert_infer.batching.groups import Group
 from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import OptionError, OutOfMemoryError
-from bert_infer.measuring.attempts import first_half_that_fits
+from bert_infer.measuring.attempts import Attempt, first_half_that_fits, out_of_memory
 from bert_infer.memory import ran_out
 from bert_infer.processes import worker
 
@@ -239,3 +241,11 @@ def test_it_happens_in_a_process_of_its_own_too(command):
 )
 def test_libraries_say_in_their_own_ways_that_memory_ran_out(said, is_of_memory):
     assert ran_out(RuntimeError(said)) is is_of_memory
+
+
+def test_two_at_once_that_did_not_fit_are_said_to_be_that():
+    """Seen to fail: of 12 sequences that the forward did not fit, and that the largest that did."""
+    one = Attempt(Group(np.arange(12), 512), 6144)
+    said = out_of_memory(MemoryError("No room"), one, one, uses_batch=True)
+    assert "Not two at once, then." in said.message
+    assert said.remedy.startswith("Set device.in_flight=1")

@@ -166,6 +166,32 @@ def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep):
     assert report.left_out == [f"{sweep / '1'} (failed)"]
 
 
+def test_sweeps_are_compared_run_by_run_whatever_else_failed(sweep, tmp_path):
+    """Seen to fail: with the first run of the first sweep, as the other had one run left."""
+    other = shutil.copytree(sweep, tmp_path / "other")
+    for name in "0124567":
+        changed(other / name, "status", "failed")
+    report = comparison.compare([str(sweep), str(other)])
+    (compared,) = report.comparisons
+    assert (compared.baseline.directory, compared.run.directory) == (sweep / "3", other / "3")
+    assert f"{sweep / '0'} (no counterpart)" in report.left_out
+
+
+def test_repeats_of_sweeps_are_compared_one_by_one(sweep, tmp_path):
+    """Seen to fail: all with the last one."""
+    for name in "1234567":
+        shutil.rmtree(sweep / name)
+    shutil.copytree(sweep / "0", sweep / "1")
+    other = shutil.copytree(sweep, tmp_path / "other")
+    shutil.copytree(sweep / "0", sweep / "2")
+    report = comparison.compare([str(sweep), str(other)])
+    assert [(c.baseline.directory.name, c.run.directory.name) for c in report.comparisons] == [
+        ("0", "0"),
+        ("1", "1"),
+    ]
+    assert report.left_out == [f"{sweep / '2'} (no counterpart)"]
+
+
 def test_a_run_of_a_sweep_that_cannot_be_read_does_not_hide_the_others(sweep):
     (sweep / "1" / "forwards.csv").unlink()
     report = comparison.compare([str(sweep)])

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import PLUGIN, QUICK, WITH_PLUGIN, wait_for
 
-from bert_infer import compose, console, metrics
+from bert_infer import compose, console, duel, metrics
 from bert_infer.devices.counters import Counters
 from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel
@@ -47,6 +47,31 @@ def test_a_steady_drift_of_the_machine_favours_neither():
         first, second = Turn(10, next(times)), Turn(10, next(times))
         turns.append((first, second) if number % 2 == 0 else (second, first))
     assert Duel([turns]).ratio == pytest.approx(1)
+
+
+class Slowing:
+    """A side whose turns take as long as the machine's next one does."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def turn(self):
+        return Turn(10, next(self.times))
+
+    def finish(self):
+        return None
+
+
+def test_neither_does_it_where_pairs_have_an_odd_number_of_rounds():
+    """Seen to fail: the first side began every pair, and was faster by an interval without 1."""
+    times = iter(1.05**n for n in range(100))
+    pairs = []
+    for number in range(4):
+        turns = []
+        sides = [nullcontext(Slowing(times)) for _ in range(2)]
+        duel._meet(sides, range(number, number + 3), turns, lambda: None)  # noqa: SLF001
+        pairs.append(turns)
+    assert Duel(pairs).ratio == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ def test_noting_how_far_a_run_is_adds_nothing_to_its_peak(tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from bert_infer import compose, status, worker
+from bert_infer import compose
+from bert_infer.processes import worker
+from bert_infer.running import status
 status.EVERY_S = 0.0
 seen = set()
 def watch(done, total):

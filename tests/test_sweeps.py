@@ -85,7 +85,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
     assert types == {
         "segfault": "SIGSEGV",
         "kill": "SIGKILL",
-        "hang": "TimeoutError",
+        "hang": "TimeLimitError",
         "allocate": "OutOfMemoryError",
         "accelerator_is_full": "OutOfMemoryError",
         "exit": "SystemExit",

@@ -179,7 +179,7 @@ def fight(  # noqa: PLR0913  all that a duel is
                 for name, overrides in (("a", a), ("b", b))
             ]
             duel.pairs.append([])
-            failures += _meet(sides, rounds, duel.pairs[-1], note)
+            failures += _meet(sides, range(number, number + rounds), duel.pairs[-1], note)
             if failures:
                 break
     except BertInferError as error:  # a side died; the finished rounds may still tell
@@ -194,7 +194,7 @@ def fight(  # noqa: PLR0913  all that a duel is
 
 def _meet(
     sides: Sequence[AbstractContextManager[Side]],
-    rounds: int,
+    rounds: range,
     turns: Turns,
     note: Callable[[], None],
 ) -> list[BertInferError]:
@@ -202,7 +202,7 @@ def _meet(
 
     Args:
         sides: A and B, which start as they are entered.
-        rounds: turns of each.
+        rounds: a turn of each; B begins those of odd number.
         turns: gets those that are done.
         note: is called after each round.
 
@@ -212,7 +212,7 @@ def _meet(
     with ExitStack() as stack:
         # One after the other: a side that loads would disturb the other's warm-up.
         a, b = map(stack.enter_context, sides)
-        for number in range(rounds):
+        for number in rounds:
             taken = {side: side.turn() for side in ((a, b) if number % 2 == 0 else (b, a))}
             turns.append((taken[a], taken[b]))
             note()

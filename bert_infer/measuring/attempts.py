@@ -119,6 +119,10 @@ def out_of_memory(
     if largest is None:
         return OutOfMemoryError(f"{message}none that was tried did.", LESS)
     message += f"the largest that did had {largest}."
+    if largest.tokens >= failed.tokens:
+        return OutOfMemoryError(
+            f"{message} Not two at once, then.", f"Set device.in_flight=1 where it is more. {LESS}"
+        )
     sequences = len(failed.group.sequences)
     # How many sequences of the failed forward's width hold as many tokens as fitted.
     fitting = largest.tokens * sequences // failed.tokens

@@ -93,7 +93,8 @@ def warm_up_until_steady(
     """Run passes until they are steady, or for ``LIMIT_S``.
 
     Passes are steady once two in succession are at most ``STEADY_WITHIN`` faster than the fastest
-    before them. The pass under way when the time is up is broken off.
+    before them. The pass under way when the time is up is broken off; where fewer were complete
+    than could have been steady, nothing is said of that.
     """
     end = clock() + LIMIT_S
     fastest, without_gain, passes = math.inf, 0, 0
@@ -101,7 +102,7 @@ def warm_up_until_steady(
         start = clock()
         for _ in measured_pass(passes, batches(), encode, device):
             if clock() > end:
-                return WarmUp(passes, steady=False)
+                return WarmUp(passes, steady=False if passes > _PASSES_WITHOUT_GAIN else None)
         seconds = clock() - start
         passes += 1
         without_gain = without_gain + 1 if seconds > fastest * (1 - STEADY_WITHIN) else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from bert_infer import files
-from bert_infer.errors import ProcessError
+from bert_infer.errors import ProcessError, TimeLimitError
 from bert_infer.inputs.lines import spooled
 from bert_infer.measuring import environment
 from bert_infer.processes import process, worker
@@ -84,8 +84,8 @@ class Isolated:
             finished, cause = self._wait(child, watch), None
         except TimeoutError:
             error = _too_late(self.timeout_s)
-            late = ("failed", type(error).__name__, str(error), worker.TAKES_TOO_LONG)
-            finished, cause = None, Cause(*late)
+            finished = None
+            cause = Cause("failed", type(error).__name__, error.message, error.remedy)
             child.late()
         except KeyboardInterrupt:
             child.interrupted(directory)
@@ -106,8 +106,11 @@ class Isolated:
             watch.phase(message)
 
 
-def _too_late(timeout_s: float | None) -> TimeoutError:
-    return TimeoutError(f"It was not done after timeout_s={timeout_s}, and was ended.")
+def _too_late(timeout_s: float | None) -> TimeLimitError:
+    return TimeLimitError(
+        f"It was not done after timeout_s={timeout_s}, and was ended.",
+        "Ask for less, or raise timeout_s; run.log tells how far it came.",
+    )
 
 
 def environment_at(place: Place, preload: Sequence[str]) -> dict[str, Any]:

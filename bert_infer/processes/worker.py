@@ -74,8 +74,6 @@ class Watch(NamedTuple):
 
 NOBODY = Watch()
 
-TAKES_TOO_LONG = "Ask for less, or raise timeout_s; run.log tells how far it came."
-
 
 def carry_out(
     compose: Callable[[], Runner],
@@ -137,8 +135,6 @@ def carry_out(
 
 
 def _remedy(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return TAKES_TOO_LONG
     if ran_out(error):
         return LESS
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:

@@ -6,6 +6,7 @@ interval of the ratio excludes 1.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from bert_infer.files import runs
 from bert_infer.measuring import statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bert_infer.files.runs import Run
     from bert_infer.measuring.statistics import Interval
@@ -59,7 +60,7 @@ def verdict(interval: Interval | None) -> str:
 
 
 class Report(NamedTuple):
-    """Runs compared, and those of a sweep that could not be: ``DIRECTORY (status)``."""
+    """Runs compared, and those of a sweep that could not be: ``DIRECTORY (reason)``."""
 
     comparisons: list[Comparison]
     left_out: list[str]
@@ -78,6 +79,7 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     """
     found: list[list[Run]] = []
     left_out: list[str] = []
+    sweeps = 0
     for directory in map(Path, directories):
         paths = runs.below(directory)
         if paths != [directory]:
@@ -87,10 +89,14 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
             read = {path: _read(path) for path in paths}
             left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
             found.append([run for run in read.values() if run])
+            sweeps += 1
         else:
             found.append([runs.read(directory)])
-    if len(found) > 1 and all(len(sweep) > 1 for sweep in found):
+    if len(found) == sweeps > 1:
         pairs = _matched(found)
+        matched = {run.directory for pair in pairs for run in pair}
+        others = [run.directory for sweep in found for run in sweep]
+        left_out += [f"{path} (no counterpart)" for path in others if path not in matched]
     else:
         everything = [run for sweep in found for run in sweep]
         pairs = [(everything[0], other) for other in everything[1:]]
@@ -174,16 +180,17 @@ def lasting(environment: dict[str, Any]) -> dict[str, Any]:
 def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:
     """Pair the runs of the first sweep with those of the others that have their configuration.
 
+    Of repeats, the first is paired with the first, the second with the second, and so on.
+
     Raises:
         RefusedError: there is no such pair.
     """
-    first, *others = sweeps
-    baselines = {run.metrics["run"]["config_hash"]: run for run in first}
+    first, *others = map(_by_configuration, sweeps)
     pairs = [
-        (baselines[config], run)
+        (baseline, run)
         for sweep in others
-        for run in sweep
-        if (config := run.metrics["run"]["config_hash"]) in baselines
+        for config, repeats in sweep.items()
+        for baseline, run in zip(first.get(config, []), repeats, strict=False)
     ]
     if not pairs:
         raise RefusedError(
@@ -191,6 +198,13 @@ def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:
             "Name runs rather than sweeps, to compare different configurations.",
         )
     return pairs
+
+
+def _by_configuration(sweep: Iterable[Run]) -> dict[str, list[Run]]:
+    repeats: dict[str, list[Run]] = defaultdict(list)
+    for run in sweep:
+        repeats[run.metrics["run"]["config_hash"]].append(run)
+    return repeats
 
 
 def _check_same_work(baseline: Run, run: Run) -> None:

@@ -71,15 +71,22 @@ def _held(row: Row, baseline: Row) -> Row:
 
 
 def are_paired(row: Row, baseline: Row) -> bool:
-    """Tell whether the two are compared round by round: both have as many repeats."""
-    return len(row.rates) == len(baseline.rates) > 1
+    """Tell whether the two are compared round by round: one repeat of each was made in every round.
+
+    In the order in which all these were made, each two that follow one another are then one of
+    each. So it is with order=interleaved, but for repeats that were made again later.
+    """
+    if not len(row.rates) == len(baseline.rates) == len(row.entries) == len(baseline.entries) > 1:
+        return False
+    made = [(entry.started_at, of is row) for of in (row, baseline) for entry in of.entries]
+    is_row = [flag for _, flag in sorted(made)]
+    return all(one is not other for one, other in zip(is_row[::2], is_row[1::2], strict=True))
 
 
 def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     """Return how many times as fast as ``baseline`` a row is, with the 95 % interval of that.
 
-    Where both have the same number of repeats, these are paired in order: with order=interleaved a
-    pair was made in the same round, so that a change of the machine affected both.
+    Where both have a repeat in every round, these are paired: a change of the machine affects both.
     """
     ours, theirs = np.array(row.rates), np.array(baseline.rates)
     if are_paired(row, baseline):
