@@ -246,6 +246,8 @@ def test_libraries_say_in_their_own_ways_that_memory_ran_out(said, is_of_memory)
 def test_two_at_once_that_did_not_fit_are_said_to_be_that():
     """Seen to fail: of 12 sequences that the forward did not fit, and that the largest that did."""
     one = Attempt(Group(np.arange(12), 512), 6144)
-    said = out_of_memory(MemoryError("No room"), one, one, uses_batch=True)
-    assert "Not two at once, then." in said.message
-    assert said.remedy.startswith("Set device.in_flight=1")
+    two = out_of_memory(MemoryError("No room"), one, one, uses_batch=True, in_flight=2)
+    assert two.message.endswith("Up to 2 were under way at once.")
+    assert two.remedy.startswith("Set device.in_flight=1")
+    alone = out_of_memory(MemoryError("No room"), one, one, uses_batch=True, in_flight=1)
+    assert "in_flight" not in f"{alone}"

@@ -104,7 +104,12 @@ def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> A
 
 
 def out_of_memory(
-    error: BaseException, failed: Attempt, largest: Attempt | None, *, uses_batch: bool
+    error: BaseException,
+    failed: Attempt,
+    largest: Attempt | None,
+    *,
+    uses_batch: bool,
+    in_flight: int,
 ) -> OutOfMemoryError:
     """Return an error that names the forward that failed, and the largest that did not.
 
@@ -113,15 +118,17 @@ def out_of_memory(
         failed: the forward that it ended.
         largest: the largest forward known to have fitted; None if none did.
         uses_batch: whether ``batch`` decides how much a forward holds.
+        in_flight: forwards that the device holds at once.
     """
     said = str(error).partition("\n")[0] or type(error).__name__
     message = f"{said.rstrip('.')}. The forward of {failed} did not fit; "
     if largest is None:
         return OutOfMemoryError(f"{message}none that was tried did.", LESS)
     message += f"the largest that did had {largest}."
-    if largest.tokens >= failed.tokens:
+    if in_flight > 1 and largest.tokens >= failed.tokens:
         return OutOfMemoryError(
-            f"{message} Not two at once, then.", f"Set device.in_flight=1 where it is more. {LESS}"
+            f"{message} Up to {in_flight} were under way at once.",
+            f"Set device.in_flight=1. {LESS}",
         )
     sequences = len(failed.group.sequences)
     # How many sequences of the failed forward's width hold as many tokens as fitted.

@@ -154,5 +154,8 @@ class Passes:
                 raise
             memory.forget(error)
             largest = tried.largest or attempts.first_half_that_fits(failed.group, compute)
-            uses_batch = self.prepared.batching.uses_batch
-            raise attempts.out_of_memory(error, failed, largest, uses_batch=uses_batch) from error
+            raise attempts.out_of_memory(
+                *(error, failed, largest),
+                uses_batch=self.prepared.batching.uses_batch,
+                in_flight=self.prepared.device.in_flight,
+            ) from error
