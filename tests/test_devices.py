@@ -203,6 +203,15 @@ def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
         assert list(Cpu().overruled(dtype, variables)) == []
 
 
+def test_a_processor_that_may_multiply_in_a_shorter_format_is_warned_of():
+    """Seen to fail: nothing was said, and its outputs could become the reference of other runs."""
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+        (caveat,) = Cpu().overruled(Fp32(), {name: "BF16"})
+        assert caveat.message.startswith(f"{name}=BF16 is set")
+        assert not list(Cpu().overruled(Fp32(), {name: "strict"}))
+        assert not list(Cpu().overruled(Bf16(), {name: "BF16"}))
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads")
 def test_cores_that_threads_are_bound_to_are_counted_together():
     """Seen to fail: one core, the one that OpenMP bound the main thread to."""

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.devices import Device
+from bert_infer.dtypes import Fp32
 from bert_infer.errors import OptionError
 from bert_infer.machine import cpu_flags
 from bert_infer.memory import freed_is_kept
 from bert_infer.operators import attention, linears
+from bert_infer.records import Caveat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
 
+    from bert_infer.dtypes import Dtype
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
@@ -102,7 +105,20 @@ class Cpu(Device):
         features = cpu_flags()
         return bool(needs and features) and not needs & features
 
+    def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
+        """Warn of what lets oneDNN multiply float32 in a shorter format: its fpmath mode."""
+        for name in FPMATH:
+            mode = variables.get(name, "STRICT")
+            if isinstance(dtype, Fp32) and mode.upper() not in {"", "STRICT"}:
+                yield Caveat(
+                    "fpmath_overruled",
+                    f"{name}={mode} is set: oneDNN may have multiplied fp32 in a shorter format.",
+                    "Unset it, or choose dtype=bf16.",
+                )
 
+
+FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+"""oneDNN takes both names."""
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})
 _HAS_BF16 = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
 """Features, as Linux names those of x86 and Arm, with which a processor computes in a format."""

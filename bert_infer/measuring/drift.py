@@ -8,6 +8,7 @@ measured passes.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bert_infer.batching.layouts import Kept, PaddedBatch
-from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.cpu import FPMATH, Cpu
 from bert_infer.dtypes import Fp32
 from bert_infer.engines.transformers import Transformers
 from bert_infer.files import caches
@@ -160,6 +161,7 @@ class Sample:
             "architecture": dict(architecture.config),
             "texts": [self._tokens[sequence].tolist() for sequence in self._chosen],
             "pooling": self._pooling.value,
+            "fpmath": [os.environ.get(name) for name in FPMATH],
             "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         }
         name = f"{digest(depends_on)}.safetensors"
