@@ -245,6 +245,11 @@ def _parsed(overrides: Iterable[str]) -> list[Override]:
         try:
             parsed.append(_parser().parse_override(override))
         except HydraException as error:
+            if "=" not in override:
+                known = [*groups(), *_TOP]
+                raise RefusedError(
+                    f"{override} is no KEY=VALUE.", nearest(override, known)
+                ) from error
             reason = str(error).splitlines()[0]
             raise RefusedError(
                 f"{override} is not understood: {reason}.",
