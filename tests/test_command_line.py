@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
@@ -83,15 +84,24 @@ def test_a_sweep_gives_every_combination_a_directory(command):
 
 def test_standard_input_feeds_every_run_of_a_sweep(command):
     lines = ("input=lines", "input.path=-")
-    temporary = command.directory / "temporary"
-    temporary.mkdir()
-    own = {"TMPDIR": str(temporary)}
-    done = command("-m", *QUICK, *lines, "batch=1,2", stdin="one\n\nthree\n", env=own)
-    assert done.returncode == 0, done.stderr
-    left = [path for path in temporary.rglob("*") if path.is_file()]
-    assert not [path for path in left if b"three" in path.read_bytes()], "Seen to fail: the texts."
+    with TemporaryDirectory() as temporary:  # pytest's own path may be too long for a socket
+        own = {"TMPDIR": temporary}
+        done = command("-m", *QUICK, *lines, "batch=1,2", stdin="one\n\nthree\n", env=own)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not os.listdir(temporary), "Seen to fail: the texts were left there."  # noqa: PTH208
     assert [m["workload"]["texts"] for m in command.metrics()] == [2, 2]
     assert [w["code"] for w in command.metrics()[0]["warnings"]].count("empty_texts") == 1
+
+
+def test_a_path_of_temporary_files_too_long_for_a_socket_is_named(command):
+    """Seen to fail: the remedy was to look at the limits of processes."""
+    long = command.directory / ("d" * 100)
+    long.mkdir()
+    done = command("-m", *QUICK, "batch=1", env={"TMPDIR": str(long)})
+    assert done.returncode == 1
+    (metrics,) = command.metrics()
+    assert metrics["error"]["type"] == "ProcessError"
+    assert metrics["error"]["remedy"].startswith("Set TMPDIR")
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy():

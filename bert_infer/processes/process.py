@@ -198,9 +198,12 @@ def _start(process: Any, method: str) -> None:  # noqa: ANN401  each start metho
             with interruption.held_back(), _blocked():
                 process.start()
     except (OSError, EOFError) as error:
+        said = str(error) or type(error).__name__
         raise ProcessError(
-            f"No process can be started: {str(error) or type(error).__name__}.",
-            "See what is printed above, if anything, and the limits here (ulimit -a).",
+            f"No process can be started: {said}.",
+            "Set TMPDIR to a directory with a shorter path: a socket is made there."
+            if said.startswith("AF_UNIX path")
+            else "See what is printed above, if anything, and the limits here (ulimit -a).",
         ) from error
 
 
