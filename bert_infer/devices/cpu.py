@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
 
+FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+"""Variables by which oneDNN may multiply float32 in a shorter format; it takes both names."""
 _MOST_THREADS = 1024  # where the system grants no more, PyTorch ends the process
 
 
@@ -117,8 +119,6 @@ class Cpu(Device):
                 )
 
 
-FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
-"""oneDNN takes both names."""
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})
 _HAS_BF16 = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
 """Features, as Linux names those of x86 and Arm, with which a processor computes in a format."""

@@ -145,12 +145,21 @@ def without_garbage_collection() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
+    try:
+        with collector_off():
+            yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Turn automatic garbage collection off inside, and leave frozen what is."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if was_enabled:
             gc.enable()
 

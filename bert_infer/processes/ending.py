@@ -1,7 +1,7 @@
 """The end of a process, without taking it apart.
 
 torch and transformers are some thousand modules. The interpreter's end frees them object by object,
-which takes a quarter as long again as to import them.
+which takes a third as long again as to import them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def leave_at_once(code: int) -> None:
         atexit.unregister(leave)
         atexit._run_exitfuncs()  # noqa: SLF001  as multiprocessing's own processes end
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # a closed pipe, or none
+            with suppress(OSError, ValueError):  # what is lost was told where it was printed
                 stream.flush()
         os._exit(code)
 

@@ -78,7 +78,8 @@ def are_paired(row: Row, baseline: Row) -> bool:
     """
     if not len(row.rates) == len(baseline.rates) == len(row.entries) == len(baseline.entries) > 1:
         return False
-    made = [(entry.started_at, of is row) for of in (row, baseline) for entry in of.entries]
+    made = [(entry.started_at, True) for entry in row.entries]
+    made += [(entry.started_at, False) for entry in baseline.entries]
     is_row = [flag for _, flag in sorted(made)]
     return all(one is not other for one, other in zip(is_row[::2], is_row[1::2], strict=True))
 
