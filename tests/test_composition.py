@@ -23,10 +23,12 @@ from bert_infer.configuration.composition import (
 )
 from bert_infer.configuration.options import CONF, groups, options, values
 from bert_infer.configuration.overrides import (
+    assigned,
     check_agreement,
     check_overrides,
     expand_short_forms,
     sweep,
+    value_of,
 )
 from bert_infer.configuration.settings import Settings, SweepSettings
 from bert_infer.errors import OptionError, RefusedError
@@ -300,6 +302,14 @@ def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
     given = ["dtype=glob(fp16*)"]
     check_overrides(given, [str(tmp_path)])
     assert sweep(given, [str(tmp_path)]) == [["dtype=fp16"], ["dtype=fp16_mine"]]
+
+
+@pytest.mark.parametrize("value", ["a/b-1", "1", "a,b", "it's", "true", "ä", "a=b", "[a]", "null"])
+def test_a_string_that_is_assigned_is_read_as_that_string(value):
+    """Seen to fail: all of them without quotes."""
+    written = assigned("resume", value)
+    assert value_of(written) == value
+    assert ("'" in written) == (value != "a/b-1")
 
 
 def test_an_override_is_recorded_as_it_can_be_given_again(command):

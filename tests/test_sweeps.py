@@ -310,6 +310,7 @@ def test_fail_fast_starts_nothing_more(command):
     assert "Not started: 1 of 3 runs." in done.stdout
     # Seen to fail: with fail_fast, which the sweep had, it stops at the same run again.
     (line,) = re.findall(r"^ +python run.py (.*)", done.stdout, re.MULTILINE)
+    assert " resume=sweep " in line, "no quotes where none are needed"
     again = command(*shlex.split(line), env=WITH_PLUGIN)
     assert "1 of 3 runs are there already" in again.stdout
     assert "Not started" not in again.stdout

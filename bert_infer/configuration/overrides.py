@@ -97,6 +97,12 @@ def quoted(key: str, value: str) -> str:
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
+def assigned(key: str, value: str) -> str:
+    """Return what ``quoted`` does, without quotes where it is the same without them."""
+    plain = f"{key}={value}"
+    return plain if _can_parse(plain) and value_of(plain) == value else quoted(key, value)
+
+
 def _can_parse(override: str) -> bool:
     from hydra.errors import HydraException
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer import console, files
 from bert_infer.configuration.composition import hydra_at_hand, searching
-from bert_infer.configuration.overrides import key_of, quoted
+from bert_infer.configuration.overrides import assigned, key_of, quoted
 from bert_infer.configuration.settings import IfChanged, Isolation
 from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.files.directories import claimed, locked
@@ -73,7 +73,7 @@ def _command_to_complete(plan: Plan, directory: Path) -> str:
     kept = [o for o in plan.overrides if key_of(o) not in replaced]
     # The last: those that the sweep has recorded come first, and with resume anyway.
     ours = [f"--config-dir={plan.searchpath[-1]}"] if plan.searchpath else []
-    own = [*kept, quoted("resume", str(directory)), "fail_fast=false"]
+    own = [*kept, assigned("resume", str(directory)), "fail_fast=false"]
     return shlex.join(["python", "run.py", "--multirun", *ours, *own])
 
 
