@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bert_infer import cgroup
+
 
 def package_version(package: str) -> str | None:
     """Return the version of an installed package."""
@@ -18,19 +20,27 @@ def package_version(package: str) -> str | None:
         return None
 
 
-def cores_allowed() -> int:
-    """Return how many of the machine's cores this process may use.
+def cores() -> frozenset[int]:
+    """Return the numbers of the cores that this process may run on.
 
     That is its threads together: OpenMP may bind each to a core of its own (OMP_PROC_BIND).
     """
     affinity = getattr(os, "sched_getaffinity", None)
     if affinity is None:
-        return os.cpu_count() or 1
-    cores: set[int] = set(affinity(0))
+        return frozenset(range(os.cpu_count() or 1))
+    found: set[int] = set(affinity(0))
     for thread in Path("/proc/self/task").glob("*"):
         with suppress(OSError):  # it has ended
-            cores |= affinity(int(thread.name))
-    return len(cores)
+            found |= affinity(int(thread.name))
+    return frozenset(found)
+
+
+def cores_allowed() -> int:
+    """Return how many cores' time this process may use, rounded down; at least one.
+
+    A thread more than a quota has cores is one that all others wait for.
+    """
+    return min(len(cores()), max(1, int(cgroup.cores() or os.cpu_count() or 1)))
 
 
 def cpu_model() -> str | None:

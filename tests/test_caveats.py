@@ -118,6 +118,7 @@ QUIET = Conditions(
     cores=4,
     other_processes=0.01,
     stolen=0.0,
+    quota_used_up=None,
     swapped_bytes=0,
     cpu_mhz=(2000.0, 2000.0),
     accelerator=({}, {}),
@@ -137,6 +138,7 @@ def of_conditions(**changed):
         ("busy_machine", {"other_processes": 0.2}),
         ("loaded_machine", {"load_average": 9.0}),
         ("stolen_time", {"stolen": 0.05}),
+        ("cpu_quota", {"quota_used_up": 0.3}),
         ("swapping", {"swapped_bytes": 4096}),
         ("clock_moved", {"cpu_mhz": (3000.0, 2000.0)}),
         ("shared_accelerator", {"accelerator_processes": (17,)}),
@@ -171,7 +173,7 @@ def test_of_threads_only_what_can_be_changed_is_said(monkeypatch, device, thread
 
 def test_what_cannot_be_read_is_no_warning():
     unknown = {"load_average": None, "other_processes": None, "stolen": None}
-    unknown |= {"swapped_bytes": None, "cpu_mhz": (None, None)}
+    unknown |= {"quota_used_up": None, "swapped_bytes": None, "cpu_mhz": (None, None)}
     assert of_conditions(**unknown) == of_conditions()
 
 

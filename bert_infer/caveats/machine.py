@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bert_infer.running.run_record import Record
 
 _CLOCK_MOVED = 0.1
+_QUOTA_USED_UP = 0.01
 _FEWER = "set device=cpu device.threads=N for fewer threads"
 _BY_DUEL = "compare by the ratio of a `duel`, whose sides alternate."
 
@@ -62,6 +63,13 @@ def _machine(conditions: Conditions, fewer: str) -> Iterator[Caveat]:
             "stolen_time",
             f"Other virtual machines took {stolen:.0%} of the processor's time (steal).",
             f"Use a machine of your own, or {_BY_DUEL}",
+        )
+    if conditions.quota_used_up and conditions.quota_used_up > _QUOTA_USED_UP:
+        yield Caveat(
+            "cpu_quota",
+            "The control group's quota of processor time was used up in "
+            f"{conditions.quota_used_up:.0%} of its periods, and all threads waited.",
+            f"Raise it{fewer} or use cores of your own (docker's --cpuset-cpus).",
         )
     if conditions.swapped_bytes:
         yield Caveat(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bert_infer.devices import Device
 from bert_infer.dtypes import Fp32
 from bert_infer.errors import OptionError
-from bert_infer.machine import cpu_flags
+from bert_infer.machine import cores_allowed, cpu_flags
 from bert_infer.memory import freed_is_kept
 from bert_infer.operators import attention, linears
 from bert_infer.records import Caveat
@@ -34,7 +35,7 @@ class Cpu(Device):
     """The processor.
 
     Attributes:
-        threads: how many compute; None: PyTorch's choice.
+        threads: how many compute; None: PyTorch's choice, or as many as a quota has cores.
         keep_memory: freed memory stays with the process (``memory.freed_is_kept``).
     """
 
@@ -62,7 +63,7 @@ class Cpu(Device):
         import torch
 
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
+        torch.set_num_threads(self.threads or _without_waiting(before))
         try:
             with freed_is_kept() if self.keep_memory else nullcontext():
                 yield
@@ -117,6 +118,15 @@ class Cpu(Device):
                     f"{name}={mode} is set: oneDNN may have multiplied fp32 in a shorter format.",
                     "Unset it, or choose dtype=bf16.",
                 )
+
+
+def _without_waiting(threads: int) -> int:
+    """Return how many of the threads that PyTorch would start can compute all the time.
+
+    PyTorch counts the cores, not what a container's quota leaves of their time. What its user has
+    asked OpenMP for stays.
+    """
+    return threads if "OMP_NUM_THREADS" in os.environ else min(threads, cores_allowed())
 
 
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bert_infer import cgroup, machine
+
 if TYPE_CHECKING:
+    from bert_infer.cgroup import Periods
     from bert_infer.devices import Device
     from bert_infer.devices.counters import Counters
 
@@ -23,10 +26,12 @@ class Snapshot:
 
     Attributes:
         load_average: runnable tasks, averaged over the last minute.
-        busy_s: seconds of processor time spent by all processes, over all cores.
+        cores: how many this process may run on; the times are theirs.
+        busy_s: seconds of processor time spent by all processes.
         own_s: seconds of it spent by this process.
         stolen_s: seconds of processor time taken by other virtual machines.
         total_s: seconds of all processor time, idle time included.
+        quota: periods of the control group's quota of processor time.
         swapped_bytes: bytes moved to or from swap space since the machine started.
         cpu_mhz: the processor's clock, averaged over cores.
         accelerator: clock, temperature and the like, by the device's own names.
@@ -37,10 +42,12 @@ class Snapshot:
     """
 
     load_average: float | None
+    cores: int
     busy_s: float
     own_s: float
     stolen_s: float | None
     total_s: float
+    quota: Periods | None
     swapped_bytes: int | None
     cpu_mhz: float | None
     accelerator: dict[str, float]
@@ -57,8 +64,10 @@ class Conditions:
     Attributes:
         load_average: of the last minute, at the end.
         cores: how many share the load.
-        other_processes: fraction of the machine's processor time that other processes had.
+        other_processes: fraction of the time of this process's cores that other processes had.
         stolen: fraction that other virtual machines had.
+        quota_used_up: fraction of the periods of the control group's quota in which it was used up,
+            so that all threads waited; None without one.
         swapped_bytes: bytes moved to or from swap space meanwhile.
         cpu_mhz: the clock before and after.
         accelerator: the device's clock, temperature and the like, before and after.
@@ -70,6 +79,7 @@ class Conditions:
     cores: int
     other_processes: float | None
     stolen: float | None
+    quota_used_up: float | None
     swapped_bytes: float | None
     cpu_mhz: tuple[float | None, float | None]
     accelerator: tuple[dict[str, float], dict[str, float]]
@@ -89,7 +99,7 @@ class Conditions:
 
 def snapshot(device: Device) -> Snapshot:
     """Read the counters now."""
-    times = psutil.cpu_times()
+    cores, times = _own_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     stolen = getattr(times, "steal", None)
     # The kernel counts a guest's time in user time as well.
@@ -98,10 +108,12 @@ def snapshot(device: Device) -> Snapshot:
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return Snapshot(
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        cores=cores,
         busy_s=total - idle - (stolen or 0.0),
         own_s=own.user + own.system,
         stolen_s=stolen,
         total_s=total,
+        quota=cgroup.periods(),
         swapped_bytes=_swapped_bytes(),
         cpu_mhz=frequency.current if frequency and frequency.current else None,
         accelerator=device.readings(),
@@ -121,14 +133,14 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
     )
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    cores = os.cpu_count() or 1
     # The kernel counts each core in hundredths of a second: a share of only a few means nothing.
-    counted = total > cores * _LEAST_S
+    counted = total > after.cores * _LEAST_S
     return Conditions(
         load_average=after.load_average,
-        cores=cores,
+        cores=os.cpu_count() or 1,
         other_processes=max(0.0, others / total) if counted else None,
         stolen=_grown(before.stolen_s, after.stolen_s, 1 / total) if counted else None,
+        quota_used_up=after.quota and after.quota.used_up_since(before.quota),
         swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),
         cpu_mhz=(before.cpu_mhz, after.cpu_mhz),
         accelerator=(before.accelerator, after.accelerator),
@@ -137,6 +149,16 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
         ),
         throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
     )
+
+
+def _own_times() -> tuple[int, Any]:
+    """Return how many cores this process may run on, and what they did in seconds, by kind.
+
+    What goes on on others is not beside the run. Where a container shows fewer, all are counted.
+    """
+    own, of_core = machine.cores(), psutil.cpu_times(percpu=True)
+    times = [of_core[core] for core in own] if max(own) < len(of_core) else of_core
+    return len(times), type(times[0])(*map(sum, zip(*times, strict=True)))
 
 
 def _grown(before: float | None, after: float | None, scale: float = 1) -> float | None:

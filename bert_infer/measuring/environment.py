@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bert_infer import machine
+from bert_infer import cgroup, machine
 from bert_infer.measuring.measure import describe_clock
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def _cpu() -> dict[str, Any]:
         "flags": sorted(machine.cpu_flags()),
         "cores": os.cpu_count(),
         "cores_allowed": machine.cores_allowed(),
+        "quota_cores": cgroup.cores(),
         "governor": machine.governor(),
         "memory_bytes": machine.physical_memory_bytes(),
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bert_infer import machine, tokens
+from bert_infer import cgroup, machine, tokens
 from bert_infer.batching import layouts
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
@@ -212,6 +212,7 @@ def _check_fits(
     weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
     for whose, memory in (
         ("this machine's", machine.physical_memory_bytes()),
+        ("the control group's", cgroup.memory_bytes()),
         (f"the {device.name} device's", (device.memory_bytes() or 0) - weights_bytes),
     ):
         if memory and 0 < memory < outputs:
