@@ -6,7 +6,7 @@ result = compose(["dtype=bf16", "batch=12"]).run(["Good morning BERT!"])
 What is asked for:    cli, configuration, conf/ beside this package
 The way of the data:  inputs, tokens, batching, devices, models, dtypes, operators, engines, graphs,
                       outputs, metrics, files, report
-A run:                runner, running, measuring, caveats, records, machine, memory
+A run:                runner, running, measuring, caveats, records, machine, cgroup, memory
 Where it takes place: processes
 Several runs:         sweeps, duel
 """

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from conftest import PLUGIN, QUICK, WITH_PLUGIN, wait_for
 
-from bert_infer import compose, console, duel, metrics
+from bert_infer import compose, duel, metrics
 from bert_infer.devices.counters import Counters
 from bert_infer.devices.cpu import Cpu
-from bert_infer.duel import CONFIDENCE, Duel
+from bert_infer.duel import CONFIDENCE, Duel, terminal
 from bert_infer.duel.side import Turn
 from bert_infer.measuring.statistics import paired_ratio
 from bert_infer.running.execution import execute
@@ -277,7 +277,7 @@ def test_a_side_that_fails_at_the_end_leaves_the_duels_outcome(command):
 
 def test_what_is_written_in_brackets_is_no_markup(capsys):
     """Seen to fail: an error of the console's library, after all rounds."""
-    console.show_duel(duel_of([1.1, 1.2, 1.3]), "'text=[one, two]'", "text='[/b]'")
+    terminal.show(duel_of([1.1, 1.2, 1.3]), "'text=[one, two]'", "text='[/b]'")
     shown = capsys.readouterr().out
     assert "A: 'text=[one, two]'" in shown
     assert "[/b]" in shown

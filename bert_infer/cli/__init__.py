@@ -178,13 +178,14 @@ def _execute(config: DictConfig) -> int:
     from bert_infer.processes.isolated import Isolated
     from bert_infer.processes.task import Task
     from bert_infer.processes.worker import Watch
+    from bert_infer.running import terminal
 
     settings, isolated = sweep_settings(config), None
     if settings.wants_process:
         isolated = Isolated(tuple(runner_from(config).preload), settings.timeout_s)
     with console.progress_bar() as progress:
         finished = Task(isolated, Watch(progress))(config)
-    console.show_run(finished, HydraConfig.get().runtime.output_dir)
+    terminal.show(finished, HydraConfig.get().runtime.output_dir)
     return _FAILED if finished.metrics["error"] else 0
 
 

@@ -34,10 +34,9 @@ def compare(program: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="compare runs of different work, too")
     asked = parser.parse_args(arguments)
 
-    from bert_infer import console
-    from bert_infer.report import comparison
+    from bert_infer.report import comparison, terminal
 
-    console.show_comparisons(*comparison.compare(asked.directories, force=asked.force))
+    terminal.show_comparisons(*comparison.compare(asked.directories, force=asked.force))
     return 0
 
 
@@ -64,6 +63,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
 
     from bert_infer import console
     from bert_infer import duel as duels
+    from bert_infer.duel import terminal
     from bert_infer.report import directories
 
     directory = _new_directory()
@@ -76,9 +76,9 @@ def duel(program: str, arguments: Sequence[str]) -> int:
             config_dir=asked.config_dir,
             progress=progress,
         )
-    console.show_duel(outcome, first, second)
+    terminal.show(outcome, first, second)
     sides = {side: directories.read(directory / side.lower()) for side in ("A", "B")}
-    console.show_warnings({side: entry.warnings for side, entry in sides.items()})
+    terminal.show_warnings({side: entry.warnings for side, entry in sides.items()})
     for failure in failures:
         sys.stderr.write(f"{failure}\n")
     console.show_directory(directory.resolve())
@@ -98,18 +98,20 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     from bert_infer.files import runs
     from bert_infer.processes.worker import Watch
     from bert_infer.report import comparison
+    from bert_infer.report.terminal import show_comparisons
+    from bert_infer.running import terminal
     from bert_infer.sweeps import rerun as reruns
 
     directory = _new_directory()
     with console.progress_bar() as progress:
         finished = reruns.rerun(asked.directory, directory, Watch(progress))
-    console.show_run(finished, directory.resolve())
+    terminal.show(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1
     has_record = (asked.directory / "metrics.json").is_file()  # a killed run has none
     if has_record and runs.status(asked.directory) in runs.COMPLETE:
         both = [str(asked.directory), str(directory)]
-        console.show_comparisons(*comparison.compare(both))
+        show_comparisons(*comparison.compare(both))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A summary on the terminal."""
+"""A summary, and a comparison, on the terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from bert_infer import console
 from bert_infer.report import tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bert_infer.files.runs import Run
+    from bert_infer.report.comparison import Comparison
     from bert_infer.report.summary import Summary
 
 _COLOURS = {"ok": "green", "running": "cyan", "drift_exceeded": "yellow"}
@@ -60,3 +64,46 @@ def _table(summary: Summary) -> Table:
             style="bold" if row is summary.best and len(summary.rows) > 1 else "",
         )
     return table
+
+
+def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str]) -> None:
+    """Print a table of runs against their baseline, then what else differed between them."""
+    pairs = [run for comparison in comparisons for run in (comparison.baseline, comparison.run)]
+    numbers = {run: str(place) for place, run in enumerate(dict.fromkeys(pairs), start=1)}
+    for run, place in numbers.items():
+        console.show(Text(f"{place:>3}  {run.directory}"))
+    table = Table(
+        "run", "sequences/s", "95 %", "against", "ratio", "95 %", "verdict", box=box.SIMPLE
+    )
+    for baseline in dict.fromkeys(comparison.baseline for comparison in comparisons):
+        table.add_row(numbers[baseline], *_throughput(baseline))
+        for comparison in comparisons:
+            if comparison.baseline is baseline:
+                table.add_row(
+                    numbers[comparison.run],
+                    *_throughput(comparison.run),
+                    numbers[baseline],
+                    f"{comparison.ratio:.3f}",
+                    console.between(comparison.interval).strip(" []"),
+                    comparison.verdict,
+                )
+    console.show_table(table)
+    for comparison in comparisons:
+        if comparison.differences:
+            pair = f"{numbers[comparison.baseline]} | {numbers[comparison.run]}"
+            console.show(Text(f"What else differs, {pair}:", "bold"))
+        for line in comparison.differences:
+            console.show(Text(f"  {line}"))
+    for run_left in left_out:
+        console.show(Text(f"Left out, not measured to its end: {run_left}", "yellow"))
+    console.show(
+        Text(
+            "The intervals know the spread within each run, and not what changed on the machine "
+            "between two runs; `duel` measures two configurations in turn."
+        )
+    )
+
+
+def _throughput(run: Run) -> tuple[str, str]:
+    interval = run.metrics["throughput"]["sequences_per_s_ci95"]
+    return console.number(run.sequences_per_s), console.between(interval).strip(" []")

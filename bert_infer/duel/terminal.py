@@ -1,0 +1,46 @@
+"""A duel on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bert_infer import console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bert_infer.duel import Duel
+    from bert_infer.records import Caveat
+
+
+def show(duel: Duel, a: str, b: str) -> None:
+    """Print each round of a duel, and what it shows."""
+    table = Table(box=box.SIMPLE)
+    for name in ("round", f"A: {a}", f"B: {b}", "B over A"):
+        table.add_column(Text(name))
+    for place, ((first, second), ratio) in enumerate(
+        zip(duel.turns, duel.ratios, strict=True), start=1
+    ):
+        cells = (console.number(side.sequences_per_s) for side in (first, second))
+        table.add_row(str(place), *cells, f"{ratio:.3f}")
+    console.show_table(table)
+    low, high = duel.interval
+    of_pairs = f" (of {len(duel.of_pairs)} pairs of processes)" if duel.is_by_pairs else ""
+    interval = f"99 % interval {low:.3f} to {high:.3f}{of_pairs}"
+    console.show(Text(f"B over A in sequences/s: {duel.ratio:.3f}, {interval}"))
+    console.show(Text(duel.sentence, "bold"))
+
+
+def show_warnings(of_sides: Mapping[str, Sequence[Caveat]]) -> None:
+    """Print what the sides of a duel warn of, once where several say the same."""
+    said: dict[Caveat, list[str]] = {}
+    for side, warnings in of_sides.items():
+        for warning in warnings:
+            said.setdefault(warning, []).append(side)
+    for warning, sides in said.items():
+        where = " and ".join(sides)
+        console.show(Text(f"Warning, {where}: {warning.message} {warning.remedy}", "yellow"))
