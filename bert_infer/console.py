@@ -42,7 +42,9 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Discard all further output, also what Python flushes when it ends."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discarding = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(discarding, self.file.fileno())
+        os.close(discarding)
 
 
 _WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped

@@ -63,8 +63,13 @@ def _cpuinfo() -> dict[str, str]:
     return entries
 
 
-def physical_memory_bytes() -> int | None:
-    """Return the machine's memory; unknown is None."""
+def memory_bytes() -> int | None:
+    """Return the memory that this process may use, as in a container; unknown is None."""
+    limits = (cgroup.memory_bytes(), _physical_memory_bytes())
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _physical_memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -135,7 +135,10 @@ class Runner:
             if part.name not in {"overrides", *but}
         }
         return environment.digest(
-            {name: [type(part).__name__, asdict(part)] for name, part in parts.items()}
+            {
+                name: [type(part).__module__, type(part).__qualname__, asdict(part)]
+                for name, part in parts.items()
+            }
         )
 
     def prepare(self) -> Prepared:

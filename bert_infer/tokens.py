@@ -40,7 +40,7 @@ class Tokenizer:
         return self.wordpiece.get_vocab_size()
 
     def encode(self, texts: Iterable[Text]) -> Tokens:
-        """Tokenise ``texts``, leaving out the empty ones.
+        """Tokenise ``texts``, leaving out the empty ones, and those of no token.
 
         Raises:
             InputError: there is no text at all.
@@ -54,6 +54,9 @@ class Tokenizer:
             for text, encoding in zip(
                 kept, self.wordpiece.encode_batch([t.string for t in kept]), strict=True
             ):
+                if not encoding.ids:  # of a tokenizer without special tokens
+                    skipped += 1
+                    continue
                 ids.extend(encoding.ids)
                 lengths.append(len(encoding.ids))
                 positions.append(text.position)

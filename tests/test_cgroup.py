@@ -72,8 +72,9 @@ def test_a_quota_counts_its_periods_and_rounds_down(granted):
 
 def test_outputs_that_outgrow_the_limit_are_refused(granted):
     granted("0::/", {"memory.max": str(64 << 20)})
-    with pytest.raises(OptionError, match="fill the control group's memory"):
-        compose(["model=tiny", "batch=200000"]).prepare()
+    for batch, says in ((150_000, "fill this machine's memory"), (10**7, "of this text in")):
+        with pytest.raises(OptionError, match=says):
+            compose(["model=tiny", f"batch={batch}"]).prepare()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.duel import CONFIDENCE, Duel, terminal
 from bert_infer.duel.side import Turn
 from bert_infer.measuring.statistics import paired_ratio
+from bert_infer.records import Caveat
 from bert_infer.running.execution import execute
 from bert_infer.running.schedule import Schedule
 
@@ -281,6 +282,14 @@ def test_what_is_written_in_brackets_is_no_markup(capsys):
     shown = capsys.readouterr().out
     assert "A: 'text=[one, two]'" in shown
     assert "[/b]" in shown
+
+
+def test_all_processes_of_a_side_warn(capsys):
+    """Seen to fail: those of the first pair alone."""
+    a, again, b = (Caveat("outliers", f"{n} of 20 forwards.", "Quiet it.") for n in (1, 2, 3))
+    terminal.show_warnings({"A": [a, again], "B": [a, b]})
+    (shown,) = capsys.readouterr().out.splitlines()
+    assert shown == "Warning, A and B: 1 of 20 forwards. Quiet it. (1 more like it.)"
 
 
 @pytest.mark.parametrize("begun", ["overrides.yaml", "run.log"])

@@ -3,15 +3,18 @@ import json
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bert_infer import compose, files, metrics
+from bert_infer.batching import Padded
 from bert_infer.measuring.ceiling import Ceiling, Matmul
 from bert_infer.metrics import latency_ms, length_histogram, percentile
 from bert_infer.models.architecture import Architecture
 from bert_infer.operators import linears
+from bert_infer.processes.worker import carry_out
 from bert_infer.records import Forward
 from bert_infer.running.run_record import Record
 from bert_infer.running.workload import Workload
@@ -251,3 +254,31 @@ def test_the_fraction_of_the_ceiling_by_hand():
 
 def _keys(tree):
     return {key: _keys(value) for key, value in tree.items()} if isinstance(tree, dict) else None
+
+
+def test_what_a_component_cannot_be_called_is_told_at_the_end(tmp_path, caplog):
+    """Seen to fail: an error of json's instead of a record, and a number of NumPy's was one."""
+
+    class Odd(Padded):
+        name = Path("odd")
+
+    class Counting(Padded):
+        name = "counting"
+        budget = np.int64(512)
+
+    runner = compose(["model=tiny", "engine=fused", "drift.texts=0"])
+    carry_out(lambda: replace(runner, batching=Odd()), tmp_path)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["error"]["type"] == "TypeError"
+    assert "Correct the component" in record["error"]["remedy"]
+    assert any(logged.exc_info for logged in caplog.records), "the traceback, for run.log"
+    carry_out(lambda: replace(runner, batching=Counting()), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["status"] == "ok"
+
+
+def test_classes_of_one_name_are_two_configurations():
+    """Seen to fail: their runs were taken for repeats of one."""
+    mine = type("Padded", (Padded,), {"__module__": "mine"})
+    runner = compose(["model=tiny"])
+    assert runner.digest() == replace(runner, batching=Padded()).digest()
+    assert runner.digest() != replace(runner, batching=mine()).digest()

@@ -629,6 +629,29 @@ def test_a_run_is_made_again_from_its_directory(command):
     assert len(command.metrics()) == 2
 
 
+def test_a_variable_that_is_gone_is_said_so_when_a_run_is_made_again(command):
+    """Seen to fail: a traceback of omegaconf's."""
+    variable = "+hydra.job.env_set.GIVEN=${oc.env:IS_THERE}"
+    assert command(*QUICK, variable, "hydra.run.dir=run", env={"IS_THERE": "1"}).returncode == 0
+    again = command("rerun", "run")
+    assert again.returncode == 2
+    assert "IS_THERE" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_two_runs_do_not_share_a_directory(command):
+    """Seen to fail: both wrote into it, and the later record stayed."""
+    asked = (*QUICK, "hydra.run.dir=run")
+    with command.running(*asked, "iterations=10000000") as process:
+        wait_for((command.directory / "run/status.json").exists)
+        second = command(*asked)
+        assert second.returncode == 2
+        assert f"run is being written by process {process.pid}" in second.stderr
+        process.kill()
+        process.wait()
+    assert command(*asked).returncode == 0
+
+
 def test_a_run_that_was_killed_is_made_again(command):
     first = command(*QUICK)
     directory = Path(first.stdout.splitlines()[-1])

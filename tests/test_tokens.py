@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from bert_infer import tokens
-from bert_infer.errors import WeightsError
+from bert_infer.errors import InputError, WeightsError
 from bert_infer.records import ModelFiles, Text
 
 ODD = [
@@ -28,6 +28,20 @@ def test_bundled_vocabulary_tokenises_as_transformers_does(prose):
     encoded = tokens.load(None, 30522, 512).encode(Text(i, t) for i, t in enumerate(texts))
     for index, text in enumerate(texts):
         assert list(encoded[index]) == reference(text, truncation=True, max_length=512)["input_ids"]
+
+
+def test_a_text_of_no_token_is_left_out(tmp_path):
+    """Seen to fail: a division by its tokens; only a tokenizer without special ones has such."""
+    tokenizer = tokens.load(None, 30522, 512).wordpiece
+    written = json.loads(tokenizer.to_str())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written | {"post_processor": None}))
+    without = tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 30522, 512)
+    encoded = without.encode(Text(i, t) for i, t in enumerate(["one", "\u200b", "two"]))
+    assert encoded.lengths.tolist() == [1, 1]
+    assert encoded.positions.tolist() == [0, 2]
+    assert encoded.skipped == 1
+    with pytest.raises(InputError, match="no text"):
+        without.encode([Text(0, "\u200b")])
 
 
 def test_a_models_own_tokenizer_is_used_without_its_truncation_and_padding(minilm, prose):

@@ -257,10 +257,11 @@ def test_a_broken_tokenizer_configuration_is_named(tmp_path, minilm):
         compose([f"model.name={tmp_path}"]).prepare()
 
 
-def hub_cache(home, minilm, commit="0123456789abcdef0123456789abcdef01234567"):
+def hub_cache(home, files, name="somebody--small-bert"):
     """Lay out a hub cache as huggingface_hub does."""
-    repository = home / "hub" / "models--somebody--small-bert"
-    shutil.copytree(minilm, repository / "snapshots" / commit)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = home / "hub" / f"models--{name}"
+    shutil.copytree(files, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     return commit
@@ -289,7 +290,8 @@ def test_an_unreachable_hub_costs_five_seconds_at_most_once_a_sweep(command):
             "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
         script = (
-            "import time; from bert_infer import compose; model = 'model=bert-base-uncased'; "
+            "import time; from huggingface_hub import get_token, snapshot_download; "
+            "from bert_infer import compose; model = 'model=bert-base-uncased'; "
             "compose([model, 'model.weights=random']).prepare(); start = time.monotonic(); "
             "[compose([model, f'batch={b}']).prepare() for b in (1, 2, 3)]; "
             "print(time.monotonic() - start)"
@@ -415,14 +417,21 @@ def test_what_the_hub_gives_is_used_at_once_and_from_its_cache_after_that(comman
     assert "bundled_tokenizer" not in {warning["code"] for warning in first["warnings"]}
 
 
-def test_weights_that_are_not_asked_for_are_not_fetched(command, published):
-    """Seen to fail: all of them, for a configuration and a tokenizer."""
-    asked = []
-    with serving(hub_of(published, asked), command.directory / "home") as environment:
+@pytest.mark.parametrize("cached", [[], ["config.json"]])
+def test_weights_that_are_not_asked_for_are_not_fetched(command, published, cached):
+    """Seen to fail: all of them; no tokenizer, where another library had cached a configuration."""
+    asked, home = [], command.directory / "home"
+    there = command.directory / "there"
+    there.mkdir()
+    for name in cached:
+        shutil.copy(published / name, there)
+        hub_cache(home, there, name="some--model")
+    with serving(hub_of(published, asked), home) as environment:
         done = command("model.name=some/model", "model.weights=random", env=environment)
     assert done.returncode == 0, done.stderr
     assert "tokenizer.json" in asked
     assert "model.safetensors" not in asked
+    assert command.metrics()[0]["provenance"]["tokenizer"]["source"] == "hub"
 
 
 def test_pretrained_never_falls_back(command):

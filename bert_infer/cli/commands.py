@@ -77,8 +77,13 @@ def duel(program: str, arguments: Sequence[str]) -> int:
             progress=progress,
         )
     terminal.show(outcome, first, second)
-    sides = {side: directories.read(directory / side.lower()) for side in ("A", "B")}
-    terminal.show_warnings({side: entry.warnings for side, entry in sides.items()})
+    sides = {side: sorted(directory.glob(f"{side.lower()}*")) for side in ("A", "B")}
+    terminal.show_warnings(
+        {
+            side: [w for one in of_pairs for w in directories.read(one).warnings]
+            for side, of_pairs in sides.items()
+        }
+    )
     for failure in failures:
         sys.stderr.write(f"{failure}\n")
     console.show_directory(directory.resolve())

@@ -18,13 +18,15 @@ from bert_infer.configuration.overrides import (
     check_is_one_run,
     check_overrides,
     expand_short_forms,
+    key_of,
     sweep,
 )
 from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.configuration.settings import SweepSettings
-from bert_infer.errors import OptionError, RefusedError, nearest
+from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.files.directories import check_apart, check_free, check_writable, usable
 from bert_infer.report import Baseline
+from bert_infer.running import status
 from bert_infer.sweeps import combinations, resumption
 from bert_infer.sweeps.plan import Plan
 
@@ -138,7 +140,13 @@ class Request:
         with interpolation_refused():
             check_node(config.hydra, self.kind)
             _check_directory(config, self.kind)
-            return Path(config.hydra.run.dir)
+            directory = Path(config.hydra.run.dir)
+        if (pid := status.writer(directory)) is not None:
+            raise RunDirectoryError(
+                f"{directory} is being written by process {pid}.",
+                "Wait until it is done, or choose another: hydra.run.dir=DIR.",
+            )
+        return directory
 
     def plan(self) -> Plan:
         """Compose and prepare every run of a sweep.
@@ -186,7 +194,7 @@ class Request:
             check_apart(folders)
             return Plan(
                 directory=Path(one.resume or configs[0].hydra.sweep.dir),
-                is_chosen=any(o.startswith("hydra.sweep.dir=") for o in request.overrides),
+                is_chosen=any(key_of(o) == "hydra.sweep.dir" for o in request.overrides),
                 overrides=request.overrides,
                 searchpath=request.searchpath,
                 settings=one,

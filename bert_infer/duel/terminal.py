@@ -36,11 +36,15 @@ def show(duel: Duel, a: str, b: str) -> None:
 
 
 def show_warnings(of_sides: Mapping[str, Sequence[Caveat]]) -> None:
-    """Print what the sides of a duel warn of, once where several say the same."""
-    said: dict[Caveat, list[str]] = {}
+    """Print what the sides of a duel warn of, once where several processes or both sides do."""
+    said: dict[tuple[Caveat, int], list[str]] = {}
     for side, warnings in of_sides.items():
+        of_code: dict[str, list[Caveat]] = {}
         for warning in warnings:
-            said.setdefault(warning, []).append(side)
-    for warning, sides in said.items():
+            of_code.setdefault(warning.code, []).append(warning)
+        for first, *others in of_code.values():
+            said.setdefault((first, len(others)), []).append(side)
+    for (warning, count), sides in said.items():
         where = " and ".join(sides)
-        console.show(Text(f"Warning, {where}: {warning.message} {warning.remedy}", "yellow"))
+        more = f" ({count} more like it.)" if count else ""
+        console.show(Text(f"Warning, {where}: {warning.message} {warning.remedy}{more}", "yellow"))

@@ -106,14 +106,30 @@ def read_yaml(path: Path, remedy: str, keys: Iterable[str] = ()) -> Any:  # noqa
     return content
 
 
+def as_json(content: Any) -> str:  # noqa: ANN401  whatever JSON holds
+    """Return ``content`` as JSON; NumPy's numbers, which components may hold, become Python's.
+
+    Raises:
+        TypeError: it has something that JSON lacks.
+        ValueError: it has such a number.
+    """
+    return json.dumps(content, indent=2, allow_nan=False, default=_number)
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401  see above
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has: {value!r}")
+
+
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  whatever JSON holds
     """Write ``content``.
 
     Raises:
-        ValueError: it has a number that JSON lacks.
+        TypeError, ValueError: as ``as_json``.
     """
     with whole(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+        beside.write_text(as_json(content) + "\n", "utf-8")
 
 
 def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import OptionError
 from bert_infer.inputs import TextInput, is_unicode
-from bert_infer.machine import physical_memory_bytes
+from bert_infer.machine import memory_bytes
 from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Prompt(TextInput):
         """
         if len(tokens) > 1:
             return tokens
-        memory = physical_memory_bytes()
+        memory = memory_bytes()
         a_copy = tokens.ids.nbytes + _BYTES_A_SEQUENCE
         if memory and batch * a_copy > memory // 4:
             raise OptionError(

@@ -78,7 +78,7 @@ def _cpu() -> dict[str, Any]:
         "cores_allowed": machine.cores_allowed(),
         "quota_cores": cgroup.cores(),
         "governor": machine.governor(),
-        "memory_bytes": machine.physical_memory_bytes(),
+        "memory_bytes": machine.memory_bytes(),
     }
 
 

@@ -82,11 +82,17 @@ class Model:
         return hub.whole(self.name, self.revision) or local
 
     def tokenizer_files(self) -> ModelFiles | None:
-        """Return where the tokenizer is; the hub is asked only if no config.json is bundled."""
+        """Return where the tokenizer is; the hub is asked only if no config.json is bundled.
+
+        Raises:
+            WeightsError: the hub's cache cannot be written.
+        """
         local = self.local_files()
-        if local or self._bundled_config():
+        is_whole = local and (self._is_directory or local.find("tokenizer.json", "vocab.txt"))
+        if is_whole or self._bundled_config():
             return local
-        return hub.described(self.name, self.revision)
+        # As above: without a tokenizer the ids would be those of the bundled vocabulary.
+        return hub.described(self.name, self.revision) or local
 
     def _bundled_config(self) -> Path | None:
         path = _DATA / f"{self.name.replace('/', '--')}.json"

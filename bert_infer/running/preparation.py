@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bert_infer import cgroup, machine, tokens
+from bert_infer import machine, tokens
 from bert_infer.batching import layouts
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.inputs import Input, TextInput
@@ -140,7 +140,7 @@ def prepare(runner: Runner) -> Prepared:
     _check_fits(layout, groups, lengths, architecture, device)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
-    if runner.model.tokenizer_files() != files:  # which the hub gave with the weights
+    if tokens.version(runner.model.tokenizer_files()) != versions[1]:  # it came with the weights
         return prepare(runner)
     if source.path:
         checkpoints.check(source.path, architecture)
@@ -211,8 +211,7 @@ def _check_fits(
     outputs = slots * architecture.hidden * 2
     weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
     for whose, memory in (
-        ("this machine's", machine.physical_memory_bytes()),
-        ("the control group's", cgroup.memory_bytes()),
+        ("this machine's", machine.memory_bytes()),
         (f"the {device.name} device's", (device.memory_bytes() or 0) - weights_bytes),
     ):
         if memory and 0 < memory < outputs:

@@ -109,17 +109,15 @@ def close(directory: Path, record: Record) -> dict[str, Any]:
 
 
 def _metrics(record: Record) -> dict[str, Any]:
-    """Return metrics.json's content; without intervals where no memory is left for them."""
+    """Return metrics.json's content; what is known by then, if not all of it can be told."""
     try:
-        return metrics.of(record)
-    except (MemoryError, ImportError) as error:  # ImportError: a library cannot be mapped
-        _LOG.warning("There is no memory for intervals: %s.", error)
+        return _checked(metrics.of(record))
+    except Exception as error:  # noqa: BLE001  intervals take memory, a component raises anything
+        _LOG.exception("The run cannot be described.")
         if not record.error:
-            record.broke_off("failed", type(error).__name__, str(error), LESS)
-        return metrics.so_far(record)
-    except Exception as error:  # noqa: BLE001  a component of another package raises anything
-        if not record.error:
-            remedy = "Correct the component; the traceback is in run.log."
+            # ImportError: a library cannot be mapped
+            is_memory = isinstance(error, MemoryError | ImportError)
+            remedy = LESS if is_memory else "Correct the component; the traceback is in run.log."
             record.broke_off("failed", type(error).__name__, str(error), remedy)
         return _so_far(record)
 
@@ -127,10 +125,16 @@ def _metrics(record: Record) -> dict[str, Any]:
 def _so_far(record: Record) -> dict[str, Any]:
     """Return what is known, without the choice if a component cannot tell what it is."""
     try:
-        return metrics.so_far(record)
+        return _checked(metrics.so_far(record))
     except Exception:  # noqa: BLE001  as above
         _LOG.exception("A component cannot be described.")
         return metrics.so_far(replace(record, prepared=None))
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Return ``content``, which can be written: a component's own values may be anything."""
+    files.as_json(content)
+    return content
 
 
 def end(directory: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_infer import files
+from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.errors import RefusedError
 from bert_infer.files.directories import check_writable
 from bert_infer.processes.isolated import GIVE_AGAIN, Isolated, recorded_config, recorded_runner
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bert_infer.processes.worker import Finished, Watch
 
 
+@interpolation_refused()
 def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
     """Make the run of directory ``before`` again, in a process of its own.
 
