@@ -44,8 +44,9 @@ def test_every_sequence_is_in_one_group_and_fits(policy, lengths, batch):
         [Group(np.array([0, 1]), 513)],
         [Group(np.array([0, 1]), 8), Group(np.array([], int), 8)],
         [Group(np.array([0.0, 1.0]), 8)],
+        [Group(0, 8), Group(1, 8)],
     ],
-    ids=["none", "lost", "twice", "beyond", "narrow", "wide", "empty", "floats"],
+    ids=["none", "lost", "twice", "beyond", "narrow", "wide", "empty", "floats", "numbers"],
 )
 def test_a_policy_of_ones_own_that_loses_or_repeats_sequences_is_refused(groups):
     """Seen to fail: throughput, and useful FLOP, of sequences that nobody had computed."""

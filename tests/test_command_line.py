@@ -144,6 +144,7 @@ REFUSED = [
     (["-m", "model=tiny", "batch=1,0"], "resume=DIR"),
     (["dtype", "bf16"], "Did you mean dtype=bf16?"),
     (["model=tiny", "batch", "batch=2"], "neither KEY=VALUE"),
+    (["model=tiny", "report", "a"], "report is a command, and comes first.\n  Write report"),
     (["summarize", "multirun_outputs"], "come first.\n"),
     (["help"], "Did you mean --help?"),
     (["output.save=poold"], "Did you mean pooled?"),
@@ -317,8 +318,10 @@ def test_options_of_your_own_lie_in_any_directory(command):
     group = command.directory / "my conf, and more" / "batching"
     group.mkdir(parents=True)
     (group / "narrow.yaml").write_text(
-        "_target_: bert_infer.batching.TokenBudget\nmax_tokens: 64\nwindow: 9\n"
+        "# two words a line\n_target_: bert_infer.batching.TokenBudget\nmax_tokens: 64\nwindow: 9\n"
     )
+    listed = command("--config-dir", str(group.parent), "--help")
+    assert re.search(r"^  narrow +two words a line$", listed.stdout, re.MULTILINE)
     chosen = ("--config-dir", str(group.parent), *QUICK)
     done = command(*chosen, "batching=narrow")
     assert done.returncode == 0, done.stderr

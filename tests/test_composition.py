@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, make_dataclass
 
 import pytest
 from conftest import QUICK
 from omegaconf import OmegaConf
 
 from bert_infer import compose
+from bert_infer.batching import Batching
 from bert_infer.cli.help import help_text
 from bert_infer.cli.request import Request
+from bert_infer.configuration import composition
 from bert_infer.configuration.composition import (
     COMPONENTS,
     SECTIONS,
@@ -200,6 +202,19 @@ def test_threads_compose_at_the_same_time():
 def test_targets_outside_the_package_are_refused(target):
     with pytest.raises(RefusedError, match="_target_"):
         compose([f"batching._target_={target}"])
+
+
+def test_a_class_without_what_its_base_declares_is_refused(monkeypatch):
+    """Seen to fail: an AttributeError, once the model had been looked for."""
+    node = OmegaConf.create({"_target_": "my_package.Mine"})
+    for has, says in (
+        ({"plan": None}, "my_package.Mine has no name"),
+        ({}, "abstract method plan"),
+    ):
+        mine = make_dataclass("Mine", [], bases=(Batching,), namespace=has)
+        monkeypatch.setattr(composition, "resolve", lambda _target, _group, mine=mine: mine)
+        with pytest.raises(RefusedError, match=says):
+            component("batching", node, Batching)
 
 
 def test_a_component_of_another_group_is_refused():

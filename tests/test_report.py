@@ -239,6 +239,48 @@ def test_repeats_are_one_row_with_their_mean_and_spread(sweep):
     assert "7, 8" in {row.name for row in summary.of(sweep, None).rows}
 
 
+def test_runs_of_another_machine_are_no_repeats(sweep, capsys):
+    """Seen to fail: a row with the mean of both, which no machine reached."""
+    shutil.copytree(sweep / "7", sweep / "8")
+    edit(sweep / "8", run__environment_hash="of fewer cores")
+    path = sweep / "8" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["cpu"]["cores_allowed"] = 99
+    path.write_text(json.dumps(environment))
+    found = summary.of(sweep, None)
+    assert {"7", "8"} <= {row.name for row in found.rows}
+    assert "cpu.cores_allowed is " in found.elsewhere
+    assert "99 in run 8" in found.elsewhere
+    report.write(sweep)
+    assert "No repeats, though" in (sweep / "summary.md").read_text()
+    terminal.show(found)
+    assert found.elsewhere in capsys.readouterr().out
+    shutil.rmtree(sweep / "8")
+    assert summary.of(sweep, None).elsewhere == ""
+
+
+def test_a_named_baseline_of_the_same_work_comes_first(sweep):
+    """Seen to fail: the first of its options, which had done other work, was everybody's."""
+    for number in (0, 4):  # fp32 and bf16, which are made once more, on another text
+        again = shutil.copytree(sweep / str(number), sweep / str(number + 10))
+        edit(again, provenance__input__sha256="another", run__content_hash=f"of {again.name}")
+    found = {row.name: row for row in summary.of(sweep, Baseline.parse("dtype=fp32")).rows}
+    bases = {name: found[name].baseline.name for name in ("0", "4", "10", "14")}
+    assert bases == {"0": "0", "4": "0", "10": "10", "14": "10"}
+    assert all(row.same_work for row in found.values())
+
+
+def test_a_lead_over_other_work_is_said_so(sweep):
+    """Seen to fail: the next was slower, as its texts were longer."""
+    for run in runs.below(sweep):
+        take(run, 1000.0)
+    take(sweep / "1", 10.0)
+    take(sweep / "5", 9.0)
+    edit(sweep / "5", provenance__input__sha256="another text")
+    (lead,) = (said for said in summary.of(sweep, None).reasons if "the next" in said)
+    assert lead.endswith(" The two did different work.")
+
+
 def test_a_warning_is_of_the_repeats_that_gave_it(sweep):
     """Seen to fail: "every run", as each configuration had a repeat with it."""
     shutil.copytree(sweep / "7", sweep / "8")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
+from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, Command, wait_for
 
 from bert_infer import compose
 from bert_infer.configuration.settings import Order
@@ -393,7 +393,7 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     assert of_batch == {1: 2, 2: 2, 3: 2}
     assert {m["choice"]["model"] for m in records(command).values()} == {"tiny"}
 
-    path = command.directory / "sweep/0/environment.json"
+    path = command.directory / "sweep/1/environment.json"  # of bf16, without a repeat
     environment = json.loads(path.read_text())
     environment["software"]["torch"] = "1.0"
     path.write_text(json.dumps(environment))
@@ -403,12 +403,13 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     assert "if_changed=rerun" in refused.stderr
     kept = command("--multirun", "resume=sweep", "if_changed=keep")
     assert "4 of 4 runs are there already" in kept.stdout
-    rerun = command(
-        *("--multirun", "dtype=fp32", "batch=1", "repeats=2", "resume=sweep", "if_changed=rerun")
-    )
+    one = ("--multirun", "dtype=bf16", "batch=1", "resume=sweep")
+    rerun = command(*one, "if_changed=rerun")
     assert rerun.returncode == 0, rerun.stderr
-    assert "1 of 2 runs are there already" in rerun.stdout
     assert {n: records(command)[n] for n in made} == made, "What was there is written over."
+    complete = command(*one)
+    assert complete.returncode == 0, "Run 1 is refused, and another is there."
+    assert "1 of 1 runs are there already" in complete.stdout
 
 
 def test_a_resumed_sweep_says_that_its_input_has_changed(command):
@@ -429,6 +430,10 @@ def test_a_resumed_sweep_says_that_its_input_has_changed(command):
     assert rerun.returncode == 0, rerun.stderr
     assert len(records(command)) == 5
     assert {n: records(command)[n] for n in made} == made
+    (command.directory / "elsewhere").mkdir()
+    elsewhere = Command(command.directory / "elsewhere")("--multirun", "resume=../sweep")
+    assert elsewhere.returncode == 2
+    assert f"names a file in {command.directory}, where the sweep was begun" in elsewhere.stderr
     complete = command("--multirun", "resume=sweep")
     assert complete.returncode == 0, "The runs of the old text are refused, and new ones are there."
     assert "2 of 2 runs are there already" in complete.stdout

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bert_infer.cli.commands import COMMANDS
-from bert_infer.cli.help import help_text
+from bert_infer.cli.help import help_text, own_options
 from bert_infer.configuration.options import CONF
 from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
 from bert_infer.processes import ending
@@ -73,7 +73,7 @@ def _do(arguments: Sequence[str], program: str) -> int:
     if command:
         code = command(program, arguments[1:])
     elif set(arguments) & {"--help", "-h"}:
-        console.show_text(help_text(program))
+        console.show_text(help_text(program, own_options(arguments)))
     elif "--version" in arguments:
         from bert_infer.machine import package_version
 

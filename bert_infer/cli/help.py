@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+from typing import TYPE_CHECKING
 
-from bert_infer.configuration.options import groups, options, values
+from bert_infer.configuration.options import groups, options, searchpath, values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def help_text(program: str) -> str:
-    """Return what ``--help`` prints."""
+def help_text(program: str, own: Sequence[str] = ()) -> str:
+    """Return what ``--help`` prints.
+
+    Args:
+        program: as it was called.
+        own: directories with further options.
+    """
     lines = [
         "Run BERT inference, measure it, and keep a record of the run.",
         "",
@@ -31,7 +41,7 @@ def help_text(program: str) -> str:
         lines += [
             "",
             f"{group}=",
-            *(f"  {name:<20} {line}" for name, line in options(group).items()),
+            *(f"  {name:<20} {line}" for name, line in options(group, own).items()),
         ]
     lines += [
         "",
@@ -40,6 +50,17 @@ def help_text(program: str) -> str:
         "Hydra's own flags: --hydra-help",
     ]
     return "\n".join(lines)
+
+
+def own_options(arguments: Sequence[str]) -> list[str]:
+    """Return the directory of the user's own options among ``arguments``.
+
+    Raises:
+        RefusedError: there is no such directory.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", nargs="?")
+    return searchpath(parser.parse_known_args(arguments)[0].config_dir)
 
 
 def _value_lines(key: str, default: str, line: str) -> list[str]:

@@ -213,6 +213,8 @@ def _check_words(overrides: Sequence[str]) -> None:
         RefusedError: naming the word, and what may be meant.
     """
     for word, following in pairwise([*overrides, "="]):
+        if word in COMMANDS:
+            raise RefusedError(f"{word} is a command, and comes first.", f"Write {word} ...")
         if "=" not in word and not word.startswith("~"):
             is_pair = "=" not in following and word in {*groups(), *values()}
             raise RefusedError(

@@ -194,7 +194,19 @@ def component(group: str, node: DictConfig, base: type[C]) -> C:
     chosen = resolve(target, group)
     if not issubclass(chosen, base):
         raise OptionError(f"{group}._target_", target, f"a component for {group}")
-    return checked(chosen, content, group)
+    made = checked(chosen, content, group)
+    if lacking := [name for name in _declared(base) if not hasattr(made, name)]:
+        raise RefusedError(
+            f"{group}._target_={target} has no {' and no '.join(lacking)}.",
+            f"Give the class what {base.__name__} declares.",
+        )
+    return made
+
+
+def _declared(base: type) -> Iterator[str]:
+    """Yield the attributes that a component of ``base`` must have."""
+    for parent in base.__mro__:
+        yield from inspect.get_annotations(parent)
 
 
 def resolve(target: str, group: str) -> type:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 CONF = next(
     directory
@@ -26,13 +26,19 @@ def groups() -> dict[str, str]:
     return dict(re.findall(r"^  - (\w+): (\S+)", _CONFIG, re.MULTILINE))
 
 
-def options(group: str) -> dict[str, str]:
-    """Return every option of ``group`` with its line of help, the default first."""
+def options(group: str, searchpath: Sequence[str] = ()) -> dict[str, str]:
+    """Return every option of ``group`` with its line of help, the default first.
+
+    Args:
+        group: its name.
+        searchpath: further directories with options, which come last.
+    """
     default = groups()[group]
-    paths = sorted(
-        (CONF / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)
-    )
-    return {path.stem: _summary(path) for path in paths}
+    found = [
+        sorted(directory.glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
+        for directory in (CONF / group, *(Path(own, group) for own in searchpath))
+    ]
+    return {path.stem: _summary(path) for paths in found for path in paths}
 
 
 def searchpath(config_dir: str | Path | None) -> list[str]:

@@ -48,7 +48,12 @@ def checked(schema: type[C], content: object, group: str) -> C:
         RefusedError: a value is missing, unknown, or of another type than its field's.
     """
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
+    from omegaconf.errors import (
+        ConfigKeyError,
+        ConfigTypeError,
+        MissingMandatoryValue,
+        ValidationError,
+    )
 
     prefix = f"{group}." if group else ""
     names = [field.name for field in fields(schema)]  # type: ignore[arg-type]
@@ -75,6 +80,8 @@ def checked(schema: type[C], content: object, group: str) -> C:
         raise OptionError(
             f"{prefix}{error.full_key}", given, type_of(schema, top), remedy
         ) from error
+    except ConfigTypeError as error:  # of another package, and not all of it is there
+        raise RefusedError(f"{group}: {error.msg}.", "Complete the class.") from error
     except OptionError as error:
         raise (error.within(group) if group else error) from error
     return made

@@ -37,7 +37,7 @@ class Lines(FileInput):
             raise OptionError(
                 "input.path",
                 self.path,
-                "a file here: several processes read the input",
+                "a file here: several processes read the input, or it is read again later",
                 "Write the texts to a file first.",
             )
 

@@ -140,12 +140,13 @@ def superseded(entries: Iterable[Entry]) -> list[Entry]:
 def joined(entries: Iterable[Entry]) -> list[Row]:
     """Return a row for each configuration, in the order of the runs.
 
-    Runs that were measured to their end are repeats of one another if they computed the same; any
-    other run is a row of its own.
+    Runs that were measured to their end are repeats of one another if they computed the same with
+    the same versions on the same machine; any other run is a row of its own.
     """
-    found: dict[tuple[str, ...], list[Entry]] = {}
+    found: dict[tuple[str | None, ...], list[Entry]] = {}
     for entry in entries:
-        key = (entry.status, entry.content) if entry.is_measured else (str(entry.directory),)
+        measured = (entry.status, entry.content, entry.text("run.environment_hash"))
+        key = measured if entry.is_measured else (str(entry.directory),)
         found.setdefault(key, []).append(entry)
     return [Row(tuple(repeats)) for repeats in found.values()]
 

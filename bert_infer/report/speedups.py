@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
     """Return every row, compared with its baseline.
 
-    A row's baseline has the options that ``baseline`` names, and shares all others with the row.
-    Without ``baseline``, it is the first run that went well.
+    A row's baseline has the options that ``baseline`` names, and shares all others with the row; of
+    several, it is the first that did the same work. Without ``baseline``, it is the first run that
+    went well.
 
     Raises:
         RefusedError: no run has what ``baseline`` names.
@@ -40,15 +41,17 @@ def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
         for row in sorted(rows, key=lambda row: row.status != "ok")
         if row.is_measured and _can_be(named, row)
     ]
-    bases: dict[tuple[str | None, ...], Row] = {}
-    for row in candidates:
-        bases.setdefault(tuple(map(row.entry.options.get, same)), row)
-    return [
-        _held(row, base)
-        if row.is_measured and (base := bases.get(tuple(map(row.entry.options.get, same))))
-        else row
-        for row in rows
-    ]
+    bases: dict[tuple[str | None, ...], list[Row]] = {}
+    for row in candidates if baseline else candidates[:1]:
+        bases.setdefault(tuple(map(row.entry.options.get, same)), []).append(row)
+
+    def held(row: Row) -> Row:
+        found = bases.get(tuple(map(row.entry.options.get, same)), [])
+        alike = (base for base in found if same_work(row, base))
+        base = next(alike, found[0] if found else None)
+        return _held(row, base) if base and row.is_measured else row
+
+    return [held(row) for row in rows]
 
 
 def _can_be(baseline: Baseline, row: Row) -> bool:
@@ -66,7 +69,7 @@ def _held(row: Row, baseline: Row) -> Row:
         baseline=baseline,
         speedup=speedup,
         speedup_interval=None if row is baseline else interval,
-        same_work=_work(row) == _work(baseline) if _work(row) and _work(baseline) else None,
+        same_work=same_work(row, baseline),
     )
 
 
@@ -108,6 +111,12 @@ def _strictly(directory: Path) -> Run | None:
         return runs.read(directory)
     except RefusedError:
         return None
+
+
+def same_work(row: Row, other: Row) -> bool | None:
+    """Tell whether the two did as much work, on the same texts; None where that is unknown."""
+    works = (_work(row), _work(other))
+    return works[0] == works[1] if all(works) else None
 
 
 def _work(row: Row) -> tuple[str, float] | None:

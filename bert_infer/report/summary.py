@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bert_infer.report import directories, figures, rows, speedups
+from bert_infer.report import directories, environments, figures, rows, speedups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +64,25 @@ class Summary:
     def problems(self) -> list[Row]:
         """The rows that something is wrong with."""
         return [row for row in self.rows if row.entry.problem]
+
+    @property
+    def elsewhere(self) -> str:
+        """In what the environments of runs differ that computed the same; empty if they do not."""
+        by_content: dict[str, list[Entry]] = {}
+        for row in self.rows:
+            if row.is_measured:
+                by_content.setdefault(row.entry.content, []).append(row.entry)
+        facts: dict[str, dict[str, list[str]]] = {}
+        for same in by_content.values():
+            for key, values in environments.differences(same):
+                for value, names in values.items():
+                    facts.setdefault(key, {}).setdefault(value, []).extend(names)
+        found = [
+            f"{key} is "
+            + " and ".join(f"{value} in run {', '.join(names)}" for value, names in values.items())
+            for key, values in facts.items()
+        ]
+        return f"No repeats, though the same was computed: {'; '.join(found)}." if found else ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -150,7 +169,8 @@ class Summary:
             f"{figures.ratio(ratio)} times the next, {self.label(second)}, which reaches "
             f"{figures.number(second.sequences_per_s)}"
         )
-        return _doubted(lead, interval)
+        other = " The two did different work." if speedups.same_work(best, second) is False else ""
+        return _doubted(lead, interval) + other
 
 
 def _doubted(gain: str, interval: Interval | None) -> str:

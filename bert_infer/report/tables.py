@@ -152,6 +152,8 @@ def as_markdown(summary: Summary) -> str:
         parts.append(r"\* did other work than its baseline.")
     if summary.superseded:
         parts.append(superseded_sentence(summary))
+    if summary.elsewhere:
+        parts.append(_plain(summary.elsewhere))
     if summary.problems:
         parts += [
             "## Failures",

@@ -35,6 +35,8 @@ def show(summary: Summary) -> None:
         console.show(Text("* did other work than its baseline."))
     if summary.superseded:
         console.show(Text(tables.superseded_sentence(summary)))
+    if summary.elsewhere:
+        console.show(Text(summary.elsewhere, "yellow"))
     for row in summary.problems:
         if problem := row.entry.problem:
             line = f"Run {row.name}, {row.status}: {problem.message} {problem.remedy}"

@@ -182,7 +182,7 @@ def _check_groups(
         RefusedError: naming the policy.
     """
     sequences = [np.asarray(group.sequences) for group in groups]
-    are_indices = all(one.dtype.kind == "i" and len(one) for one in sequences)
+    are_indices = all(one.dtype.kind == "i" and one.ndim == 1 and len(one) for one in sequences)
     planned = np.concatenate(sequences) if groups and are_indices else np.empty(0)
     if np.array_equal(np.sort(planned), np.arange(len(lengths))) and all(
         lengths[group.sequences].max() <= group.width <= limit for group in groups

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
 
 from bert_infer import console, files
 from bert_infer.configuration.options import groups, options_with
@@ -59,6 +60,7 @@ def of(overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[list[str], 
     directories = [d.removeprefix("file://") for o in searched for d in map(str, value_of(o))]
     own = [*directories, *searchpath]
     stay = [o for o in before if o not in searched and not _is_replaced(o, given, own)]
+    _check_files(path, stay)
     return stay, directories
 
 
@@ -74,6 +76,26 @@ def _of_sweep(path: Path, remedy: str) -> list[str]:
         raise RefusedError(f"{path} is damaged: its overrides are no lists.", remedy)
     overrides = [*as_written(found.task), *as_written(found.hydra)]
     return [o for o in overrides if key_of(o) not in {"hydra.sweep.dir", "hydra.mode"}]
+
+
+def _check_files(path: Path, overrides: Sequence[str]) -> None:
+    """Refuse to resume a sweep where the files that its overrides name are others, or not there.
+
+    Raises:
+        RefusedError: naming the directory in which it was begun.
+    """
+    found = files.read_yaml(path, "")
+    begun = Path(str(OmegaConf.select(found, "hydra.runtime.cwd", default=".")))
+    if begun.resolve() == Path.cwd():
+        return
+    for override in overrides:
+        value = override.partition("=")[2].strip("'\"")
+        with suppress(OSError):  # a text may be too long for a name
+            if value and not Path(value).is_absolute() and (begun / value).is_file():
+                raise RefusedError(
+                    f"{override} names a file in {begun}, where the sweep was begun.",
+                    f"Resume it there, or give {key_of(override)} again.",
+                )
 
 
 def _is_replaced(override: str, given: Mapping[str, str], directories: Sequence[str]) -> bool:

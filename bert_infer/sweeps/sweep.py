@@ -157,7 +157,14 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
     changed = {
         path: [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
         for path, (run, tokens) in stale.items()
-    } | _changed(complete, plan)
+    }
+    otherwise = _changed(complete, plan)
+    made = Counter(run.content_hash() for path, run in complete.items() if path not in otherwise)
+    changed |= {
+        path: lines
+        for path, lines in otherwise.items()
+        if made[complete[path].content_hash()] < plan.settings.repeats
+    }
     if changed and plan.settings.if_changed is IfChanged.refuse:
         path, lines = next(iter(changed.items()))
         raise RefusedError(
@@ -165,7 +172,7 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
             f"made otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
             "Choose if_changed=rerun or if_changed=keep.",
         )
-    return Counter(run.content_hash() for path, run in complete.items() if path not in changed)
+    return made
 
 
 def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
