@@ -27,13 +27,17 @@ _MOST_BY_DEFAULT = 1 << 26  # the most that glibc raises it to by itself
 
 
 class PeakMemory:
-    """Peaks since it was made, in bytes; what cannot be read is None."""
+    """Peaks since it was made, in bytes; what cannot be read is None.
+
+    What earlier runs of the process have freed is given back first: it would be part of the peak.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._host_bytes: int | None = None
         self._device_bytes: int | None = None
         self._can_reset = True
+        give_back()
         self._reset()
 
     @contextmanager
