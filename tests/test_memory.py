@@ -149,7 +149,7 @@ print(sorted(seen), "scipy.stats" in sys.modules)
     assert done.stdout.split() == ["[]", "True"]
 
 
-def peak_after_each(earlier):
+def peak_after(earlier):
     """Return the peak of a small model's run in a process that has made ``earlier`` ones."""
     same = ["engine=fused", "drift.texts=0"]
     for model in (*earlier, "tiny"):
@@ -160,7 +160,5 @@ def peak_after_each(earlier):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps what is freed")
 def test_a_larger_model_before_in_the_same_process_is_no_part_of_a_peak():
     """Seen to fail: its weights, freed and not given back, were counted once more."""
-    alone, after_minilm = (
-        in_a_process(peak_after_each, given) for given in (("tiny",), ("minilm",))
-    )
+    alone, after_minilm = (in_a_process(peak_after, given) for given in (("tiny",), ("minilm",)))
     assert after_minilm - alone < 60e6  # MiniLM's weights are 90 MB; its libraries stay
