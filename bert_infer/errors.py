@@ -5,7 +5,7 @@
     ├── OutOfMemoryError        a batch does not fit
     ├── ProcessError            no separate process can be started for a run
     ├── TimeLimitError          a run took longer than timeout_s
-    └── RefusedError            nothing was computed: the request itself cannot be met
+    └── RefusedError            the request cannot be met, as a rule before anything is computed
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
         ├── WeightsError        the weights do not exist or do not fit the model
@@ -56,7 +56,7 @@ class TimeLimitError(BertInferError):
 
 
 class RefusedError(BertInferError):
-    """The request cannot be met; nothing was computed or written."""
+    """The request cannot be met; as a rule nothing was computed or written."""
 
 
 class OptionError(RefusedError):

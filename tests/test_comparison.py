@@ -12,9 +12,8 @@ from conftest import edit
 
 from bert_infer.errors import RefusedError
 from bert_infer.files import runs
-from bert_infer.measuring.statistics import Interval, ratio
+from bert_infer.measuring.statistics import Interval, ratio, verdict
 from bert_infer.report import comparison
-from bert_infer.report.comparison import verdict
 
 
 @pytest.fixture

@@ -323,8 +323,8 @@ def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
 def test_a_string_that_is_assigned_is_read_as_that_string(value):
     """Seen to fail: all of them without quotes."""
     written = assigned("resume", value)
-    assert value_of(written) == value
-    assert ("'" in written) == (value != "a/b-1")
+    assert str(value_of(written)) == value
+    assert ("'" in written) == (value not in {"a/b-1", "1"})
 
 
 def test_an_override_is_recorded_as_it_can_be_given_again(command):

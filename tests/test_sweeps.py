@@ -458,8 +458,16 @@ def test_a_sweep_with_options_of_ones_own_is_resumed_with_them(command):
     own = command.directory / "own" / "batching"
     own.mkdir(parents=True)
     (own / "paddle.yaml").write_text("_target_: bert_infer.batching.Padded\n")
-    swept = ("--multirun", *TINY, "batching=glob(pad*)", "--config-dir", "own")
+    variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
+    swept = ("--multirun", *TINY, "batching=glob(pad*)", variable, "--config-dir", "own")
     assert command(*swept).returncode == 0
+    rows = csv.DictReader((command.directory / "sweep/summary.csv").open())
+    # Seen to fail: without the directory, and without the variable.
+    _, _, *again = shlex.split(next(r["command"] for r in rows if "paddle" in r["command"]))
+    assert f"--config-dir={own.parent}" in again
+    assert command(*again, "hydra.run.dir=again").returncode == 0
+    recorded = json.loads((command.directory / "again/environment.json").read_text())
+    assert recorded["variables"]["OMP_NUM_THREADS"] == "1"
     assert "2 of 2 runs are there already" in command("--multirun", "resume=sweep").stdout
     both = command("--multirun", "resume=sweep", "batch=1,2", "--config-dir", "own")
     assert "2 of 4 runs are there already" in both.stdout, both.stderr

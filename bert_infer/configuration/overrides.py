@@ -98,9 +98,9 @@ def quoted(key: str, value: str) -> str:
 
 
 def assigned(key: str, value: str) -> str:
-    """Return what ``quoted`` does, without quotes where it is the same without them."""
+    """Return what ``quoted`` does, without quotes where a string comes of it all the same."""
     plain = f"{key}={value}"
-    return plain if _can_parse(plain) and value_of(plain) == value else quoted(key, value)
+    return plain if _can_parse(plain) and str(value_of(plain)) == value else quoted(key, value)
 
 
 def _can_parse(override: str) -> bool:

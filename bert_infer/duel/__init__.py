@@ -13,6 +13,7 @@ Benchmarking in Reasonable Time, 2013).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,10 @@ from bert_infer.errors import (
 from bert_infer.files.directories import check_writable
 from bert_infer.measuring import statistics
 from bert_infer.measuring.measure import Pace
-from bert_infer.report.comparison import verdict
 from bert_infer.running.status import EVERY_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -50,7 +50,7 @@ CONFIDENCE = 0.99
 FEWEST_ROUNDS = statistics.FEWEST_PAIRS
 
 
-Turns = list[tuple["Turn", "Turn"]]
+Turns = Sequence[tuple["Turn", "Turn"]]
 """Of A and B, by round."""
 
 
@@ -62,7 +62,7 @@ class Duel:
         pairs: the turns of each pair of processes.
     """
 
-    pairs: list[Turns]
+    pairs: Sequence[Turns]
 
     @property
     def turns(self) -> Turns:
@@ -98,7 +98,7 @@ class Duel:
     @property
     def sentence(self) -> str:
         """What the interval supports saying."""
-        found = verdict(self.interval)
+        found = statistics.verdict(self.interval)
         return f"B is {found}." if " by " in found else f"{found.capitalize()}."
 
     def as_json(self) -> dict[str, Any]:
@@ -162,13 +162,18 @@ def fight(  # noqa: PLR0913  all that a duel is
     if not force:
         _check_same_work(first, second)
     check_writable(directory, "Start it in a directory that you may write.")
-    duel, failures, pace = Duel([]), [], Pace(EVERY_S)
+    met: list[list[tuple[Turn, Turn]]] = []
+    failures: list[BertInferError] = []
+    pace = Pace(EVERY_S)
+
+    def so_far() -> Duel:
+        return Duel(tuple(map(tuple, met)))
 
     def note() -> None:
         """Take note of a round that is done."""
-        done = len(duel.turns)
+        done = sum(map(len, met))
         if done >= FEWEST_ROUNDS:
-            pace.do(lambda: _write(directory, duel))
+            pace.do(lambda: _write(directory, so_far()))
         progress(done, rounds * pairs)
 
     try:
@@ -178,24 +183,24 @@ def fight(  # noqa: PLR0913  all that a duel is
                 warmed_up(directory / f"{name}{suffix}", overrides, searchpath(config_dir))
                 for name, overrides in (("a", a), ("b", b))
             ]
-            duel.pairs.append([])
-            failures += _meet(sides, range(number, number + rounds), duel.pairs[-1], note)
+            met.append([])
+            failures += _meet(sides, range(number, number + rounds), met[-1], note)
             if failures:
                 break
     except BertInferError as error:  # a side died; the finished rounds may still tell
         failures.append(error)
     finally:
-        if len(duel.turns) >= FEWEST_ROUNDS:
-            _write(directory, duel)
-    if failures and len(duel.turns) < FEWEST_ROUNDS:
+        if len(so_far().turns) >= FEWEST_ROUNDS:
+            _write(directory, so_far())
+    if failures and len(so_far().turns) < FEWEST_ROUNDS:
         raise failures[0]
-    return duel, list(dict.fromkeys(str(failure) for failure in failures))
+    return so_far(), list(dict.fromkeys(str(failure) for failure in failures))
 
 
 def _meet(
     sides: Sequence[AbstractContextManager[Side]],
     rounds: range,
-    turns: Turns,
+    turns: list[tuple[Turn, Turn]],
     note: Callable[[], None],
 ) -> list[BertInferError]:
     """Measure a pair of processes in turn; return why a side failed at its end, if one did.

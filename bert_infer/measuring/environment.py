@@ -65,6 +65,32 @@ def describe(device: Device) -> dict[str, Any]:
     }
 
 
+def lasting(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return ``environment`` without the conditions, which belong to one run alone."""
+    return {key: value for key, value in environment.items() if key != "conditions"}
+
+
+def different_leaves(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return a line for each leaf of nested mappings that differs."""
+    a, b = flattened(first), flattened(second)
+    return [
+        f"{key}: {a.get(key)} | {b.get(key)}"
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    ]
+
+
+def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flattened(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
 def digest(content: object) -> str:
     """Return the SHA-256 of ``content`` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -145,6 +145,17 @@ def _bootstrap(
     )
 
 
+def verdict(interval: Interval | None) -> str:
+    """Return what an interval of a ratio of speeds supports saying."""
+    if interval is None:
+        return f"too few samples (at least {FEWEST_FOR_INTERVAL})"
+    if interval.low > 1:
+        return f"faster by {interval.low - 1:.1%} to {interval.high - 1:.1%}"
+    if interval.high < 1:
+        return f"slower by {1 - interval.high:.1%} to {1 - interval.low:.1%}"
+    return "no difference shown"
+
+
 def ratio(
     over: NDArray[np.float64], under: NDArray[np.float64], confidence: float = 0.95
 ) -> Interval | None:

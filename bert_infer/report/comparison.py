@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.errors import RefusedError
 from bert_infer.files import runs
 from bert_infer.measuring import statistics
+from bert_infer.measuring.environment import different_leaves, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,18 +46,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What the interval supports saying."""
-        return verdict(self.interval)
-
-
-def verdict(interval: Interval | None) -> str:
-    """Return what an interval of a ratio of speeds supports saying."""
-    if interval is None:
-        return f"too few samples (at least {statistics.FEWEST_FOR_INTERVAL})"
-    if interval.low > 1:
-        return f"faster by {interval.low - 1:.1%} to {interval.high - 1:.1%}"
-    if interval.high < 1:
-        return f"slower by {1 - interval.high:.1%} to {1 - interval.low:.1%}"
-    return "no difference shown"
+        return statistics.verdict(self.interval)
 
 
 class Report(NamedTuple):
@@ -149,32 +139,6 @@ def differences(baseline: Run, run: Run) -> list[str]:
         )
         for line in different_leaves(first, second)
     ]
-
-
-def different_leaves(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Return a line for each leaf of nested mappings that differs."""
-    a, b = flattened(first), flattened(second)
-    return [
-        f"{key}: {a.get(key)} | {b.get(key)}"
-        for key in sorted({*a, *b})
-        if a.get(key) != b.get(key)
-    ]
-
-
-def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flattened(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
-
-
-def lasting(environment: dict[str, Any]) -> dict[str, Any]:
-    """Return ``environment`` without the conditions, which belong to one run alone."""
-    return {key: value for key, value in environment.items() if key != "conditions"}
 
 
 def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:

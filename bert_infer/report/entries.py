@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import yaml  # type: ignore[import-untyped]
+
+from bert_infer.configuration.overrides import assigned
 from bert_infer.errors import RefusedError
 from bert_infer.files import read_json_object, runs
 from bert_infer.measuring.statistics import Interval
@@ -132,6 +135,36 @@ class Entry:
             return read_json_object(self.directory / "environment.json")
         except RefusedError:
             return {}
+
+    @cached_property
+    def command(self) -> tuple[str, ...]:
+        """What makes it again: its overrides, its directory of options and its own variables."""
+        sources = runs.at(self._hydra, "hydra.runtime.config_sources")
+        variables = runs.at(self._hydra, "hydra.job.env_set")
+        own = [
+            str(source.get("path"))
+            for source in (sources if isinstance(sources, list) else [])
+            if isinstance(source, dict) and "command-line" in str(source.get("provider"))
+        ]
+        return (
+            *(f"--config-dir={directory}" for directory in own[-1:]),
+            *self.overrides,
+            *(
+                assigned(f"+hydra.job.env_set.{name}", str(value))
+                for name, value in (variables if isinstance(variables, dict) else {}).items()
+            ),
+        )
+
+    @property
+    def _hydra(self) -> dict[str, Any]:
+        """What Hydra noted of itself; empty where that cannot be read."""
+        try:
+            with (self.directory / ".hydra" / "hydra.yaml").open("rb") as file:
+                # omegaconf's own loader, written in Python, takes ten times as long.
+                found = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        except (OSError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def length_histogram(self) -> list[tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bert_infer.report.comparison import flattened, lasting
+from bert_infer.measuring.environment import flattened, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,7 +23,7 @@ _SPECIAL = re.compile(r"[\\`*<>|&~#]|](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 def command(row: Row) -> str:
     """Return the command that makes the row's run again."""
-    return shlex.join(["python", "run.py", *row.entry.overrides])
+    return shlex.join(["python", "run.py", *row.entry.command])
 
 
 def cells(row: Row) -> dict[str, str]:

@@ -16,10 +16,10 @@ from bert_infer.configuration.settings import IfChanged, Isolation
 from bert_infer.errors import RefusedError, RunDirectoryError
 from bert_infer.files.directories import claimed, locked
 from bert_infer.files.runs import at
+from bert_infer.measuring.environment import different_leaves, lasting
 from bert_infer.processes.isolated import Isolated, environment_at
 from bert_infer.processes.task import Task
 from bert_infer.processes.worker import Watch
-from bert_infer.report.comparison import different_leaves, lasting
 from bert_infer.running import status
 from bert_infer.sweeps.board import Board, drawn, followed
 from bert_infer.sweeps.plan import missing, ordered
