@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+
+from bert_infer.devices.cpu import Cpu
+from bert_infer.measuring import conditions
 
 BESIDE = """
 import os, subprocess, sys, time
@@ -29,3 +33,20 @@ def test_of_a_process_that_is_bound_to_cores_only_those_are_looked_at():
         [sys.executable, "-c", BESIDE], capture_output=True, text=True, check=True
     )
     assert 0.6 < float(done.stdout) <= 1.0
+
+
+def test_passes_too_short_to_tell_are_looked_at_with_the_ceiling_after_them():
+    """Seen to fail: nothing was said of a busy machine for a single pass of BERT-Large."""
+    before = replace(conditions.snapshot(Cpu()), cores=2)
+    passes = replace(before, total_s=before.total_s + 0.6, busy_s=before.busy_s + 0.6)
+    ceiling = replace(
+        passes,
+        total_s=passes.total_s + 0.6,
+        busy_s=passes.busy_s + 0.6,
+        own_s=passes.own_s + 0.6,
+    )
+    found = conditions.between(before, passes)
+    assert found.other_processes is None
+    assert conditions.completed(found, before, ceiling).other_processes == pytest.approx(0.5)
+    long = conditions.between(before, ceiling)
+    assert conditions.completed(long, before, passes) is long

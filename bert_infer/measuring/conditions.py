@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -64,7 +64,8 @@ class Conditions:
     Attributes:
         load_average: of the last minute, at the end.
         cores: how many share the load.
-        other_processes: fraction of the time of this process's cores that other processes had.
+        other_processes: fraction of the time of this process's cores that other processes had; None
+            where that was too short to tell (see ``completed``).
         stolen: fraction that other virtual machines had.
         quota_used_up: fraction of the periods of the control group's quota in which it was used up,
             so that all threads waited; None without one.
@@ -149,6 +150,17 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
         ),
         throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
     )
+
+
+def completed(found: Conditions, before: Snapshot, after: Snapshot) -> Conditions:
+    """Return ``found``, with others' shares between the two snapshots where it has none.
+
+    Passes of less than half a second tell none; with the ceiling that follows them they may.
+    """
+    if found.other_processes is not None:
+        return found
+    longer = between(before, after)
+    return replace(found, other_processes=longer.other_processes, stolen=longer.stolen)
 
 
 def _own_times() -> tuple[int, Any]:

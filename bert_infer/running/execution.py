@@ -100,6 +100,8 @@ def execute(
                 record.conditions = conditions.between(earlier, later)
                 with record.phases("ceiling"):
                     record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
+                ended = conditions.snapshot(device)
+                record.conditions = conditions.completed(record.conditions, earlier, ended)
             else:
                 record.counted = counted.beside_others()
                 # Without the time for which others had the machine.
