@@ -461,7 +461,8 @@ def test_a_sweep_with_options_of_ones_own_is_resumed_with_them(command):
     variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
     swept = ("--multirun", *TINY, "batching=glob(pad*)", variable, "--config-dir", "own")
     assert command(*swept).returncode == 0
-    (row,) = csv.DictReader((command.directory / "sweep/summary.csv").open())
+    table = (command.directory / "sweep/summary.csv").read_text()
+    (row,) = csv.DictReader(table.splitlines())
     _, _, *again = shlex.split(row["command"])  # Seen to fail: no directory, and no variable.
     assert f"--config-dir={own.parent}" in again
     assert command(*again, "hydra.run.dir=again").returncode == 0
