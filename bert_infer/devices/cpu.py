@@ -7,10 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bert_infer import cgroup
 from bert_infer.devices import Device
 from bert_infer.dtypes import Fp32
 from bert_infer.errors import OptionError
-from bert_infer.machine import cores_allowed, cpu_flags
+from bert_infer.machine import cpu_flags
 from bert_infer.memory import freed_is_kept
 from bert_infer.operators import attention, linears
 from bert_infer.records import Caveat
@@ -126,7 +127,10 @@ def _without_waiting(threads: int) -> int:
     PyTorch counts the cores, not what a container's quota leaves of their time. What its user has
     asked OpenMP for stays.
     """
-    return threads if "OMP_NUM_THREADS" in os.environ else min(threads, cores_allowed())
+    quota = cgroup.cores()
+    if quota is None or "OMP_NUM_THREADS" in os.environ:
+        return threads
+    return min(threads, max(1, int(quota)))
 
 
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})
