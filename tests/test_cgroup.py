@@ -77,6 +77,27 @@ def test_outputs_that_outgrow_the_limit_are_refused(granted):
             compose(["model=tiny", f"batch={batch}"]).prepare()
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_threads_that_openmp_binds_are_as_many_as_without():
+    """Seen to fail: one, as the only thread by then was bound to a core of its own."""
+    threads = (
+        "import torch; from bert_infer.devices.cpu import Cpu\n"
+        "with Cpu().active(): print(torch.get_num_threads())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", threads],
+            env=environment | binding,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for binding in ({}, {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"})
+    }
+    assert len(found) == 1
+
+
 @pytest.fixture
 def of_one_core():
     """Yield the directory of a group that may have the time of one core."""
