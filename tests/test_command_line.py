@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -331,6 +332,27 @@ def test_options_of_your_own_lie_in_any_directory(command):
         assert done.returncode == 2
         assert f"{wrong} is refused: batching takes padded, " in done.stderr
         assert ", narrow." in done.stderr
+
+
+def test_the_option_that_the_readme_adds_works(command):
+    section = (ROOT / "README.md").read_text("utf-8").partition("## Adding an option")[2]
+    code, declared, option = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)[:3]
+    (command.directory / "my_package.py").write_text(code)
+    group = command.directory / "my_conf" / "batching"
+    group.mkdir(parents=True)
+    (group / "longest_first.yaml").write_text(option)
+    installed = command.directory / "my_package.dist-info"
+    installed.mkdir()
+    ((points, targets),) = tomllib.loads(declared)["project"]["entry-points"].items()
+    lines = [f"[{points}]", *(f"{name} = {target}" for name, target in targets.items())]
+    (installed / "entry_points.txt").write_text("\n".join(lines))
+    chosen = ("--config-dir", "my_conf", "batching=longest_first", "batching.most=2")
+    path = os.pathsep.join([str(command.directory), WITH_PLUGIN["PYTHONPATH"]])
+    done = command(*chosen, *QUICK, "text=[one, two three, four]", env={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    (metrics,) = command.metrics()
+    assert metrics["choice"]["batching"] == "longest_first"
+    assert metrics["workload"]["forwards_per_pass"] == 2
 
 
 def test_a_sweep_compares_a_study_with_none(command):
