@@ -38,9 +38,9 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _sought():
+def _sought(request):
     """Search once for the fastest matmuls, which beside another worker each process would seek."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not hasattr(request.config, "workerinput"):  # nor in what a worker has started
         return
     from bert_infer import compose
     from bert_infer.measuring.conditions import Conditions

@@ -99,13 +99,13 @@ def test_threads_that_openmp_binds_are_as_many_as_without():
 
 
 @pytest.fixture
-def of_one_core():
-    """Yield the directory of a group that may have the time of one core."""
+def of_half_a_core():
+    """Yield the directory of a group that may have half the time of a core."""
     mount, name = cgroup.ROOT / "cpu", f"bert_infer_{os.getpid()}"
     group, quota = (
-        (mount / name, {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"})
+        (mount / name, {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"})
         if mount.is_dir()
-        else (cgroup.ROOT / name, {"cpu.max": "100000 100000"})
+        else (cgroup.ROOT / name, {"cpu.max": "50000 100000"})
     )
     try:
         group.mkdir()
@@ -120,7 +120,7 @@ def of_one_core():
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
-def test_in_a_container_with_a_quota_threads_do_not_wait_for_one_another(of_one_core, tmp_path):
+def test_in_a_container_with_a_quota_threads_do_not_wait_for_one_another(of_half_a_core, tmp_path):
     """Seen to fail: as many threads as cores, and no word of what they waited for."""
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
 
@@ -129,7 +129,7 @@ def test_in_a_container_with_a_quota_threads_do_not_wait_for_one_another(of_one_
             [sys.executable, ROOT / "run.py", *QUICK, "hydra.run.dir=run", *overrides],
             cwd=tmp_path,
             env=environment,
-            preexec_fn=lambda: (of_one_core / "cgroup.procs").write_text(str(os.getpid())),
+            preexec_fn=lambda: (of_half_a_core / "cgroup.procs").write_text(str(os.getpid())),
             check=True,
             capture_output=True,
             timeout=100,
@@ -144,7 +144,7 @@ def test_in_a_container_with_a_quota_threads_do_not_wait_for_one_another(of_one_
 
     default, _ = run()
     assert default["threads"]["intra_op"] == 1
-    assert default["cpu"]["quota_cores"] == 1.0
+    assert default["cpu"]["quota_cores"] == 0.5
     until = ("until.relative_ci=0.000001", "until.max_s=1")
     two, warned = run("device=cpu", "device.threads=2", "batch=64", *until)
     assert two["threads"]["intra_op"] == 2
