@@ -38,6 +38,12 @@ def cores() -> float | None:
     return quota and quota[0]
 
 
+def whole_cores() -> int | None:
+    """Return the quota in whole cores, at least one: of one thread more, all others would wait."""
+    quota = cores()
+    return None if quota is None else max(1, int(quota))
+
+
 def periods() -> Periods | None:
     """Return the periods of the quota so far; None where there is none."""
     quota = _quota()

@@ -36,11 +36,9 @@ def cores() -> frozenset[int]:
 
 
 def cores_allowed() -> int:
-    """Return how many cores' time this process may use, rounded down; at least one.
-
-    A thread more than a quota has cores is one that all others wait for.
-    """
-    return min(len(cores()), max(1, int(cgroup.cores() or os.cpu_count() or 1)))
+    """Return how many cores' time this process may use."""
+    found = len(cores())
+    return min(found, cgroup.whole_cores() or found)
 
 
 def cpu_model() -> str | None:

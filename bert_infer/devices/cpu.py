@@ -127,10 +127,8 @@ def _without_waiting(threads: int) -> int:
     PyTorch counts the cores, not what a container's quota leaves of their time. What its user has
     asked OpenMP for stays.
     """
-    quota = cgroup.cores()
-    if quota is None or "OMP_NUM_THREADS" in os.environ:
-        return threads
-    return min(threads, max(1, int(quota)))
+    is_asked = "OMP_NUM_THREADS" in os.environ
+    return threads if is_asked else min(threads, cgroup.whole_cores() or threads)
 
 
 _HAS_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp", "fphp"})

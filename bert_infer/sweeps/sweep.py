@@ -160,11 +160,11 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         for path, (run, tokens) in stale.items()
     }
     otherwise = _changed(complete, plan)
-    made = Counter(run.content_hash() for path, run in complete.items() if path not in otherwise)
+    alike = Counter(run.content_hash() for path, run in complete.items() if path not in otherwise)
     changed |= {
         path: lines
         for path, lines in otherwise.items()
-        if made[complete[path].content_hash()] < plan.settings.repeats
+        if alike[complete[path].content_hash()] < plan.settings.repeats
     }
     if changed and plan.settings.if_changed is IfChanged.refuse:
         path, lines = next(iter(changed.items()))
@@ -173,7 +173,7 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
             f"made otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
             "Choose if_changed=rerun or if_changed=keep.",
         )
-    return made
+    return alike
 
 
 def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
