@@ -214,7 +214,10 @@ def _check_words(overrides: Sequence[str]) -> None:
     """
     for word, following in pairwise([*overrides, "="]):
         if word in COMMANDS:
-            raise RefusedError(f"{word} is a command, and comes first.", f"Write {word} ...")
+            raise RefusedError(
+                f"{word} is a command, and comes first.",
+                f"Write {word} before all else; {word} --help says what it takes.",
+            )
         if "=" not in word and not word.startswith("~"):
             is_pair = "=" not in following and word in {*groups(), *values()}
             raise RefusedError(
