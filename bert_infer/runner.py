@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bert_infer.devices import DeviceChoice
     from bert_infer.dtypes import Dtype
     from bert_infer.engines import Engine
-    from bert_infer.graphs import Graph
+    from bert_infer.graphs import GraphChoice
     from bert_infer.inputs import Input
     from bert_infer.models import Model
     from bert_infer.outputs import Output, Sink
@@ -62,7 +62,7 @@ class Runner:
     device: DeviceChoice
     dtype: Dtype
     engine: Engine
-    graph: Graph
+    graph: GraphChoice
     output: Output
     settings: Settings
     until: Until

@@ -25,7 +25,7 @@ from bert_infer.devices import DeviceChoice
 from bert_infer.dtypes import Dtype
 from bert_infer.engines import Engine
 from bert_infer.errors import OptionError, RefusedError, nearest
-from bert_infer.graphs import Graph
+from bert_infer.graphs import GraphChoice
 from bert_infer.inputs import Input
 from bert_infer.models import Model
 from bert_infer.outputs import Output
@@ -45,7 +45,7 @@ COMPONENTS: dict[str, type] = {
     "device": DeviceChoice,
     "dtype": Dtype,
     "engine": Engine,
-    "graph": Graph,
+    "graph": GraphChoice,
     "output": Output,
 }
 """Every group, and the base class of its options."""

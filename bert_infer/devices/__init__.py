@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from bert_infer.graphs import Eager, Graph
+from bert_infer.graphs import Eager, GraphChoice
 from bert_infer.operators import attention, linears, scaled
 from bert_infer.records import Computed, Outputs
 
@@ -101,7 +101,7 @@ class Device(DeviceChoice):
             RefusedError: naming the key to change.
         """
 
-    def variables(self, graph: Graph) -> Mapping[str, str]:
+    def variables(self, graph: GraphChoice) -> Mapping[str, str]:
         """Return the environment variables that ``graph`` needs before torch is imported."""
         del graph
         return {}
@@ -159,14 +159,14 @@ class Device(DeviceChoice):
     def synchronize(self) -> None:
         """Wait until the device has done all submitted work."""
 
-    def check_graph(self, graph: Graph) -> None:
+    def check_graph(self, graph: GraphChoice) -> None:
         """Refuse a graph mode that this device's own settings rule out.
 
         Raises:
             RefusedError: naming the key to change.
         """
 
-    def preferred_graph(self) -> Graph:
+    def preferred_graph(self) -> GraphChoice:
         """Return the graph mode that ``graph=auto`` means here."""
         return Eager()
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from bert_infer.errors import RefusedError
 from bert_infer.graphs.buckets import Buckets
@@ -30,49 +30,35 @@ if TYPE_CHECKING:
     from bert_infer.models.architecture import Architecture
 
 
-class Graph(ABC):
-    """A graph mode.
+class Work(NamedTuple):
+    """One pass, as far as choosing a graph mode goes.
 
     Attributes:
-        keeps_mask: the attention mask is passed even when it masks nothing, since a recording of
-            a batch without padding is replayed for one with padding.
+        groups: those of the pass.
+        lengths: ``int64 [sequences]``, real tokens of each.
+        batching: made the groups.
+        layout: how the engine lays them out.
+        architecture: of the model.
+        device: computes them.
     """
 
+    groups: Sequence[Group]
+    lengths: NDArray[np.int64]
+    batching: Batching
+    layout: type[Batch]
+    architecture: Architecture
+    device: Device
+
+
+class GraphChoice(ABC):
+    """What can be asked for: a graph mode, or that one is picked."""
+
     name: str
-    keeps_mask: ClassVar[bool] = False
 
-    @property
-    def first_forwards(self) -> int:
-        """How many forwards of a shape also compile or record."""
-        return 0
-
-    def resolve(self, device: Device) -> Graph:
-        """Return the mode that will be used on ``device``."""
+    def resolve(self, device: Device) -> GraphChoice:
+        """Return what is known of the choice once the device is."""
         del device
         return self
-
-    def settled(
-        self,
-        groups: Sequence[Group],
-        lengths: NDArray[np.int64],
-        batching: Batching,
-        layout: type[Batch],
-        architecture: Architecture,
-    ) -> tuple[Graph, Buckets]:
-        """Return the mode that will be used for ``groups``, and how it has them filled up.
-
-        Args:
-            groups: those of one pass.
-            lengths: ``int64 [sequences]``, real tokens of each.
-            batching: made the groups.
-            layout: how the engine lays them out.
-            architecture: of the model.
-
-        Raises:
-            RefusedError: they have more shapes than this mode may record.
-        """
-        del groups, lengths, batching, architecture
-        return self, Buckets(layout.extents)
 
     def check(self, device: Device) -> None:
         """Refuse a device or machine without this mode.
@@ -80,6 +66,34 @@ class Graph(ABC):
         Raises:
             RefusedError: naming ``graph``.
         """
+
+    @abstractmethod
+    def settled(self, work: Work) -> tuple[Graph, Buckets]:
+        """Return the mode that will be used for ``work``, and how it has groups filled up.
+
+        Raises:
+            RefusedError: they have more shapes than this mode may record.
+        """
+
+
+class Graph(GraphChoice):
+    """A graph mode.
+
+    Attributes:
+        keeps_mask: the attention mask is passed even when it masks nothing, since a recording of
+            a batch without padding is replayed for one with padding.
+    """
+
+    keeps_mask: ClassVar[bool] = False
+
+    @property
+    def first_forwards(self) -> int:
+        """How many forwards of a shape also compile or record."""
+        return 0
+
+    def settled(self, work: Work) -> tuple[Graph, Buckets]:
+        """Return itself, which leaves groups as they are."""
+        return self, Buckets(work.layout.extents)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""
@@ -159,18 +173,18 @@ class Compile(Graph):
 
 
 @dataclass(frozen=True)
-class Auto(Graph):
+class Auto(GraphChoice):
     """The device's preferred mode."""
 
     name = "auto"
 
-    def resolve(self, device: Device) -> Graph:
+    def resolve(self, device: Device) -> GraphChoice:
         """Ask the device."""
         return device.preferred_graph()
 
-    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
-        """Never called: preparing a run resolves it first."""
-        raise NotImplementedError
+    def settled(self, work: Work) -> tuple[Graph, Buckets]:
+        """Settle what the device prefers."""
+        return self.resolve(work.device).settled(work)
 
 
 def distinct(shapes: Collection[Shape]) -> int:

@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.errors import RefusedError
-from bert_infer.graphs import Eager, Graph
+from bert_infer.graphs import Eager, Graph, GraphChoice, Work
 from bert_infer.graphs.recorded import Recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from bert_infer.batching import Batching
-    from bert_infer.batching.groups import Group, Shape
-    from bert_infer.batching.layouts import Batch
+    from bert_infer.batching.groups import Shape
     from bert_infer.devices import Device
     from bert_infer.engines import Encode
     from bert_infer.graphs.buckets import Buckets
-    from bert_infer.models.architecture import Architecture
 
 LAYER_S = 680e-6
 """Host time to launch a layer of the fused engine in fp8, on an H200's noisy machine: a prompt's
@@ -50,29 +44,17 @@ class CudaGraphs(Recorded):
 
 
 @dataclass(frozen=True)
-class ByShape(Graph):
+class ByShape(GraphChoice):
     """CUDA graphs where the host takes longer to launch a pass than the card to compute it."""
 
     name = "auto"
 
-    def settled(
-        self,
-        groups: Sequence[Group],
-        lengths: NDArray[np.int64],
-        batching: Batching,
-        layout: type[Batch],
-        architecture: Architecture,
-    ) -> tuple[Graph, Buckets]:
-        """Compare the two times for ``groups``; eager also where they have too many shapes."""
-        work = (groups, lengths, batching, layout, architecture)
-        host_s = len(groups) * architecture.layers * LAYER_S
-        if host_s < architecture.useful_flop(lengths) / FLOP_PER_S:
-            return Eager().settled(*work)
+    def settled(self, work: Work) -> tuple[Graph, Buckets]:
+        """Compare the two times for ``work``; eager also where it has too many shapes."""
+        host_s = len(work.groups) * work.architecture.layers * LAYER_S
+        if host_s < work.architecture.useful_flop(work.lengths) / FLOP_PER_S:
+            return Eager().settled(work)
         try:
-            return CudaGraphs().settled(*work)
+            return CudaGraphs().settled(work)
         except RefusedError:
-            return Eager().settled(*work)
-
-    def wrap(self, encode: Encode, shapes: Collection[Shape], device: Device) -> Encode:
-        """Never called: preparing a run settles it first."""
-        raise NotImplementedError
+            return Eager().settled(work)

@@ -10,17 +10,12 @@ from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Graph, buckets, distinct
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from bert_infer.batching import Batching
-    from bert_infer.batching.groups import Group, Shape
-    from bert_infer.batching.layouts import Batch
+    from bert_infer.batching.groups import Shape
     from bert_infer.devices import Device
+    from bert_infer.graphs import Work
     from bert_infer.graphs.buckets import Buckets
-    from bert_infer.models.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -63,22 +58,16 @@ class Recorded(Graph):
             f"Use {', '.join(here[:-1])} or {here[-1]}, or {elsewhere}.",
         )
 
-    def settled(
-        self,
-        groups: Sequence[Group],
-        lengths: NDArray[np.int64],
-        batching: Batching,
-        layout: type[Batch],
-        architecture: Architecture,
-    ) -> tuple[Graph, Buckets]:
+    def settled(self, work: Work) -> tuple[Graph, Buckets]:
         """Return a bucket for each extent, if there are not too many to record."""
-        extents, limit = layout.extents, architecture.max_length
+        groups, lengths = work.groups, work.lengths
+        extents, limit = work.layout.extents, work.architecture.max_length
         fitting = extents.fitting_edges(groups, lengths, self.max_buckets, limit)
         edges = extents.edges(self.edges, fitting, limit)
         found = buckets.of(groups, lengths, extents, edges)
         if len(found) > self.max_buckets:
             raise RefusedError(
-                f"graph={self.name} is refused: batching={batching.name} makes {len(found)} "
+                f"graph={self.name} is refused: batching={work.batching.name} makes {len(found)} "
                 f"{extents.name} of this input, and each has to be recorded; graph.max_buckets="
                 f"{self.max_buckets} is the warm-up's budget.",
                 f"Set graph={self.name} graph.edges=[{','.join(map(str, fitting))}], to which "

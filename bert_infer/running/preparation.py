@@ -12,6 +12,7 @@ import numpy as np
 from bert_infer import machine, tokens
 from bert_infer.batching import layouts
 from bert_infer.errors import InputError, OptionError, RefusedError
+from bert_infer.graphs import Work
 from bert_infer.inputs import Input, TextInput
 from bert_infer.measuring import environment
 from bert_infer.measuring.measure import timed
@@ -95,9 +96,9 @@ def prepare(runner: Runner) -> Prepared:
     """
     device = runner.device.resolve()
     device.check()
-    graph = runner.graph.resolve(device)
-    graph.check(device)
-    device.check_graph(graph)
+    asked = runner.graph.resolve(device)
+    asked.check(device)
+    device.check_graph(asked)
     dtype = runner.dtype.resolve(device)
     dtype.check(device)
     runner.input.check()
@@ -134,7 +135,8 @@ def prepare(runner: Runner) -> Prepared:
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
-    graph, buckets = graph.settled(groups, lengths, batching, layout, architecture)
+    work = Work(groups, lengths, batching, layout, architecture, device)
+    graph, buckets = asked.settled(work)
     unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]
     _check_fits(layout, groups, lengths, architecture, device)
