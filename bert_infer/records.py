@@ -144,6 +144,11 @@ class Forward(NamedTuple):
     wall_s: float
 
 
+def wall_s(forwards: Iterable[Forward]) -> float:
+    """Return the wall time of all ``forwards``, in seconds."""
+    return sum(forward.wall_s for forward in forwards)
+
+
 @dataclass(frozen=True)
 class Caveat:
     """A reason not to trust a figure, and what to do about it."""

@@ -29,6 +29,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
 from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, PaddedHeads
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
+from bert_infer.devices.gauges import Gauges
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.dtypes.fp8 import ByRow, Fp8
 from bert_infer.engines.fused import Fused, Layer
@@ -157,11 +158,10 @@ def card(monkeypatch):
     for name in ("torch_device", "check", "synchronize"):
         monkeypatch.setattr(Cuda, name, getattr(Cpu, name))
     for name in (
-        *("active", "copy_in", "copy_out", "memory_bytes"),
+        *("active", "copy_in", "copy_out", "memory_bytes", "gauges"),
         *("peak_memory", "reset_peak_memory", "describe"),
     ):
         monkeypatch.setattr(Cuda, name, getattr(Device, name))
-    monkeypatch.setattr(Cuda, "_uuid", lambda _self: "")
     monkeypatch.setattr(ceiling, "ROWS", (2, 4))
     monkeypatch.setattr(Cuda, "ceiling_rows", ())
 
@@ -677,7 +677,7 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
         throttled_s["power cap"] += 0.1
         return rate(matmul, *rest)
 
-    monkeypatch.setattr(Cuda, "throttled_s", lambda _self: dict(throttled_s))
+    monkeypatch.setattr(Gauges, "throttled_s", lambda _self: dict(throttled_s))
     monkeypatch.setattr(ceiling, "rate", watched)
     pipe = SimpleNamespace(send=answers.append, recv=iter(["measure"]).__next__)
     with pytest.raises(StopIteration):

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -18,9 +18,10 @@ from conftest import PLUGIN, QUICK, WITH_PLUGIN, wait_for
 from bert_infer import compose, duel, metrics
 from bert_infer.devices.counters import Counters
 from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.gauges import Gauges
 from bert_infer.duel import CONFIDENCE, Duel, terminal
 from bert_infer.duel.side import Turn
-from bert_infer.measuring.statistics import paired_ratio
+from bert_infer.measuring.intervals import of_paired_ratio
 from bert_infer.records import Caveat
 from bert_infer.running.execution import execute
 from bert_infer.running.schedule import Schedule
@@ -35,7 +36,7 @@ def test_a_duel_of_a_thing_with_itself_shows_no_difference_99_times_of_100():
     generator = np.random.default_rng(0)
     shown = 0
     for _ in range(500):
-        low, high = paired_ratio(generator.lognormal(0, 0.1, 7), CONFIDENCE)
+        low, high = of_paired_ratio(generator.lognormal(0, 0.1, 7), CONFIDENCE)
         shown += not low <= 1 <= high
     assert shown <= 12  # 5 expected
 
@@ -88,16 +89,22 @@ def test_the_sentence_says_what_the_interval_supports(ratios, says):
     assert duel_of(ratios).ratio == pytest.approx(np.exp(np.log(ratios).mean()))
 
 
-@dataclass(frozen=True)
-class Metered(Cpu):
+class Meter(Gauges):
     """Has taken a joule more at each reading."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "readings_so_far", count())
+    def __init__(self):
+        self.readings_so_far = count()
 
     def counters(self):
         return Counters(compilations=1, energy_j=float(next(self.readings_so_far)))
+
+
+@dataclass(frozen=True)
+class Metered(Cpu):
+    meter: Meter = field(default_factory=Meter)
+
+    def gauges(self):
+        return self.meter
 
 
 @pytest.mark.parametrize(

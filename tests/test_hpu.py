@@ -174,7 +174,7 @@ def test_a_process_that_has_the_card_is_named(gaudi):
     # Another card is still to be had, and shared by nobody.
     (gaudi.driver / SECOND).mkdir()
     compose(["model=tiny", "device=hpu"]).prepare()
-    assert Hpu().other_processes() == ()
+    assert Hpu().gauges().other_processes() == ()
 
 
 def test_readings_are_of_the_card_that_this_process_has_open(gaudi):

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from bert_infer.devices.gauges import Gauges
 from bert_infer.graphs import Eager, GraphChoice
 from bert_infer.operators import attention, linears, scaled
 from bert_infer.records import Computed, Outputs
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.batching.layouts import Batch
-    from bert_infer.devices.counters import Counters
     from bert_infer.devices.overlap import Overlap
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
@@ -218,9 +218,9 @@ class Device(DeviceChoice):
         """Return the most device memory in use since the reset, in bytes; unknown is None."""
         return None
 
-    def counters(self) -> Counters | None:
-        """Return what the device has counted since the process began; None if it counts nothing."""
-        return None
+    def gauges(self) -> Gauges:
+        """Return what tells of its state."""
+        return Gauges()
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the device."""
@@ -277,22 +277,6 @@ class Device(DeviceChoice):
         """Yield a warning of each environment variable that overrules a run in ``dtype`` here."""
         del dtype, variables
         yield from ()
-
-    def readings(self) -> dict[str, float]:
-        """Return the accelerator's clock, temperature and the like, units in the names."""
-        return {}
-
-    def other_processes(self) -> tuple[int, ...]:
-        """Return the ids of other processes that use the accelerator."""
-        return ()
-
-    def throttle_reasons(self) -> tuple[str, ...]:
-        """Return why the accelerator holds its clock down now."""
-        return ()
-
-    def throttled_s(self) -> dict[str, float]:
-        """Return for how many seconds its clock was held down, by each reason that is counted."""
-        return {}
 
     def memory_bytes(self) -> int | None:
         """Return the most memory of its own that it may have, in bytes; None if unknown.

@@ -106,6 +106,7 @@ def snapshot(device: Device) -> Snapshot:
     # The kernel counts a guest's time in user time as well.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     own = psutil.Process().cpu_times()
+    gauges = device.gauges()
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return Snapshot(
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -117,11 +118,11 @@ def snapshot(device: Device) -> Snapshot:
         quota=cgroup.periods(),
         swapped_bytes=_swapped_bytes(),
         cpu_mhz=frequency.current if frequency and frequency.current else None,
-        accelerator=device.readings(),
-        accelerator_processes=device.other_processes(),
-        throttled=device.throttle_reasons(),
-        throttled_s=device.throttled_s(),
-        counters=device.counters(),
+        accelerator=gauges.readings(),
+        accelerator_processes=gauges.other_processes(),
+        throttled=gauges.throttle_reasons(),
+        throttled_s=gauges.throttled_s(),
+        counters=gauges.counters(),
     )
 
 

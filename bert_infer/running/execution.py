@@ -12,6 +12,7 @@ from bert_infer.measuring import ceiling, conditions, drift, environment
 from bert_infer.measuring.measure import collector_off, without_garbage_collection
 from bert_infer.memory import PeakMemory
 from bert_infer.models import weights
+from bert_infer.records import wall_s
 from bert_infer.running import interruption
 from bert_infer.running.passes import Passes
 from bert_infer.running.schedule import Schedule
@@ -64,7 +65,7 @@ def execute(
     record.emulated = device.emulates(prepared.dtype.matmuls())
     with torch.inference_mode(), device.active():
         record.environment = environment.describe(device)
-        memory, begun = PeakMemory(device), device.counters()
+        memory, begun = PeakMemory(device), device.gauges().counters()
         with record.phases("load"):
             loaded = weights.load(prepared.source, architecture)
             record.weights = dict(loaded.provenance)
@@ -105,7 +106,7 @@ def execute(
             else:
                 record.counted = counted.beside_others()
                 # Without the time for which others had the machine.
-                record.phases.seconds["measure"] = sum(f.wall_s for f in record.forwards)
+                record.phases.seconds["measure"] = wall_s(record.forwards)
             for sink in sinks:
                 sink.watch(work.one(), work.encode, device)
         if compared:

@@ -9,7 +9,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.devices import Device
-from bert_infer.devices.counters import Counters
 from bert_infer.devices.cuda import driver, fusing, nvml, overruling
 from bert_infer.devices.cuda.attention import (
     Blocked,
@@ -270,42 +269,22 @@ class Cuda(Device):
             "cuda": torch.version.cuda,
             "fuses": self.compiles_regions,
             "driver": driver.version(),
-            "power_limit_w": nvml.of(self._uuid(), nvml.power_limit_w, None),
+            "power_limit_w": self.gauges().power_limit_w(),
         }
 
     def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
         """Yield warnings of CUDA's own variables."""
         return overruling.warnings(dtype, variables)
 
-    def readings(self) -> dict[str, float]:
-        """Return the card's clocks, temperature and power."""
-        return nvml.of(self._uuid(), nvml.readings, {})
+    def gauges(self) -> nvml.Card:
+        """Return what NVML tells of the card."""
+        import torch
 
-    def counters(self) -> Counters | None:
-        """Return the card's energy, where it counts that."""
-        energy_j = nvml.of(self._uuid(), nvml.energy_j, None)
-        return None if energy_j is None else Counters(energy_j=energy_j)
+        return nvml.Card(str(torch.cuda.get_device_properties(self.index).uuid))
 
     def memory_bytes(self) -> int | None:
         """Return the memory of the machine's largest card: only CUDA knows which card this is."""
         return nvml.largest_memory_bytes()
-
-    def other_processes(self) -> tuple[int, ...]:
-        """Return the ids of other processes that compute on the card."""
-        return nvml.of(self._uuid(), nvml.other_processes, ())
-
-    def throttle_reasons(self) -> tuple[str, ...]:
-        """Return the reasons that NVML gives for a clock below the one requested."""
-        return nvml.of(self._uuid(), nvml.throttle_reasons, ())
-
-    def throttled_s(self) -> dict[str, float]:
-        """Return the seconds that NVML has counted for each reason."""
-        return nvml.of(self._uuid(), nvml.throttled_s, {})
-
-    def _uuid(self) -> str:
-        import torch
-
-        return str(torch.cuda.get_device_properties(self.index).uuid)
 
 
 @cache

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import pynvml
+
+from bert_infer.devices.counters import Counters
+from bert_infer.devices.gauges import Gauges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,75 +22,88 @@ _SILENT = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second is n
 _LARGEST_PID = 2**31 - 1
 
 
-def of(uuid: str, read: Callable[[Any], T], unknown: T) -> T:
-    """Return what ``read`` finds with the card's handle, else ``unknown``.
+@dataclass(frozen=True)
+class Card(Gauges):
+    """A card's; nothing where the library or the driver is missing, or the card cannot tell.
 
-    Args:
+    Attributes:
         uuid: the card's, from CUDA, whose indices differ from NVML's where CUDA_VISIBLE_DEVICES is
             set.
-        read: takes NVML's handle.
-        unknown: returned where the library or the driver is missing, or the card cannot tell.
     """
-    with suppress(*_SILENT), _library():
-        return read(_handle(uuid))
-    return unknown
 
+    uuid: str
 
-def readings(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module's
-    """Return clocks, temperature and power, units in the names, as far as the card tells them."""
-    reads: dict[str, Callable[[], float]] = {
-        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_MEM),
-        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU),
-        "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
-    }
-    found = {}
-    for name, read in reads.items():
-        with suppress(pynvml.NVMLError):  # a MIG part of a card has no power of its own
-            found[name] = float(read())
-    return found
+    def readings(self) -> dict[str, float]:
+        """Return clocks, temperature and power, units in the names, as far as it tells them."""
 
+        def read(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
+            reads: dict[str, Callable[[], float]] = {
+                "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM),
+                "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(
+                    card, pynvml.NVML_CLOCK_MEM
+                ),
+                "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(
+                    card, pynvml.NVML_TEMPERATURE_GPU
+                ),
+                "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
+            }
+            found = {}
+            for name, figure in reads.items():
+                with suppress(pynvml.NVMLError):  # a MIG part of a card has no power of its own
+                    found[name] = float(figure())
+            return found
 
-def energy_j(card: Any) -> float:  # noqa: ANN401  an untyped handle
-    """Return the joules that the card has taken since its driver was loaded."""
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(card)) / 1e3
+        return self._asked(read, {})
 
+    def other_processes(self) -> tuple[int, ...]:
+        """Return the ids of other processes that compute on the card.
 
-def power_limit_w(card: Any) -> float:  # noqa: ANN401  an untyped handle
-    """Return the watts that the card is held to, by its maker or its owner."""
-    return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(card)) / 1e3
+        In a container they may be the host's ids, among which this process does not know its own.
+        As it is on the card itself, a single process that does not exist here is this one. Drivers
+        before 535.154 fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue
+        75).
+        """
+        running: list[Any] = self._asked(pynvml.nvmlDeviceGetComputeRunningProcesses, [])
+        listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
+        strange = {pid for pid in listed if not psutil.pid_exists(pid)}
+        ourselves = {os.getpid()}
+        if not listed & ourselves and len(strange) == 1:
+            ourselves = strange
+        return tuple(sorted(listed - ourselves))
 
+    def throttle_reasons(self) -> tuple[str, ...]:
+        """Return the reasons for which the clock is lower than the load calls for."""
+        active = self._asked(pynvml.nvmlDeviceGetCurrentClocksEventReasons, 0)
+        return tuple(name for name, bit in _REASONS.items() if active & bit)
 
-def other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  an untyped handle
-    """Return the ids of other processes that compute on the card.
+    def throttled_s(self) -> dict[str, float]:
+        """Return for how many seconds so far each limit has held the clocks down."""
 
-    In a container they may be the host's ids, among which this process does not know its own. As it
-    is on the card itself, a single process that does not exist here is this one. Drivers before
-    535.154 fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue 75).
-    """
-    running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
-    listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
-    strange = {pid for pid in listed if not psutil.pid_exists(pid)}
-    ourselves = {os.getpid()}
-    if not listed & ourselves and len(strange) == 1:
-        ourselves = strange
-    return tuple(sorted(listed - ourselves))
+        def read(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
+            found = {}
+            for name, policy in _LIMITS.items():
+                with suppress(pynvml.NVMLError):
+                    status = pynvml.nvmlDeviceGetViolationStatus(card, policy)
+                    found[name] = status.violationTime / 1e9  # nanoseconds
+            return found
 
+        return self._asked(read, {})
 
-def throttle_reasons(card: Any) -> tuple[str, ...]:  # noqa: ANN401  an untyped handle
-    """Return the reasons for which the clock is lower than the load calls for."""
-    active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(card)
-    return tuple(name for name, bit in _REASONS.items() if active & bit)
+    def counters(self) -> Counters | None:
+        """Return the energy that the card has taken since its driver was loaded."""
+        millijoules = self._asked(pynvml.nvmlDeviceGetTotalEnergyConsumption, None)
+        return None if millijoules is None else Counters(energy_j=millijoules / 1e3)
 
+    def power_limit_w(self) -> float | None:
+        """Return the watts that the card is held to, by its maker or its owner."""
+        milliwatts = self._asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, None)
+        return None if milliwatts is None else milliwatts / 1e3
 
-def throttled_s(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
-    """Return for how many seconds so far each limit has held the clocks down."""
-    found = {}
-    for name, policy in _LIMITS.items():
-        with suppress(pynvml.NVMLError):
-            status = pynvml.nvmlDeviceGetViolationStatus(card, policy)
-            found[name] = status.violationTime / 1e9  # nanoseconds
-    return found
+    def _asked(self, read: Callable[[Any], T], unknown: T) -> T:
+        """Return what ``read`` finds with NVML's handle of the card, else ``unknown``."""
+        with suppress(*_SILENT), _library():
+            return read(_handle(self.uuid))
+        return unknown
 
 
 def largest_memory_bytes() -> int | None:

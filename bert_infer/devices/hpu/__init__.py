@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.batching.layouts import PackedBatch
 from bert_infer.devices import Device, variables
-from bert_infer.devices.counters import Counters
 from bert_infer.devices.hpu import hlml, host, modes, plugin
+from bert_infer.devices.hpu.gauges import CardGauges
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.batching.layouts import Batch
+    from bert_infer.devices.gauges import Gauges
     from bert_infer.devices.overlap import Overlap
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
@@ -245,19 +246,9 @@ class Hpu(Device):
         """Return the most memory that tensors took, in bytes; None if unknown."""
         return plugin.memory("MaxInUse")
 
-    def counters(self) -> Counters:
-        """Return the plugin's metrics, and the card's energy."""
-        compilations = plugin.metric("graph_compilation")
-        cache, fallbacks = plugin.metric("recipe_cache"), plugin.metric("cpu_fallback")
-        microseconds = compilations.get("TotalTime")
-        return Counters(
-            compilations=compilations.get("TotalNumber"),
-            compilation_s=None if microseconds is None else microseconds / 1e6,
-            recipe_cache_hits=cache.get("TotalHit"),
-            recipe_cache_misses=cache.get("TotalMiss"),
-            cpu_fallbacks=fallbacks.get("FallbackOps"),
-            energy_j=self.readings().get("energy_j"),
-        )
+    def gauges(self) -> Gauges:
+        """Return the card's power and the like, and the plugin's metrics."""
+        return CardGauges()
 
     def describe(self) -> dict[str, Any]:
         """Return the card's name and generation, versions, mode, and its variables."""
@@ -306,14 +297,6 @@ class Hpu(Device):
 
         zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
         return zeros.masked_fill(~mask, torch.finfo(dtype).min)
-
-    def readings(self) -> dict[str, float]:
-        """Return the card's power, temperature, energy, clock and utilisation."""
-        return hlml.readings(host.own_card())
-
-    def throttle_reasons(self) -> tuple[str, ...]:
-        """Return the reasons that HLML gives for a clock below the one requested."""
-        return hlml.throttle_reasons(host.own_card())
 
     def _when_taken(self) -> str:
         return "Wait until it ends" + (
