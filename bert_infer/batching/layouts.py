@@ -14,8 +14,6 @@ from bert_infer.batching.extents import Extents, TokenCounts, Widths
 from bert_infer.batching.groups import Group, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
     from numpy.typing import NDArray
 
@@ -175,13 +173,3 @@ class PackedBatch(Batch):
         starts = np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
         positions[: len(starts)] = np.arange(len(starts)) - starts
         return positions
-
-
-def shapes(
-    layout: type[Batch], groups: Iterable[Group], lengths: NDArray[np.int64]
-) -> dict[Shape, Group]:
-    """Return the distinct shapes of ``groups``' batches, each with the first group that has it."""
-    first: dict[Shape, Group] = {}
-    for group in groups:
-        first.setdefault(layout.shape_of(group, lengths), group)
-    return first

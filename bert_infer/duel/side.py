@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bert_infer.errors import BertInferError
 from bert_infer.processes import process, worker
 from bert_infer.processes.isolated import recorded_runner
+from bert_infer.records import wall_s
 from bert_infer.running.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Turn(NamedTuple):
     def sequences_per_s(self) -> float:
         """The throughput."""
         return self.sequences / self.wall_s
+
+    def followed_by(self, forwards: Sequence[Forward]) -> Turn:
+        """Return the turn with ``forwards`` measured after it."""
+        sequences = sum(forward.sequences for forward in forwards)
+        return Turn(self.sequences + sequences, self.wall_s + wall_s(forwards))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,15 +172,12 @@ def _turns(pipe: Connection, fewest: int, forwards: list[Forward]) -> Iterator[i
     try:
         pipe.send(_READY)
         while pipe.recv() == _MEASURE:
-            begin, first = len(forwards), index
-            while index - first < fewest or _wall_s(forwards[begin:]) < TURN_S:
+            turn, first = Turn(0, 0.0), index
+            while index - first < fewest or turn.wall_s < TURN_S:
+                before = len(forwards)
                 yield index
                 index += 1
-            of_turn = forwards[begin:]
-            pipe.send(Turn(sum(forward.sequences for forward in of_turn), _wall_s(of_turn)))
+                turn = turn.followed_by(forwards[before:])
+            pipe.send(turn)
     except (EOFError, ConnectionError):  # the duel has ended
         signal.raise_signal(signal.SIGTERM)
-
-
-def _wall_s(forwards: list[Forward]) -> float:
-    return sum(forward.wall_s for forward in forwards)

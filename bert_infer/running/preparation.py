@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bert_infer import machine, tokens
-from bert_infer.batching import layouts
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.graphs import Work
 from bert_infer.inputs import Input, TextInput
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from bert_infer.batching import Batching
     from bert_infer.batching.groups import Group, Shape
-    from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Device
     from bert_infer.dtypes import Dtype
     from bert_infer.graphs import Graph
@@ -139,14 +137,14 @@ def prepare(runner: Runner) -> Prepared:
     graph, buckets = asked.settled(work)
     unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]
-    _check_fits(layout, groups, lengths, architecture, device)
+    shapes = [layout.shape_of(group, lengths) for group in groups]
+    _check_fits(groups, shapes, architecture, device)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
     if tokens.version(runner.model.tokenizer_files()) != versions[1]:  # it came with the weights
         return prepare(runner)
     if source.path:
         checkpoints.check(source.path, architecture)
-    shapes = layouts.shapes(layout, groups, lengths)
     return Prepared(
         runner=runner,
         device=device,
@@ -156,19 +154,8 @@ def prepare(runner: Runner) -> Prepared:
         architecture=architecture,
         tokens=one_pass,
         buckets=buckets,
-        shapes=shapes,
-        workload=Workload(
-            texts=one_pass.texts,
-            lengths=lengths,
-            forwards=len(groups),
-            largest=max(len(group.sequences) for group in groups),
-            padded_tokens=sum(layout.shape_of(group, lengths).slots for group in groups),
-            unfilled_tokens=unfilled,
-            truncated=one_pass.truncated,
-            skipped=one_pass.skipped,
-            has_one_shape=len(shapes) == 1,
-            tokenize_s=tokenize_s,
-        ),
+        shapes=_first_of_each(shapes, groups),
+        workload=Workload.of(one_pass, groups, shapes, unfilled, tokenize_s),
         max_length=max_length,
         tokenizer_provenance=provenance,
         source=source,
@@ -197,19 +184,24 @@ def _check_groups(
     )
 
 
+def _first_of_each(shapes: list[Shape], groups: list[Group]) -> dict[Shape, Group]:
+    """Return the distinct ``shapes``, each with the first of ``groups`` that has it."""
+    first: dict[Shape, Group] = {}
+    for shape, group in zip(shapes, groups, strict=True):
+        first.setdefault(shape, group)
+    return first
+
+
 def _check_fits(
-    layout: type[Batch],
-    groups: list[Group],
-    lengths: NDArray[np.int64],
-    architecture: Architecture,
-    device: Device,
+    groups: list[Group], shapes: list[Shape], architecture: Architecture, device: Device
 ) -> None:
     """Refuse a batch that certainly does not fit in this machine's memory, or the device's own.
 
     Outputs lie in both, at 2 bytes a value or more; weights lie in the device's, at 1 or more.
     """
-    largest = max(groups, key=lambda group: layout.shape_of(group, lengths).slots)
-    sequences, slots = len(largest.sequences), layout.shape_of(largest, lengths).slots
+    slots, sequences = max(
+        (shape.slots, len(group.sequences)) for shape, group in zip(shapes, groups, strict=True)
+    )
     outputs = slots * architecture.hidden * 2
     weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
     for whose, memory in (

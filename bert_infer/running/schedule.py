@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bert_infer.records import wall_s
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -65,7 +67,7 @@ def as_long_as_asked(
     index = look_again_at = iterations
     counted, measured_s = 0, 0.0
     while True:
-        measured_s += sum(forward.wall_s for forward in forwards[counted:])
+        measured_s += wall_s(forwards[counted:])
         counted = len(forwards)
         if measured_s >= until.max_s:
             return

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from bert_infer.records import Forward
+    from bert_infer.batching.groups import Group, Shape
+    from bert_infer.records import Forward, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,29 @@ class Workload:
     skipped: int
     has_one_shape: bool
     tokenize_s: float | None
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tokens,
+        groups: Sequence[Group],
+        shapes: Sequence[Shape],
+        unfilled_tokens: int,
+        tokenize_s: float | None,
+    ) -> Workload:
+        """Return what ``groups`` of ``tokens``, whose batches have ``shapes``, compute."""
+        return cls(
+            texts=tokens.texts,
+            lengths=tokens.lengths,
+            forwards=len(groups),
+            largest=max(len(group.sequences) for group in groups),
+            padded_tokens=sum(shape.slots for shape in shapes),
+            unfilled_tokens=unfilled_tokens,
+            truncated=tokens.truncated,
+            skipped=tokens.skipped,
+            has_one_shape=len(set(shapes)) == 1,
+            tokenize_s=tokenize_s,
+        )
 
     def of_complete_passes(self, forwards: list[Forward]) -> list[Forward]:
         """Return those of ``forwards`` that belong to complete passes.
