@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_infer import caveats
-from bert_infer.measuring import statistics
+from bert_infer.measuring import changes, intervals
 from bert_infer.measuring.environment import digest
+from bert_infer.records import wall_s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,12 +182,12 @@ def _throughput(
     forwards: list[Forward], workload: Workload | None, samples: Samples | None
 ) -> dict[str, Any]:
     forwards = (workload.of_complete_passes(forwards) if workload else []) or forwards
-    wall_s = sum(forward.wall_s for forward in forwards)
+    measured_s = wall_s(forwards)
     tokenize_s = workload.tokenize_s if workload else None
     return {
-        "sequences_per_s": _rate(sum(f.sequences for f in forwards), wall_s),
-        "real_tokens_per_s": _rate(sum(f.real_tokens for f in forwards), wall_s),
-        "padded_tokens_per_s": _rate(sum(f.padded_tokens for f in forwards), wall_s),
+        "sequences_per_s": _rate(sum(f.sequences for f in forwards), measured_s),
+        "real_tokens_per_s": _rate(sum(f.real_tokens for f in forwards), measured_s),
+        "padded_tokens_per_s": _rate(sum(f.padded_tokens for f in forwards), measured_s),
         "sequences_per_s_ci95": samples.sequences_per_s if samples else None,
         "tokenize_texts_per_s": _rate(workload.texts, tokenize_s) if workload else None,
     }
@@ -200,9 +201,8 @@ def _compute(record: Record) -> dict[str, Any]:
         flop = architecture.useful_flop(workload.lengths)
         unneeded = record.prepared.runner.engine.unneeded_flop(architecture, workload.lengths)
         forwards = workload.of_complete_passes(record.forwards)
-        wall_s = sum(forward.wall_s for forward in forwards)
         done = (flop - (unneeded or 0)) * (len(forwards) // workload.forwards)
-        flop_per_s = _rate(done, wall_s)
+        flop_per_s = _rate(done, wall_s(forwards))
     return {
         "useful_flop": flop,
         "unneeded_flop": unneeded,
@@ -230,8 +230,8 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
         return float(np.mean(values)) if values else None
 
     outliers = samples.outliers() if samples else None
-    trend = statistics.trend(samples.wall_s) if samples else None
-    step = statistics.step(samples.wall_s) if samples else None
+    trend = changes.trend(samples.wall_s) if samples else None
+    step = changes.step(samples.wall_s) if samples else None
     return {
         "warmup_passes": record.warm_up.passes if record.warm_up else None,
         "warmup_steady": record.warm_up.steady if record.warm_up else None,
@@ -244,7 +244,7 @@ def _measurement(record: Record, samples: Samples | None) -> dict[str, Any]:
         "lay_out_ms": mean_ms(lambda forward: forward.lay_out_s),
         "copy_in_ms": mean_ms(lambda forward: forward.copy_in_s),
         "copy_out_ms": mean_ms(lambda forward: forward.copy_out_s),
-        "autocorrelation": statistics.autocorrelation(samples.wall_s) if samples else None,
+        "autocorrelation": intervals.autocorrelation(samples.wall_s) if samples else None,
         "outliers": outliers._asdict() if outliers else None,
         "trend": trend,
         "step": step._asdict() if step else None,

@@ -139,7 +139,7 @@ def test_what_was_measured_is_kept_where_no_memory_is_left_for_statistics(
     def no_memory(*_):
         raise lacks
 
-    monkeypatch.setattr("bert_infer.measuring.statistics.mean_interval", no_memory)
+    monkeypatch.setattr("bert_infer.measuring.intervals.of_mean", no_memory)
     metrics = record(tmp_path, "iterations=8", texts=[SHORT], slots=1000)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert metrics["status"] == "failed"

@@ -12,7 +12,7 @@ from conftest import edit
 
 from bert_infer.errors import RefusedError
 from bert_infer.files import runs
-from bert_infer.measuring.statistics import Interval, ratio, verdict
+from bert_infer.measuring.intervals import Interval, of_ratio, verdict
 from bert_infer.report import comparison
 
 
@@ -84,7 +84,7 @@ def test_ratios_hold_the_truth_in_about_95_percent_of_pairs():
     generator, held = np.random.default_rng(2), 0
     for _ in range(500):
         a, b = generator.lognormal(0, 0.08, 10), 2 * generator.lognormal(0, 0.08, 15)
-        low, high = ratio(b, a)
+        low, high = of_ratio(b, a)
         held += low <= 2 <= high
     assert 0.92 <= held / 500 <= 0.98
 
@@ -163,6 +163,14 @@ def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep):
     report = comparison.compare([str(sweep)])
     assert [c.run.directory.name for c in report.comparisons] == list("234567")
     assert report.left_out == [f"{sweep / '1'} (failed)"]
+
+
+def test_runs_of_a_sweep_that_left_no_record_are_named_too(sweep):
+    """Seen to fail: only directories with a metrics.json were looked at."""
+    (sweep / "1" / "metrics.json").unlink()
+    assert comparison.compare([str(sweep)]).left_out == [f"{sweep / '1'} (no record)"]
+    with pytest.raises(RefusedError, match=r"1 has no metrics.json \(no record\)"):
+        comparison.compare([str(sweep / "0"), str(sweep / "1")])
 
 
 def test_sweeps_are_compared_run_by_run_whatever_else_failed(sweep, tmp_path):

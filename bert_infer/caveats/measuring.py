@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.measuring import warmup
-from bert_infer.measuring.statistics import FEWEST_FOR_INTERVAL
+from bert_infer.measuring.intervals import FEWEST_FOR_INTERVAL
 from bert_infer.records import Caveat
 
 if TYPE_CHECKING:

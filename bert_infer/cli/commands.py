@@ -100,9 +100,8 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
 
     from bert_infer import console
-    from bert_infer.files import runs
     from bert_infer.processes.worker import Watch
-    from bert_infer.report import comparison
+    from bert_infer.report import comparison, directories
     from bert_infer.report.terminal import show_comparisons
     from bert_infer.running import terminal
     from bert_infer.sweeps import rerun as reruns
@@ -113,8 +112,7 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     terminal.show(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1
-    has_record = (asked.directory / "metrics.json").is_file()  # a killed run has none
-    if has_record and runs.status(asked.directory) in runs.COMPLETE:
+    if directories.read(asked.directory).is_measured:  # a killed run was not
         both = [str(asked.directory), str(directory)]
         show_comparisons(*comparison.compare(both))
     return 0

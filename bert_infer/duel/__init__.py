@@ -32,7 +32,7 @@ from bert_infer.errors import (
     RunDirectoryError,
 )
 from bert_infer.files.directories import check_writable
-from bert_infer.measuring import statistics
+from bert_infer.measuring import intervals
 from bert_infer.measuring.measure import Pace
 from bert_infer.running.status import EVERY_S
 
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bert_infer.duel.side import Side, Turn
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
     from bert_infer.running.execution import ShowProgress
     from bert_infer.running.preparation import Prepared
 
 CONFIDENCE = 0.99
-FEWEST_ROUNDS = statistics.FEWEST_PAIRS
+FEWEST_ROUNDS = intervals.FEWEST_PAIRS
 
 
 Turns = Sequence[tuple["Turn", "Turn"]]
@@ -77,28 +77,28 @@ class Duel:
     @property
     def ratio(self) -> float:
         """Their geometric mean."""
-        return statistics.geometric_mean(np.array(self.ratios))
+        return intervals.geometric_mean(np.array(self.ratios))
 
     @property
     def of_pairs(self) -> list[float]:
         """The geometric mean of each pair of processes that finished a round."""
-        return [statistics.geometric_mean(np.array(_ratios(p))) for p in self.pairs if p]
+        return [intervals.geometric_mean(np.array(_ratios(p))) for p in self.pairs if p]
 
     @property
     def is_by_pairs(self) -> bool:
         """Whether there are enough pairs of processes to take them as what is independent."""
-        return len(self.of_pairs) >= statistics.FEWEST_PAIRS
+        return len(self.of_pairs) >= intervals.FEWEST_PAIRS
 
     @property
     def interval(self) -> Interval:
         """The 99 % interval of the ratio."""
         independent = self.of_pairs if self.is_by_pairs else self.ratios
-        return statistics.paired_ratio(np.array(independent), CONFIDENCE)
+        return intervals.of_paired_ratio(np.array(independent), CONFIDENCE)
 
     @property
     def sentence(self) -> str:
         """What the interval supports saying."""
-        found = statistics.verdict(self.interval)
+        found = intervals.verdict(self.interval)
         return f"B is {found}." if " by " in found else f"{found.capitalize()}."
 
     def as_json(self) -> dict[str, Any]:

@@ -69,37 +69,11 @@ class Run:
         return float(self.metrics["compute"]["useful_flop"] / self.metrics["workload"]["sequences"])
 
 
-def below(directory: Path) -> list[Path]:
-    """Return ``directory`` if it holds a run, else the runs of the sweep that it holds, in order.
-
-    Raises:
-        RefusedError: it holds neither.
-    """
-    if (directory / "metrics.json").is_file():
-        return [directory]
-    found = [path.parent for path in directory.glob("*/metrics.json")]
-    if not found:
-        raise RefusedError(
-            f"{directory} is no run or sweep directory: there is no metrics.json in it.",
-            "Name a directory below multirun_outputs/.",
-        )
-    return in_order(found)
-
-
 def in_order(directories: Iterable[Path]) -> list[Path]:
     """Return the runs of a sweep in the order in which they were made: by number, then by name."""
     return sorted(
         directories, key=lambda path: (not path.name.isdigit(), len(path.name), path.name)
     )
-
-
-def status(directory: Path) -> str:
-    """Return the status that a run directory records.
-
-    Raises:
-        RefusedError: its metrics.json cannot be read.
-    """
-    return str(read_json_object(directory / "metrics.json").get("status"))
 
 
 def read(directory: Path) -> Run:
@@ -127,6 +101,14 @@ def read(directory: Path) -> Run:
     return Run(
         directory, metrics, read_json_object(directory / "environment.json"), wall_s, sequences
     )
+
+
+def read_if_sound(directory: Path) -> Run | None:
+    """Return the run that ``directory`` holds, or None where ``read`` refuses it."""
+    try:
+        return read(directory)
+    except RefusedError:
+        return None
 
 
 def _check_values(path: Path, metrics: dict[str, Any]) -> None:

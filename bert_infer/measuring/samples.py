@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert_infer.measuring import statistics
+from bert_infer.measuring import changes, intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bert_infer.measuring.statistics import Interval, Outliers
+    from bert_infer.measuring.changes import Outliers
+    from bert_infer.measuring.intervals import Interval
     from bert_infer.records import Forward
     from bert_infer.running.workload import Workload
 
@@ -63,7 +64,7 @@ class Samples:
     @cached_property
     def sequences_per_s(self) -> Interval | None:
         """Return the 95 % interval of throughput."""
-        wall = statistics.mean_interval(self.wall_s)
+        wall = intervals.of_mean(self.wall_s)
         return wall.over(self.sequences) if wall else None
 
     @property
@@ -75,8 +76,8 @@ class Samples:
     @cached_property
     def median_ms(self) -> Interval | None:
         """Return the 95 % interval of the median latency."""
-        return statistics.median_interval(self.durations_ms)
+        return intervals.of_median(self.durations_ms)
 
     def outliers(self) -> Outliers | None:
         """Return how many forwards lie far from the others of their batch."""
-        return None if self.relative is None else statistics.outliers(self.relative)
+        return None if self.relative is None else changes.outliers(self.relative)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.errors import RefusedError
 from bert_infer.files import runs
-from bert_infer.measuring import statistics
+from bert_infer.measuring import intervals
 from bert_infer.measuring.environment import different_leaves, lasting
+from bert_infer.report import directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bert_infer.files.runs import Run
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
+    from bert_infer.report.entries import Entry
 
 _SAME_WORK = 1e-9
 
@@ -46,7 +48,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What the interval supports saying."""
-        return statistics.verdict(self.interval)
+        return intervals.verdict(self.interval)
 
 
 class Report(NamedTuple):
@@ -56,12 +58,13 @@ class Report(NamedTuple):
     left_out: list[str]
 
 
-def compare(directories: Sequence[str], *, force: bool = False) -> Report:
+def compare(names: Sequence[str], *, force: bool = False) -> Report:
     """Return each run compared with the first.
 
     Args:
-        directories: of runs or sweeps. Several sweeps are compared run by run, where they share a
-            configuration; otherwise a sweep stands for its runs that were measured to their end.
+        names: directories of runs or sweeps. Several sweeps are compared run by run, where they
+            share a configuration; otherwise a sweep stands for its runs that were measured to their
+            end.
         force: compare runs that did different work, too.
 
     Raises:
@@ -70,18 +73,17 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     found: list[list[Run]] = []
     left_out: list[str] = []
     sweeps = 0
-    for directory in map(Path, directories):
-        paths = runs.below(directory)
-        if paths != [directory]:
-            status = {path: _status(path) for path in paths}
-            paths = [path for path in paths if status[path] in runs.COMPLETE]
-            left_out += [f"{path} ({status[path]})" for path in status if path not in paths]
-            read = {path: _read(path) for path in paths}
-            left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
-            found.append([run for run in read.values() if run])
-            sweeps += 1
-        else:
-            found.append([runs.read(directory)])
+    for directory in map(Path, names):
+        entries = directories.below(directory)
+        if entries[0].directory == directory:
+            found.append([_read(entries[0])])
+            continue
+        measured = [entry.directory for entry in entries if entry.is_measured]
+        left_out += [f"{e.directory} ({e.status})" for e in entries if not e.is_measured]
+        read = {path: runs.read_if_sound(path) for path in measured}
+        left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
+        found.append([run for run in read.values() if run])
+        sweeps += 1
     if len(found) == sweeps > 1:
         pairs = _matched(found)
         matched = {run.directory for pair in pairs for run in pair}
@@ -101,23 +103,23 @@ def compare(directories: Sequence[str], *, force: bool = False) -> Report:
     return Report([compared(baseline, run) for baseline, run in pairs], left_out)
 
 
-def _read(path: Path) -> Run | None:
-    try:
-        return runs.read(path)
-    except RefusedError:
-        return None
+def _read(entry: Entry) -> Run:
+    """Return the run of ``entry``.
 
-
-def _status(path: Path) -> str:
-    try:
-        return runs.status(path)
-    except RefusedError:
-        return "unreadable"
+    Raises:
+        RefusedError: it was not measured to its end, or its files are damaged.
+    """
+    if entry.status in {directories.RUNNING, directories.DIED, directories.NO_RECORD}:
+        raise RefusedError(
+            f"{entry.directory} has no metrics.json ({entry.status}).",
+            entry.problem.remedy if entry.problem else "Wait until it is done.",
+        )
+    return runs.read(entry.directory)
 
 
 def compared(baseline: Run, run: Run) -> Comparison:
     """Return ``run`` compared with ``baseline``."""
-    interval = statistics.ratio(baseline.wall_s, run.wall_s)
+    interval = intervals.of_ratio(baseline.wall_s, run.wall_s)
     scale = run.sequences / baseline.sequences
     return Comparison(
         baseline,

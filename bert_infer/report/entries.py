@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from bert_infer.configuration.overrides import assigned
 from bert_infer.errors import RefusedError
 from bert_infer.files import read_json_object, runs
-from bert_infer.measuring.statistics import Interval
+from bert_infer.measuring.intervals import Interval
 from bert_infer.records import Caveat
 from bert_infer.running.status import moment
 

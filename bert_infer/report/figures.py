@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
 
 UNKNOWN = "–"  # noqa: RUF001  the typographer's dash in an empty cell
 _THREE_DIGITS = 99.95  # from here on, rounded, no digit is left after the point

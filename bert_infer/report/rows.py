@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bert_infer.files import runs
-from bert_infer.measuring import statistics
-from bert_infer.measuring.statistics import Interval
+from bert_infer.measuring import intervals
+from bert_infer.measuring.intervals import Interval
 from bert_infer.report.entries import asked
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Row:
         """The 95 % interval of throughput: between repeats, or within a run without repeats."""
         if len(self.entries) == 1:
             return self.entry.interval("throughput.sequences_per_s_ci95")
-        return statistics.mean_interval(np.array(self.rates))
+        return intervals.of_mean(np.array(self.rates))
 
     @property
     def spread(self) -> Interval | None:

@@ -9,17 +9,15 @@ import numpy as np
 
 from bert_infer.errors import RefusedError, nearest
 from bert_infer.files import runs
-from bert_infer.measuring import statistics
+from bert_infer.measuring import intervals
 from bert_infer.report import comparison
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.rows import Row, axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from bert_infer.files.runs import Run
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
 
 
 def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
@@ -95,22 +93,14 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     ours, theirs = np.array(row.rates), np.array(baseline.rates)
     if are_paired(row, baseline):
         ratios = ours / theirs
-        enough = len(ratios) >= statistics.FEWEST_PAIRS
-        interval = statistics.paired_ratio(ratios, 0.95) if enough else None
-        return statistics.geometric_mean(ratios), interval
+        enough = len(ratios) >= intervals.FEWEST_PAIRS
+        interval = intervals.of_paired_ratio(ratios, 0.95) if enough else None
+        return intervals.geometric_mean(ratios), interval
     ratio = float(ours.mean() / theirs.mean())
     if len(ours) > 1 or len(theirs) > 1:
-        return ratio, statistics.ratio(ours, theirs)
-    one, other = (_strictly(r.entry.directory) for r in (row, baseline))
+        return ratio, intervals.of_ratio(ours, theirs)
+    one, other = (runs.read_if_sound(r.entry.directory) for r in (row, baseline))
     return ratio, comparison.compared(other, one).interval if one and other else None
-
-
-def _strictly(directory: Path) -> Run | None:
-    """Return a run with its samples, or None where its files fail the checks of ``runs.read``."""
-    try:
-        return runs.read(directory)
-    except RefusedError:
-        return None
 
 
 def same_work(row: Row, other: Row) -> bool | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
     from bert_infer.report.baseline import Baseline
     from bert_infer.report.entries import Entry
     from bert_infer.report.rows import Row

@@ -13,7 +13,7 @@ from bert_infer.report import figures
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from bert_infer.measuring.statistics import Interval
+    from bert_infer.measuring.intervals import Interval
     from bert_infer.report.rows import Row
     from bert_infer.report.summary import Summary
 

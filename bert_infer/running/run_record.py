@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bert_infer.measuring import statistics
+from bert_infer.measuring import intervals
 from bert_infer.measuring.attempts import Attempts
 from bert_infer.measuring.measure import Phases
 from bert_infer.measuring.samples import Samples
@@ -86,5 +86,5 @@ class Record:
         To stop at the first narrow interval of few samples is to pick one that is too narrow.
         """
         samples = self.samples
-        enough = samples is not None and len(samples.wall_s) >= statistics.FEWEST_TO_STOP
+        enough = samples is not None and len(samples.wall_s) >= intervals.FEWEST_TO_STOP
         return samples.relative_ci if samples and enough else None

@@ -1,4 +1,4 @@
-"""What repeated timings support saying: intervals, outliers, trends and steps.
+"""How far repeated timings pin a figure down: confidence intervals of means, medians and ratios.
 
 Pure functions of arrays. Where there are too few samples to answer a question, they return None.
 """
@@ -20,14 +20,9 @@ FEWEST_PAIRS = 3
 """Fewest pairs for an interval of their typical ratio."""
 FEWEST_TO_STOP = 20
 """Fewest samples after which an interval may decide that they are enough."""
-FEWEST_FOR_CHANGE = 8
-"""Fewest samples in which a trend or step is looked for."""
 FEWEST_FOR_AUTOCORRELATION = 20
 """Fewest samples in which autocorrelation can be told from chance."""
-CHANGE_WORTH_SAYING = 0.05
-_CERTAINTY = 0.01  # a trend or step by chance in fewer than one run of a hundred
 _CERTAIN_OF_ONE_SIDE = 1.64  # standard errors
-_BLOCKS = 100  # enough to see where timings changed
 _RESAMPLES = 2000
 _FEWEST_RESAMPLES = 200
 _RESAMPLED_VALUES = 20_000_000  # a bound on the bootstrap's work: about a second
@@ -61,23 +56,7 @@ class Interval(NamedTuple):
         )
 
 
-class Outliers(NamedTuple):
-    """How many samples lie beyond Tukey's fences, and how many there are."""
-
-    low: int
-    high: int
-    severe: int
-    samples: int
-
-
-class Step(NamedTuple):
-    """A change at sample ``at``, counted from 0, relative to the median before it."""
-
-    at: int
-    change: float
-
-
-def mean_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
+def of_mean(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
     """Return a bootstrap confidence interval of the mean, or None for too few samples.
 
     For very many samples, means of neighbours are resampled: they have the same mean.
@@ -89,7 +68,7 @@ def mean_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Int
     return _bootstrap(_thinned(samples)[:, None], np.mean, confidence)
 
 
-def median_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
+def of_median(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
     """Return a confidence interval of the median, or None for too few samples.
 
     By bootstrap; for very many single values by the order statistics that bracket the median, in
@@ -156,7 +135,7 @@ def verdict(interval: Interval | None) -> str:
     return "no difference shown"
 
 
-def ratio(
+def of_ratio(
     over: NDArray[np.float64], under: NDArray[np.float64], confidence: float = 0.95
 ) -> Interval | None:
     """Return the bootstrap interval of ``mean(over) / mean(under)``, two independent samples.
@@ -194,7 +173,7 @@ def geometric_mean(ratios: NDArray[np.float64]) -> float:
     return float(np.exp(np.log(ratios).mean()))
 
 
-def paired_ratio(ratios: NDArray[np.float64], confidence: float) -> Interval:
+def of_paired_ratio(ratios: NDArray[np.float64], confidence: float) -> Interval:
     """Return the interval of the typical one of ``ratios``, by Student's t on their logarithms.
 
     Args:
@@ -253,68 +232,3 @@ def _widened(count: int, confidence: float) -> float:
 
     far = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + confidence) / 2, count - 1)
     return float(1 - 2 * stats.norm.cdf(-far))
-
-
-def outliers(samples: NDArray[np.float64]) -> Outliers:
-    """Count the samples beyond 1.5 and, severe, 3 interquartile ranges from the quartiles.
-
-    The fences are Tukey's (Exploratory Data Analysis, 1977).
-    """
-    low, high = np.percentile(samples, [25, 75])
-    spread = high - low
-    return Outliers(
-        low=int((samples < low - 1.5 * spread).sum()),
-        high=int((samples > high + 1.5 * spread).sum()),
-        severe=int(((samples < low - 3 * spread) | (samples > high + 3 * spread)).sum()),
-        samples=len(samples),
-    )
-
-
-def trend(samples: NDArray[np.float64]) -> float | None:
-    """Return how far timings moved from the first to the last, relative to the first.
-
-    The slope is Theil and Sen's, which single outliers do not tilt; of logarithms, since times
-    cannot fall below zero. None for few samples, where Kendall's rank correlation with time is not
-    significant, or for a change too small to mention.
-    """
-    blocks, size = _in_blocks(samples)
-    if len(blocks) < FEWEST_FOR_CHANGE or np.ptp(blocks) == 0:
-        return None
-    from scipy import stats
-
-    order = size * np.arange(len(blocks))
-    if stats.kendalltau(order, blocks).pvalue > _CERTAINTY:
-        return None
-    slope = stats.theilslopes(np.log(blocks), order).slope
-    change = float(np.expm1(slope * (len(samples) - 1)))
-    return change if abs(change) > CHANGE_WORTH_SAYING else None
-
-
-def step(samples: NDArray[np.float64]) -> Step | None:
-    """Return where timings stepped, and how far.
-
-    The step is where a rank sum test (Mann and Whitney's) tells the two sides apart best, corrected
-    for the number of places tried (Bonferroni). None for few samples, where nothing is significant,
-    or for a change too small to mention.
-    """
-    samples, size = _in_blocks(samples)
-    if len(samples) < FEWEST_FOR_CHANGE or np.ptp(samples) == 0:
-        return None
-    from scipy import stats
-
-    chance = {
-        at: stats.mannwhitneyu(samples[:at], samples[at:], method="asymptotic").pvalue
-        for at in range(3, len(samples) - 2)
-    }
-    at = min(chance, key=lambda place: chance[place])
-    if chance[at] * len(chance) > _CERTAINTY:
-        return None
-    change = float(np.median(samples[at:]) / np.median(samples[:at]) - 1)
-    return Step(at * size, change) if abs(change) > CHANGE_WORTH_SAYING else None
-
-
-def _in_blocks(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return means of neighbours, fewer than twice ``_BLOCKS``, and how many are in each."""
-    size = max(1, len(samples) // _BLOCKS)
-    whole = len(samples) // size * size
-    return samples[:whole].reshape(-1, size).mean(axis=1), size
