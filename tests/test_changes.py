@@ -65,3 +65,32 @@ def test_what_is_too_small_to_matter_is_not_said():
 def test_few_or_equal_samples_show_no_change(find):
     assert find(np.array([1.0, 2, 3])) is None
     assert find(np.ones(50)) is None
+
+
+def others_by_hand(samples):
+    return np.array(
+        [
+            [time / np.median(np.delete(batch, index)) for index, time in enumerate(batch)]
+            for batch in samples.T
+        ]
+    ).T
+
+
+@pytest.mark.parametrize("passes", [2, 3, 4, 5, 8])
+def test_each_time_is_taken_over_the_others_of_its_batch(passes):
+    samples = timings(np.random.default_rng(3), passes * 4, 0.3).reshape(passes, 4)
+    samples[0, 1] = samples[1, 1]  # ties
+    assert np.allclose(changes.over_others(samples), others_by_hand(samples))
+
+
+@pytest.mark.parametrize(("passes", "batches"), [(3, 24), (5, 6), (5, 24)])
+def test_noise_of_few_passes_is_no_outlier(passes, batches):
+    """Seen to fail: each over a median that includes itself, which called 1 of 6 outliers."""
+    generator = np.random.default_rng(0)
+    found = [
+        changes.outliers(changes.over_others(run).ravel())
+        for run in (
+            timings(generator, passes * batches, 0.03).reshape(passes, batches) for _ in range(200)
+        )
+    ]
+    assert sum(one.low + one.high for one in found) / (200 * passes * batches) < 0.02

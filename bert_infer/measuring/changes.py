@@ -50,6 +50,31 @@ def outliers(samples: NDArray[np.float64]) -> Outliers:
     )
 
 
+def over_others(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each of ``[passes, batches]`` over the median of its batch's other passes.
+
+    Of a median over few that includes itself, one in each batch would be no more than 1 away, and
+    the fences so close that plain noise lies beyond them.
+
+    Args:
+        samples: of 2 passes at the least.
+    """
+    count = len(samples)
+    ordered, rank = np.sort(samples, axis=0), samples.argsort(axis=0).argsort(axis=0)
+    middle = count // 2
+    if count % 2:
+        lower, upper = ordered[middle - 1], ordered[middle + 1]
+        medians = np.select(
+            [rank < middle, rank == middle],
+            [(ordered[middle] + upper) / 2, (lower + upper) / 2],
+            (lower + ordered[middle]) / 2,
+        )
+    else:
+        medians = np.where(rank < middle, ordered[middle], ordered[middle - 1])
+    relative: NDArray[np.float64] = samples / medians
+    return relative
+
+
 def trend(samples: NDArray[np.float64]) -> float | None:
     """Return how far timings moved from the first to the last, relative to the first.
 

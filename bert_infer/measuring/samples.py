@@ -31,8 +31,8 @@ class Samples:
         sequences: how many a sample holds.
         wall_s: ``[samples]``, wall time of each.
         durations_ms: ``[samples, forwards]``, of each forward in a sample.
-        relative: ``[forwards]``, each duration over the median of the same batch; None where a
-            batch was measured once.
+        relative: ``[forwards]``, each duration over the median of the same batch's others; None
+            where a batch was measured once.
     """
 
     unit: str
@@ -52,13 +52,12 @@ class Samples:
             relative = durations / np.median(durations)
             return cls("forward", complete[0].sequences, wall, durations[:, None], relative)
         wall, durations = (a.reshape(passes, workload.forwards) for a in (wall, durations))
-        medians = np.median(durations, axis=0)
         return cls(
             unit="pass",
             sequences=len(workload.lengths),
             wall_s=wall.sum(axis=1),
             durations_ms=durations,
-            relative=(durations / medians).ravel() if passes > 1 else None,
+            relative=changes.over_others(durations).ravel() if passes > 1 else None,
         )
 
     @cached_property
