@@ -41,7 +41,7 @@ def below(directory: Path) -> list[Entry]:
         found = [path for path in directory.iterdir() if path.is_dir() and is_run(path)]
     except OSError as error:
         raise RefusedError(
-            f"{directory} cannot be read: {error.strerror}.",
+            f"{directory} is no run or sweep directory: {error.strerror}.",
             "Name a directory below multirun_outputs/; `ls` lists them.",
         ) from None
     if not found:

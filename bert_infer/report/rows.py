@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bert_infer.report.entries import Entry
 
 _THROUGHPUT = "throughput.sequences_per_s"
+NOT_FINITE = "not_finite"
+"""The warning of outputs that are infinite or no numbers."""
 _OUTCOMES = ("iterations", "max_length", "weights")
 """Keys of ``choice`` that follow from other options, and so do not tell rows apart."""
 
@@ -65,6 +67,11 @@ class Row:
     def is_measured(self) -> bool:
         """Whether its runs were measured to their end and say how fast they were."""
         return self.entry.is_measured and self.sequences_per_s is not None
+
+    @property
+    def went_well(self) -> bool:
+        """Whether they were, and their outputs are numbers, close enough to the reference's."""
+        return self.is_measured and self.status == "ok" and NOT_FINITE not in self.warnings
 
     @property
     def rates(self) -> list[float]:
@@ -152,12 +159,12 @@ def joined(entries: Iterable[Entry]) -> list[Row]:
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows that went well by falling throughput, those that drifted, then the others."""
+    """Return the rows that went well by falling throughput, other measured ones, then the rest."""
     return sorted(
         rows,
         key=lambda row: (
             not row.is_measured,
-            row.status != "ok",
+            not row.went_well,
             -(row.sequences_per_s or 0) if row.is_measured else 0,
         ),
     )

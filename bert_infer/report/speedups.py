@@ -36,7 +36,7 @@ def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
     same = [key for key in axes(rows) if baseline and key not in baseline.values]
     candidates = [
         row
-        for row in sorted(rows, key=lambda row: row.status != "ok")
+        for row in sorted(rows, key=lambda row: not row.went_well)
         if row.is_measured and _can_be(named, row)
     ]
     bases: dict[tuple[str | None, ...], list[Row]] = {}
@@ -105,11 +105,11 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
 
 def same_work(row: Row, other: Row) -> bool | None:
     """Tell whether the two did as much work, on the same texts; None where that is unknown."""
-    works = (_work(row), _work(other))
+    works = (work(row), work(other))
     return works[0] == works[1] if all(works) else None
 
 
-def _work(row: Row) -> tuple[str, float] | None:
+def work(row: Row) -> tuple[str, float] | None:
     """Return the input's hash and the useful FLOP of a sequence."""
     texts = row.entry.text("provenance.input.sha256")
     flop, sequences = map(row.entry.number, ("compute.useful_flop", "workload.sequences"))

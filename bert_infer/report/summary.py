@@ -48,7 +48,7 @@ class Summary:
     @property
     def ranked(self) -> list[Row]:
         """The rows that went well and say how fast they were, the fastest first."""
-        return [row for row in self.rows if row.status == "ok" and row.is_measured]
+        return [row for row in self.rows if row.went_well]
 
     @property
     def measured(self) -> list[Row]:
@@ -252,6 +252,8 @@ def drift_sentence(row: Row) -> str:
             f"Drift: the smallest cosine to the fp32 reference of any {token} of the {compared} "
             f"compared is {figures.cosine(lowest)}."
         )
+    if rows.NOT_FINITE in row.warnings:
+        return "Drift: outputs are infinite or no numbers."
     if row.entry.is_reference:
         return "Drift: none, it computes as the fp32 reference does."
     return "Drift: unknown (drift.texts says how many texts to compare)."

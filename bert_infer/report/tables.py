@@ -9,6 +9,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.report import figures
+from bert_infer.report.rows import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +64,8 @@ def of_first(summary: Summary) -> str:
 def drift(row: Row) -> str:
     """Return a row's smallest cosine to the reference, in a cell."""
     lowest = row.lowest("drift.min_cosine")
+    if NOT_FINITE in row.warnings:
+        return "not finite"
     if lowest is None and row.entry.is_reference:
         return "reference"
     return figures.cosine(lowest) + (" (first)" if row.drifts_by_first else "")

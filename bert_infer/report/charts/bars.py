@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from bert_infer.measuring.intervals import geometric_mean
+from bert_infer.report import speedups
 from bert_infer.report.charts.plot import Plot, data, spec
+from bert_infer.report.rows import axes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bert_infer.report.rows import Row
 
@@ -18,25 +21,54 @@ _MOST_VALUES = 16  # of one option
 
 
 def option(key: str, rows: Sequence[Row]) -> Plot | None:
-    """Return bars of the throughput by an option's value."""
-    rates: dict[str, list[float]] = {}
+    """Return the throughput by an option's value: a dot a run, and a bar where values compare.
+
+    A value's bar is the mean over those settings of the other options that all values have: where
+    runs failed, or a value was tried in the best setting alone, others would compare unlike things.
+    """
+    others = [axis for axis in axes(rows) if axis != key]
+    rates: dict[str, dict[tuple[str | None, ...], list[float]]] = {}
     for row in rows:
         if key in row.entry.options and row.sequences_per_s:
-            rates.setdefault(row.entry.options[key], []).append(row.sequences_per_s)
+            setting = tuple(map(row.entry.names.get, others))
+            of_value = rates.setdefault(row.entry.options[key], {})
+            of_value.setdefault(setting, []).append(row.sequences_per_s)
     if len(rates) < 2:  # noqa: PLR2004  nothing to compare
         return None
-    typical = {value: float(np.exp(np.mean(np.log(found)))) for value, found in rates.items()}
+    shared = set.intersection(*map(set, rates.values()))
+    typical = {value: _geometric_mean(found, shared or {*found}) for value, found in rates.items()}
     shown = sorted(typical, key=lambda value: -typical[value])[:_MOST_VALUES]
-    left_out = f" The {len(shown)} fastest of {len(rates)}." if len(shown) < len(rates) else ""
     if all(value.isdigit() for value in shown):
         shown.sort(key=int)
-    means = [{"value": value, "rate": typical[value]} for value in shown]
-    each = [{"value": value, "rate": rate} for value in shown for rate in rates[value]]
-    return Plot(
-        key,
-        f"Geometric mean over the other options; a dot is a run.{left_out}",
-        _bars(means, each, "rate", "sequences/s"),
-    )
+    means = [{"value": value, "rate": typical[value]} for value in shown] if shared else []
+    each = [
+        {"value": value, "rate": rate}
+        for value in shown
+        for found in rates[value].values()
+        for rate in found
+    ]
+    if not shared:
+        note = "A dot is a run. No bars: the values share no setting of the other options."
+    elif all(shared == {*found} for found in rates.values()):
+        note = "Geometric mean over the other options; a dot is a run."
+    else:
+        note = (
+            f"Geometric mean over the {len(shared)} settings of the other options that all values "
+            "have; a dot is a run."
+        )
+    if len(shown) < len(rates):
+        note += f" The {len(shown)} fastest of {len(rates)}."
+    if len({work for row in rows if (work := speedups.work(row))}) > 1:
+        note += " Not all runs did the same work."
+    return Plot(key, note, _bars(means, each, "rate", "sequences/s"))
+
+
+def _geometric_mean(
+    rates: Mapping[tuple[str | None, ...], Sequence[float]],
+    settings: Iterable[tuple[str | None, ...]],
+) -> float:
+    """Return the mean over ``settings`` of the mean in each."""
+    return geometric_mean(np.array([geometric_mean(np.array(rates[s])) for s in settings]))
 
 
 def padding(rows: Sequence[Row]) -> Plot | None:
@@ -64,8 +96,9 @@ def _bars(
     title: str,
     form: str = ",.3~g",
 ) -> dict[str, Any]:
-    """Return a bar for each mean, with its figures as dots."""
-    y = alt.Y("value:N", title=None, sort=[mean["value"] for mean in means])
+    """Return a bar for each mean, and a dot for each figure, by values in the order of these."""
+    values = list(dict.fromkeys(one["value"] for one in each))
+    y = alt.Y("value:N", title=None, sort=values)
     x = alt.X(f"{field}:Q", title=title, axis=alt.Axis(format=form, tickCount=5))
     tooltip = [
         alt.Tooltip("value:N", title="value"),
@@ -74,7 +107,7 @@ def _bars(
     bars = alt.Chart(data(means)).mark_bar(cornerRadiusEnd=2, opacity=0.85, height={"band": 0.62})
     dots = alt.Chart(data(each)).mark_point(filled=True, size=26, opacity=0.75, style="each")
     layers = (layer.encode(x=x, y=y, tooltip=tooltip) for layer in (bars, dots))
-    return spec(alt.layer(*layers), height=44 * len(means))
+    return spec(alt.layer(*layers), height=44 * len(values))
 
 
 def lengths(rows: Sequence[Row]) -> Plot | None:
