@@ -48,6 +48,7 @@ class PeakMemory:
             yield
         finally:
             give_back()
+            self._device.give_memory_back()
             self._reset()
 
     def bytes(self) -> tuple[int | None, int | None]:

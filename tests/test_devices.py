@@ -23,6 +23,8 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.errors import RefusedError
+from bert_infer.graphs import Compile
+from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.measuring import environment
 from bert_infer.measuring.conditions import between, snapshot
 
@@ -178,9 +180,9 @@ def test_the_drivers_version_is_the_kernels_or_where_that_is_hidden_nvmls(
 def test_a_cards_power_limit_is_part_of_the_environment(nvml, monkeypatch):
     properties = SimpleNamespace(uuid="0123", name="H200", major=9, minor=0, total_memory=1 << 37)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
-    nvml.nvmlDeviceGetEnforcedPowerLimit.return_value = 700_000  # milliwatts
+    nvml.nvmlDeviceGetPowerManagementLimit.return_value = 700_000  # milliwatts
     assert Cuda(fuses=False).describe()["power_limit_w"] == 700.0
-    nvml.nvmlDeviceGetEnforcedPowerLimit.side_effect = pynvml.NVMLError_NotSupported()
+    nvml.nvmlDeviceGetPowerManagementLimit.side_effect = pynvml.NVMLError_NotSupported()
     assert Cuda(fuses=False).describe()["power_limit_w"] is None
 
 
@@ -363,6 +365,29 @@ def test_a_card_older_than_inductor_serves_gets_no_compiled_layers(monkeypatch):
     assert not Cuda().compiles_regions
     with pytest.raises(RefusedError, match=r"device.fuses=true is refused: .* older than Volta"):
         Cuda(fuses=True).check()
+
+
+@pytest.mark.usefixtures("driver")
+def test_compiling_is_refused_where_inductor_would(monkeypatch):
+    """Seen to fail: it was taken, and the run ended once the weights were loaded."""
+    monkeypatch.setattr(cuda.fusing, "is_possible", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (7, 0))
+    Cuda().check_graph(Compile())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: (6, 1))
+    with pytest.raises(RefusedError, match=r"graph=compile is refused: .* older than Volta"):
+        Cuda().check_graph(Compile())
+    Cuda().check_graph(CudaGraphs())
+
+
+def test_an_older_drivers_name_for_throttling_is_asked_too(nvml):
+    """Seen to fail: no reason, whatever held the clock down."""
+    nvml.nvmlDeviceGetCurrentClocksEventReasons.side_effect = pynvml.NVMLError(
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    )
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons.return_value = (
+        pynvml.nvmlClocksEventReasonSwPowerCap
+    )
+    assert Cuda().gauges().throttle_reasons() == ("power cap",)
 
 
 def test_what_nvml_cannot_say_is_unknown(nvml):

@@ -26,6 +26,7 @@ from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.overlap import Overlap
 from bert_infer.inputs.prompt import Prompt
+from bert_infer.measuring import measure
 from bert_infer.measuring.measure import measured_pass
 from bert_infer.records import Computed, Outputs
 from bert_infer.running.execution import execute
@@ -238,6 +239,12 @@ def test_what_was_measured_before_a_failure_is_kept(streams):
     assert seen == [0, 1]
 
 
+@pytest.mark.parametrize(("size", "allocated"), [(1, 1), (64, 64), (66, 128), (129, 256)])
+def test_pinned_memory_is_counted_as_it_is_allocated(size, allocated):
+    """Seen to fail: 66 MiB of each 128, so that two and a half times the bound was held."""
+    assert measure.allocated_pinned(size << 20) == allocated << 20
+
+
 def test_host_memory_bounds_what_is_held(streams, monkeypatch):
     """The device is idle whenever outputs are handed over, and goes on afterwards."""
     monkeypatch.setattr("bert_infer.measuring.measure._HELD_BYTES", 1)
@@ -281,11 +288,13 @@ class Counting(Cpu):
         return lambda: done
 
 
-def test_a_single_pass_gets_no_memory_that_the_warm_up_did_not():
+@pytest.mark.parametrize("limit_s", [10.0, 0.0], ids=["all_shapes", "time_is_up"])
+def test_a_single_pass_gets_no_memory_that_the_warm_up_did_not(limit_s, monkeypatch):
     """Pages that the system does not move take long to get, and those of a card are kept.
 
     Seen to fail: one forward at a time, as is enough for a processor.
     """
+    monkeypatch.setattr("bert_infer.measuring.warmup.LIMIT_S", limit_s)
     texts = ["word " * length for length in range(1, 40, 5)]
     chosen = ["model=tiny", "batching=by_length", "drift.texts=0"]
     device = Counting()

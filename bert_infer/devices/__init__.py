@@ -211,6 +211,9 @@ class Device(DeviceChoice):
         """
         return _fp32_precision(precision)
 
+    def give_memory_back(self) -> None:
+        """Give memory that is no longer used back to the device, for other programs."""
+
     def reset_peak_memory(self) -> None:
         """Start counting ``peak_memory`` anew."""
 

@@ -87,6 +87,8 @@ class Passes:
                 return warm_up_passes(int(warmup), self.one, self.encode, device)
             left = len(self.prepared.shapes)
             left -= run_once_in_time(self.every_shape(), self.encode, device)
+            if left and device.in_flight > 1:
+                next(measured_pass(0, self.one(), self.encode, device), None)  # those at once
             if left or (is_single and device.in_flight == 1):
                 return WarmUp(0, steady=None, shapes_left=left)
             return warm_up_until_steady(self.one, self.encode, device)

@@ -21,6 +21,7 @@ from bert_infer.devices.cuda.attention import (
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
+from bert_infer.graphs import Compile
 from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
 from bert_infer.operators import linears, scaled
 from bert_infer.records import Outputs
@@ -158,6 +159,15 @@ class Cuda(Device):
 
         torch.cuda.synchronize(self.index)
 
+    def check_graph(self, graph: GraphChoice) -> None:
+        """Refuse torch.compile where inductor would."""
+        if isinstance(graph, Compile) and not self._can_fuse():
+            raise RefusedError(
+                "graph=compile is refused: this machine lacks Triton, a C compiler (CC, gcc or "
+                "clang) or Python's headers, or its card is older than Volta.",
+                "Use graph=cuda_graphs or graph=eager.",
+            )
+
     def preferred_graph(self) -> GraphChoice:
         """Return CUDA graphs where they pay, eager elsewhere."""
         return ByShape()
@@ -244,6 +254,12 @@ class Cuda(Device):
     def region(self, function: Function) -> Function:
         """Return ``function`` compiled by inductor, if ``compiles_regions``."""
         return fusing.compiled(function) if self.compiles_regions else function
+
+    def give_memory_back(self) -> None:
+        """Free what PyTorch keeps of freed memory."""
+        import torch
+
+        torch.cuda.empty_cache()
 
     def reset_peak_memory(self) -> None:
         """Start counting ``peak_memory`` anew."""

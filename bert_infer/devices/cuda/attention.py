@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _MOST_PER_HEAD = 256  # flash attention takes no larger heads
+_HAS_CUDNN = "2.14"  # the first torch whose varlen_attn takes cuDNN's kernel by itself
 
 
 class ByLength(Attention):
@@ -49,17 +50,19 @@ class Flash(ByLength):
 
     The arguments given mean the same in torch 2.10 to 2.14. Others came and went (``is_causal``,
     ``window_size``, ``scale``); their defaults mean full attention over one's own sequence in every
-    version. So does ``num_splits=1``, where it exists, with the same bits whatever the neighbours.
-    It also rules out cuDNN's kernel, which on newer cards makes a plan for each number of tokens,
-    in more time than a forward takes.
+    version. So does ``num_splits=1``, which rules out cuDNN's kernel, as torch 2.14 takes it on
+    newer cards: it makes a plan for each number of tokens, in more time than a forward takes. Not
+    before: torch 2.12 has the argument, and refuses it for this kernel ("num_splits requires FA3").
     """
 
     def __init__(self, longest: int) -> None:
+        import torch
         from torch.nn.attention.varlen import varlen_attn
 
         super().__init__(longest)
         self._attend: Callable[..., Any] = varlen_attn
-        if "num_splits" in inspect.signature(varlen_attn).parameters:
+        has_splits = "num_splits" in inspect.signature(varlen_attn).parameters
+        if has_splits and torch.__version__ >= _HAS_CUDNN:
             self._attend = partial(varlen_attn, num_splits=1)
 
     def kernel(

@@ -73,7 +73,14 @@ class Card(Gauges):
 
     def throttle_reasons(self) -> tuple[str, ...]:
         """Return the reasons for which the clock is lower than the load calls for."""
-        active = self._asked(pynvml.nvmlDeviceGetCurrentClocksEventReasons, 0)
+
+        def read(card: Any) -> int:  # noqa: ANN401  an untyped handle
+            try:
+                return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(card))
+            except pynvml.NVMLError_FunctionNotFound:  # its name before driver 535
+                return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(card))
+
+        active = self._asked(read, 0)
         return tuple(name for name, bit in _REASONS.items() if active & bit)
 
     def throttled_s(self) -> dict[str, float]:
@@ -95,8 +102,11 @@ class Card(Gauges):
         return None if millijoules is None else Counters(energy_j=millijoules / 1e3)
 
     def power_limit_w(self) -> float | None:
-        """Return the watts that the card is held to, by its maker or its owner."""
-        milliwatts = self._asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, None)
+        """Return the watts that the card is held to, by its maker or its owner.
+
+        Not the enforced limit, which moves on boards that share power with others.
+        """
+        milliwatts = self._asked(pynvml.nvmlDeviceGetPowerManagementLimit, None)
         return None if milliwatts is None else milliwatts / 1e3
 
     def _asked(self, read: Callable[[Any], T], unknown: T) -> T:
@@ -140,7 +150,7 @@ def _handle(uuid: str) -> Any:  # noqa: ANN401  an untyped handle
     """Return NVML's handle of a card, or of a MIG part of one, which CUDA treats as a card."""
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-    except pynvml.NVMLError_NotFound:
+    except pynvml.NVMLError:  # not found; or of the whole card nothing may be known
         return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
