@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from bert_infer.files import read_json_object
 from bert_infer.records import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     import tokenizers
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 BUNDLED_VOCABULARY = Path(__file__).parent / "data" / "vocab.txt"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 _CHUNK = 1024  # texts tokenised at once: enough for the library's threads, little memory
+_CHUNK_CHARACTERS = 1_000_000  # and characters, of which each takes 130 bytes meanwhile
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,19 @@ class Tokenizer:
         return self.wordpiece.get_vocab_size()
 
     def encode(self, texts: Iterable[Text]) -> Tokens:
-        """Tokenise ``texts``, leaving out the empty ones, and those of no token.
+        """Tokenise ``texts``, leaving out those without a token besides the special ones.
 
         Raises:
             InputError: there is no text at all.
         """
-        remaining = iter(texts)
+        special = self.wordpiece.num_special_tokens_to_add(is_pair=False)
         ids, lengths, positions = array("i"), array("q"), array("q")
         truncated = skipped = 0
-        while chunk := list(islice(remaining, _CHUNK)):
-            kept = [text for text in chunk if text.string.strip()]
-            skipped += len(chunk) - len(kept)
+        for chunk in _chunks(texts):
             for text, encoding in zip(
-                kept, self.wordpiece.encode_batch([t.string for t in kept]), strict=True
+                chunk, self.wordpiece.encode_batch([t.string for t in chunk]), strict=True
             ):
-                if not encoding.ids:  # of a tokenizer without special tokens
+                if len(encoding.ids) <= special:
                     skipped += 1
                     continue
                 ids.extend(encoding.ids)
@@ -73,6 +71,19 @@ class Tokenizer:
             truncated,
             skipped,
         )
+
+
+def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Yield ``texts`` in lists that are tokenised at once."""
+    chunk: list[Text] = []
+    characters = 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text.string)
+        if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    yield chunk
 
 
 def version(files: ModelFiles | None) -> Hashable:

@@ -1,5 +1,7 @@
 import csv
 import shutil
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -182,6 +184,47 @@ def test_a_cell_may_be_a_book(tmp_path):
     path = tmp_path / "book.csv"
     path.write_text('text,id\n"' + "word, " * 500_000 + '",1\nshort\n')
     assert [len(text) for text in strings(Table(str(path)))] == [3_000_000, 5]
+
+
+def cells(tmp_path, values):
+    pa.parquet.write_table(pa.table({"text": values}), tmp_path / "cells.parquet")
+    return [text.string for text in Table(str(tmp_path / "cells.parquet")).texts()]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (["a", None], ["a", ""]),
+        ([1, 2], ["1", "2"]),
+        ([1.5, float("nan")], ["1.5", ""]),
+        ([Decimal("1.50"), None], ["1.50", ""]),
+        ([None, None], ["", ""]),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+    ],
+    ids=["strings", "integers", "floats", "decimals", "nulls", "dictionary"],
+)
+def test_cells_of_parquet_are_texts_as_those_of_json_lines(tmp_path, values, texts):
+    """Seen to fail: NaN was the text "nan"."""
+    assert cells(tmp_path, values) == texts
+
+
+@pytest.mark.parametrize("values", [[True], [datetime(2020, 1, 1, tzinfo=UTC)], [["a"]]])
+def test_cells_of_parquet_that_are_no_text_are_refused(tmp_path, values):
+    """Seen to fail: "true", and a moment in nanoseconds."""
+    with pytest.raises(OptionError, match="a column of text; this one holds"):
+        cells(tmp_path, values)
+
+
+@pytest.mark.parametrize("name", ["macs.txt", "macs.csv", "macs.jsonl"])
+def test_line_ends_of_old_macs_are_named(tmp_path, name):
+    """Seen to fail: the whole file was one text; "Correct the quoting."."""
+    path = tmp_path / name
+    path.write_bytes(b"text\rone\rtwo\r")
+    source = Lines(str(path)) if name.endswith("txt") else Table(str(path))
+    with pytest.raises(InputError, match="as old Macs did"):
+        list(source.texts())
+    (tmp_path / "log.txt").write_bytes(b"10 %\r20 %\r\ndone\n")
+    assert [t.string for t in Lines(str(tmp_path / "log.txt")).texts()] == ["10 %\r20 %", "done"]
 
 
 def test_a_column_of_lists_is_no_text(tmp_path):

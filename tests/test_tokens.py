@@ -44,6 +44,37 @@ def test_a_text_of_no_token_is_left_out(tmp_path):
         without.encode([Text(0, "\u200b")])
 
 
+@pytest.mark.parametrize("nothing", ["\u200b", "\x00", "\ufeff", "\xad\x07", "\ue000"])
+def test_a_text_of_special_tokens_alone_is_left_out(nothing):
+    """Seen to fail: [CLS][SEP] was taken for an embedding, and counted."""
+    tokenizer = tokens.load(None, 30522, 512)
+    encoded = tokenizer.encode(Text(i, t) for i, t in enumerate(["one", nothing, "[CLS]"]))
+    assert encoded.positions.tolist() == [0, 2]
+    assert encoded.skipped == 1
+
+
+def test_few_long_texts_are_tokenised_at_once(prose):
+    """Seen to fail: 1,024 of them, whatever their length, which took 130 bytes a character."""
+    tokenizer = tokens.load(None, 30522, 512)
+    at_once = []
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(tokenizer.wordpiece, name)
+
+        def encode_batch(self, texts):
+            at_once.append(sum(map(len, texts)))
+            return tokenizer.wordpiece.encode_batch(texts)
+
+    long = " ".join(prose) * 60
+    spied = tokens.Tokenizer(Spy(), 512, {})
+    encoded = spied.encode(Text(i, long) for i in range(7))
+    assert len(encoded) == 7
+    assert len({encoded[i].tobytes() for i in range(7)}) == 1
+    assert sum(at_once) == 7 * len(long)
+    assert max(at_once) < 1_000_000 + len(long)
+
+
 def test_a_models_own_tokenizer_is_used_without_its_truncation_and_padding(minilm, prose):
     files = ModelFiles(minilm, {"source": "directory"})
     own = tokens.load(files, 30522, 512).encode(Text(i, t) for i, t in enumerate(prose))

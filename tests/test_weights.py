@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bert_infer import compose
-from bert_infer.errors import RefusedError, WeightsError
+from bert_infer.errors import OptionError, RefusedError, WeightsError
 from bert_infer.models import _DATA, weights
 
 TEXTS = ["Good morning BERT!"]
@@ -109,6 +109,38 @@ class Bomb:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.bert.", "module.bert."])
+def test_a_wrappers_prefix_is_taken_off(tmp_path, trained, expected, wrapper):
+    """Seen to fail: 391 names missing and 391 unexpected, one a line."""
+    weights = {f"{wrapper}{name}": tensor for name, tensor in trained.items()}
+    outer = wrapper.removesuffix("bert.")
+    weights[f"{outer}classifier.weight"] = torch.zeros(2, 384)
+    save_file({n: t.clone() for n, t in weights.items()}, tmp_path / "wrapped.safetensors")
+    same(pooled(tmp_path / "wrapped.safetensors"), expected)
+
+
+def test_of_two_encoders_none_is_taken(tmp_path, trained):
+    weights = {f"{tower}.{name}": t for tower in ("query", "text") for name, t in trained.items()}
+    save_file({n: t.clone() for n, t in weights.items()}, tmp_path / "two.safetensors")
+    with pytest.raises(WeightsError) as refused:
+        pooled(tmp_path / "two.safetensors")
+    assert "more" in str(refused.value)
+    assert len(str(refused.value).splitlines()) < 30, "a few names of each kind"
+
+
+def test_a_safetensors_file_is_known_by_its_content(tmp_path, trained, expected):
+    """Seen to fail: "it holds objects that are no tensors, or is no PyTorch file"."""
+    for name in ("weights.bin", "weights.SAFETENSORS"):
+        save_file(trained, tmp_path / name)
+        same(pooled(tmp_path / name), expected)
+
+
+def test_a_directory_has_no_revision(minilm):
+    """Seen to fail: the directory's weights were taken, without a word."""
+    with pytest.raises(OptionError, match=r"model\.revision=main is refused"):
+        compose([f"model.name={minilm}", "model.revision=main"]).prepare()
 
 
 def test_a_pickle_is_not_executed(command):

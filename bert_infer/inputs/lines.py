@@ -90,7 +90,7 @@ def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> It
         keep_ends: leave the line ends, for a format in which they may belong to a text.
 
     Raises:
-        InputError: naming the line of ``name`` that is not UTF-8.
+        InputError: naming the line of ``name`` that is not UTF-8; or its lines end as on old Macs.
     """
     for position, line in enumerate(lines):
         try:
@@ -100,4 +100,10 @@ def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> It
                 f"{name}, line {position + 1}: not UTF-8 ({error.reason} at byte {error.start}).",
                 "Convert the file first: iconv -f ENCODING -t UTF-8.",
             ) from None
-        yield Text(position, text if keep_ends else text.rstrip("\r\n"))
+        bare = text.rstrip("\r\n")
+        if position == 0 and "\r" in bare and not text.endswith("\n"):  # so it is the only line
+            raise InputError(
+                f"{name} ends its lines as old Macs did, with a carriage return alone.",
+                "Convert the file first: tr '\\r' '\\n' < FILE.",
+            )
+        yield Text(position, text if keep_ends else bare)

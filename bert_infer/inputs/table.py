@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bert_infer.inputs.lines import decoded
 from bert_infer.records import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _JsonLines(_File):
     def cells(self, column: str) -> Iterator[str | None]:
         for line, row in self._rows():
             cell = row.get(column)
-            if isinstance(cell, dict | list | bool) or not is_unicode(str(cell)):
+            if not _is_text(cell):
                 raise InputError(
                     f"{self.path}, line {line}: {column} holds {json.dumps(cell)[:40]}, no text.",
                     "Give a string, a number or null.",
@@ -142,6 +143,13 @@ class _JsonLines(_File):
         return InputError(
             f"{self.path}, line {line}: no JSON object ({reason}).", "Give one object a line."
         )
+
+
+def _is_text(cell: object) -> bool:
+    """Tell whether a value of JSON is a string that can be encoded, a number or null."""
+    if isinstance(cell, str):
+        return is_unicode(cell)
+    return cell is None or (type(cell) in {int, float} and math.isfinite(cell))  # type: ignore[arg-type]
 
 
 def _constant(name: str) -> float | None:
@@ -231,20 +239,35 @@ class _Parquet(_File):
             raise self._unreadable(error) from None
 
     def _strings(self, column: str, cells: Any) -> Any:  # noqa: ANN401  pyarrow is untyped
+        """Return ``cells`` as strings, where they are strings or numbers; NaN is an absent one."""
         import pyarrow as pa
+        from pyarrow import compute, types
 
-        try:
-            return cells.cast(pa.string())
-        except pa.ArrowNotImplementedError:
+        if types.is_dictionary(cells.type):
+            cells = cells.dictionary_decode()
+        if types.is_floating(cells.type):
+            cells = compute.if_else(compute.is_nan(cells), None, cells)
+        elif not any(is_kind(cells.type) for is_kind in _kinds_of_text()):
             raise OptionError(
                 "input.column", column, f"a column of text; this one holds {cells.type}"
-            ) from None
+            )
+        return cells.cast(pa.string())
 
     def _unreadable(self, error: Exception) -> InputError:
         return InputError(
             f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}",
             "Write it again, its text in UTF-8, or give another file.",
         )
+
+
+def _kinds_of_text() -> list[Callable[[Any], bool]]:
+    """Return what tells the types of Parquet that are written as JSON's strings and integers."""
+    from pyarrow import types
+
+    return [
+        *(types.is_string, types.is_large_string, types.is_binary, types.is_large_binary),
+        *(types.is_integer, types.is_decimal, types.is_null),
+    ]
 
 
 _FORMATS: dict[str, type[_File]] = {

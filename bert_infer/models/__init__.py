@@ -38,11 +38,14 @@ class Model:
     checkpoint: str | None
 
     def check(self) -> None:
-        """Refuse a checkpoint that is no file, or may not be read.
+        """Refuse a checkpoint that cannot be read, and a revision of a directory.
 
         Raises:
-            OptionError: naming ``model.checkpoint``.
+            OptionError: naming the key to change.
         """
+        if self._is_directory and self.revision is not None:
+            allowed = f"null: {self.name} is a directory here, and only the hub has revisions"
+            raise OptionError("model.revision", self.revision, allowed)
         if self.checkpoint is None:
             return
         if reason := why_unreadable(Path(self.checkpoint)):

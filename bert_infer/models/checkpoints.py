@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from bert_infer.models.architecture import Architecture
 
+_FIRST = "embeddings.word_embeddings.weight"
+_MOST = 10  # names listed of a kind of problem
 _HEADS = ("cls.", "classifier.", "qa_outputs.")
 """Prefixes of the parameters that transformers' BERT classes have besides the encoder's."""
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
@@ -84,16 +86,18 @@ def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) ->
     Raises:
         WeightsError: listing what is missing, unexpected, there twice or of another shape or kind.
     """
-    has_prefix = any(name.startswith("bert.") for name in stored)
+    prefix = _prefix(stored)
+    heads = tuple(prefix.removesuffix("bert.") + head for head in _HEADS)
     names: dict[str, str] = {}
     twice = []
     for name in stored:
-        is_head = has_prefix and name.startswith(_HEADS)
+        is_head = prefix and name.startswith(heads)
         if is_head or name.endswith("embeddings.position_ids"):
             continue
-        if _canonical(name) in names:
-            twice.append(f"{name} and {names[_canonical(name)]}")
-        names[_canonical(name)] = name
+        canonical = _canonical(name.removeprefix(prefix or "bert."))
+        if canonical in names:
+            twice.append(f"{name} and {names[canonical]}")
+        names[canonical] = name
     expected = architecture.parameters
     missing = [name for name in expected if name not in names]
     if set(missing) == set(POOLER):
@@ -132,21 +136,36 @@ def sha256(path: Path, version: Hashable) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _prefix(names: Iterable[str]) -> str:
+    """Return what stands before all of an encoder's names: ``bert.``, or a wrapper's too.
+
+    Empty where there is nothing, or where several encoders are there.
+    """
+    ends = f".{_FIRST}"
+    found = {name.removesuffix(_FIRST) for name in names if f".{name}".endswith(ends)}
+    return found.pop() if len(found) == 1 else ""
+
+
 def _listed(what: str, names: list[str]) -> list[str]:
-    return [f"{len(names)} {what}:", *(f"  {name}" for name in names)] if names else []
+    if not names:
+        return []
+    more = [f"  and {len(names) - _MOST} more"] if len(names) > _MOST else []
+    return [f"{len(names)} {what}:", *(f"  {name}" for name in names[:_MOST]), *more]
 
 
 def _canonical(name: str) -> str:
     """Return the name that transformers uses now; LayerNorm's were gamma and beta in TensorFlow."""
-    return (
-        name.removeprefix("bert.")
-        .replace("LayerNorm.gamma", "LayerNorm.weight")
-        .replace("LayerNorm.beta", "LayerNorm.bias")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
     )
 
 
 def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
+    """Look at the name, and at the content, where a header of JSON follows its length."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _is_mappable(path: Path) -> bool:
