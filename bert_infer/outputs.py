@@ -115,7 +115,10 @@ class HiddenStates(Texts):
     """``hidden_states.safetensors``: ``[tokens, hidden]`` a text, named by its position."""
 
     def _of(self, batch: Batch, outputs: Outputs, index: int) -> torch.Tensor:
-        return batch.states(outputs.hidden_states, index).clone()
+        import torch
+
+        with torch.inference_mode(mode=False):  # a copy that may be changed, and differentiated
+            return batch.states(outputs.hidden_states, index).clone()
 
     def write(self, directory: Path) -> None:
         """Write the file."""

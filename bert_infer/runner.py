@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from bert_infer import metrics
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from bert_infer.outputs import Output, Sink
     from bert_infer.records import Tokens
     from bert_infer.running.preparation import Prepared
+
+
+_ONE_AT_A_TIME = RLock()
+"""Runs of several threads would share the device, the precision and the figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +77,8 @@ class Runner:
     def run(self, texts: str | Iterable[str] | None = None) -> Result:
         """Run ``texts``, or the configured input, and return the outputs of the last pass.
 
+        Threads that call this wait for one another.
+
         Args:
             texts: a text, or several; None: the configured input.
 
@@ -92,9 +99,13 @@ class Runner:
         hidden_states = HiddenStates(prepared.tokens)
         pooled = Pooled(prepared.tokens, runner.output.pooling)
         record = runner.new_record()
-        execution.execute(prepared, record, (hidden_states, pooled))
+        with _ONE_AT_A_TIME:
+            execution.execute(prepared, record, (hidden_states, pooled))
         return Result(
-            metrics.of(record), hidden_states.in_order, pooled.stacked(), prepared.tokens.positions
+            record=metrics.of(record),
+            hidden_states=hidden_states.in_order,
+            pooled=pooled.stacked(),
+            positions=prepared.tokens.positions.copy(),  # those here are cached
         )
 
     def new_record(self, isolation: str = "inline") -> Record:

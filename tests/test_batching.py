@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bert_infer import compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget, best_fit
 from bert_infer.batching.groups import Group
-from bert_infer.batching.layouts import PackedBatch, PaddedBatch, shapes
+from bert_infer.batching.layouts import PackedBatch, PaddedBatch
 from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import InputError, OptionError, RefusedError
 from bert_infer.records import Tokens
@@ -138,11 +138,9 @@ def test_packing_gives_the_tokens_back_without_padding(policy, lengths, batch):
 @given(LAYOUTS, POLICIES, LENGTHS, BATCH)
 def test_shapes_are_those_of_the_batches(layout, policy, lengths, batch):
     groups = list(policy.plan(lengths, batch, 512))
-    found = shapes(layout, groups, lengths)
     for group in groups:
         laid_out = layout.of(group, ragged(lengths), 0)
         shape = layout.shape_of(group, lengths)
-        assert shape in found
         assert shape.slots == laid_out.padded_tokens
         assert shape.has_padding == (laid_out.padded_tokens > laid_out.real_tokens)
 

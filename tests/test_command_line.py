@@ -15,10 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer import compose
 from bert_infer.errors import RefusedError
+from bert_infer.models.weights import make
 
 RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
 
@@ -481,6 +483,55 @@ def test_from_python_the_tensors_and_the_same_record(command):
     assert record["run"]["environment_hash"] == written["run"]["environment_hash"] is not None
     assert record["run"]["overrides"] == ["model=tiny", "dtype=bf16", "batch=12"]
     assert {k: _keys(v) for k, v in record.items()} == {k: _keys(v) for k, v in written.items()}
+
+
+def test_what_a_run_from_python_returns_is_the_callers_own():
+    """Seen to fail: positions were the cached ones, and hidden states took no gradient."""
+    runner = compose(["model=tiny", "engine=fused", "drift.texts=0"])
+    result = runner.run(["one", "two"])
+    result.positions[:] += 10
+    result.hidden_states[0].mul_(2)
+    weight = torch.ones(64, requires_grad=True)
+    (result.hidden_states[1] @ weight + result.pooled[1] @ weight).sum().backward()
+    assert weight.grad is not None
+    assert runner.run(["one", "two"]).positions.tolist() == [0, 1]
+
+
+def test_runs_of_several_threads_wait_for_one_another():
+    """Seen to fail: "Library object has been destroyed"; each measured beside the other."""
+    script = (
+        "from concurrent.futures import ThreadPoolExecutor; from bert_infer import compose; "
+        "run = lambda text: compose(['model=tiny', 'engine=fused', 'drift.texts=0']).run(text); "
+        "print([r.record['status'] for r in ThreadPoolExecutor(3).map(run, 'abc')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout == "['ok', 'ok', 'ok']\n", done.stderr
+
+
+def test_of_two_runs_that_begin_together_one_gets_the_directory(command):
+    """Seen to fail: both went well, and one of the two records was left, half of it the other's."""
+    same = (*QUICK, "hydra.run.dir=same")
+    with command.running(*same) as first, command.running(*same) as second:
+        ended = {process: process.communicate()[1] for process in (first, second)}
+    good, refused = sorted(ended, key=lambda process: process.returncode)
+    assert (good.returncode, refused.returncode) == (0, 2)
+    assert "another run" in ended[refused] or "holds a run" in ended[refused]
+    assert [metrics["status"] for metrics in command.metrics()] == ["ok"]
+
+
+def test_a_runs_variables_are_set_before_torch_is_imported(command):
+    """Seen to fail: checking a PyTorch file imports torch, and the variable came too late."""
+    weights = make(compose(["model=tiny"]).model.architecture(), seed=0)
+    torch.save(weights, command.directory / "tiny.bin")
+    variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
+    own = {"OMP_NUM_THREADS": "2"}
+    done = command(*QUICK, "model.checkpoint=tiny.bin", variable, env=own)
+    assert done.returncode == 0, done.stderr
+    (run,) = command.runs()
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["threads"]["intra_op"] == 1
 
 
 def _keys(value):

@@ -367,6 +367,27 @@ def test_an_experiment_overrides_the_values_and_is_overridden_by_the_user():
     assert compose(["experiment=ragged", "batching=padded"]).batching.name == "padded"
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("itertions: 50", r"itertions is no key here.*Did you mean iterations\?"),
+        ("text: Good morning BERT!", r"In a file it is input.text"),
+    ],
+)
+def test_an_experiments_unknown_key_is_refused(tmp_path, line, says):
+    """Seen to fail: it was passed over, and another run was made than was asked for."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{line}\n")
+    with pytest.raises(RefusedError, match=f"(?s){says}"):
+        compose(["experiment=typo"], config_dir=tmp_path)
+
+
+def test_python_refuses_a_contradiction_as_the_command_line_does():
+    """Seen to fail: the later one was taken."""
+    with pytest.raises(RefusedError, match="dtype"):
+        compose(["dtype=bf16", "dtype=fp32"])
+
+
 def test_null_is_the_experiment_that_is_none():
     chosen = ["model=tiny", "experiment=null"]
     assert compose(chosen).settings == compose(["model=tiny"]).settings

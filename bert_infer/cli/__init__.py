@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -144,6 +144,7 @@ def _by_hydra(request: Request, directory: Path | None = None) -> int:
     from bert_infer.configuration.overrides import quoted
     from bert_infer.configuration.schema import interpolation_refused
     from bert_infer.devices import variables
+    from bert_infer.files.directories import alone_in
     from bert_infer.running import status
 
     # Fixed now: Hydra would fill in the time anew, and so use another directory than was checked.
@@ -155,6 +156,7 @@ def _by_hydra(request: Request, directory: Path | None = None) -> int:
         codes.append(_execute(config))
 
     with (
+        alone_in(directory) if directory else nullcontext(),
         _arguments([*request.flags, *request.overrides, *settled]),
         variables.temporarily({"HYDRA_FULL_ERROR": "1"}),  # raise, rather than print and exit
         interpolation_refused(),
@@ -181,7 +183,7 @@ def _execute(config: DictConfig) -> int:
     from bert_infer.running import terminal
 
     settings, isolated = sweep_settings(config), None
-    if settings.wants_process:
+    if settings.wants_process(has_variables=bool(HydraConfig.get().job.env_set)):
         isolated = Isolated(tuple(runner_from(config).preload), settings.timeout_s)
     with console.progress_bar() as progress:
         finished = Task(isolated, Watch(progress))(config)

@@ -11,8 +11,9 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bert_infer.batching import Batching
-from bert_infer.configuration.options import CONF, groups, options_with, searchpath
+from bert_infer.configuration.options import CONF, groups, options_with, searchpath, values
 from bert_infer.configuration.overrides import (
+    check_agreement,
     check_is_one_run,
     check_overrides,
     expand_short_forms,
@@ -75,6 +76,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         raise RefusedError(f"compose takes a list of overrides: {overrides}.", "Put it in [].")
     expanded, directories = expand_short_forms(overrides), searchpath(config_dir)
     check_overrides(expanded, directories)
+    check_agreement(expanded)
     check_is_one_run(expanded, "Give each key one value.", directories)
     return runner_from(config_from(expanded, directories), overrides)
 
@@ -114,10 +116,19 @@ def config_from(
         if len(choices) == len(overrides):  # what is wrong lies in an option's file
             raise RefusedError(str(error).strip(), "Try --help.") from error
         raise _misfit(error, config_from(choices, searchpath, job=0)) from error
+    if unknown := [str(key) for key in config if key not in {*groups(), *values(), "hydra"}]:
+        raise _stray(unknown[0])
     if job is not None:
         with open_dict(config):
             config.hydra.job.num = job
     return config
+
+
+def _stray(key: str) -> RefusedError:
+    """Return an error that says what an experiment's file may hold instead of ``key``."""
+    error = unknown_key(key, sorted({*groups(), *values()}))
+    remedy = "In a file it is input.text." if key == "text" else error.remedy
+    return RefusedError(f"An option's file is refused: {error.message}", remedy)
 
 
 def searching(searchpath: Sequence[str]) -> list[str]:
@@ -157,13 +168,13 @@ def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     """
     from omegaconf import OmegaConf
 
-    values = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
+    settings = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
     parts: dict[str, Any] = {
         group: component(group, config[group], base) for group, base in COMPONENTS.items()
     } | {
         key: checked(schema, OmegaConf.select(config, key), key) for key, schema in SECTIONS.items()
     }
-    return Runner(**parts, settings=checked(Settings, values, ""), overrides=tuple(overrides))
+    return Runner(**parts, settings=checked(Settings, settings, ""), overrides=tuple(overrides))
 
 
 @interpolation_refused()

@@ -163,10 +163,15 @@ class SweepSettings:
         if not 1 <= self.repeats <= MOST:
             raise OptionError("repeats", self.repeats, f"a whole number from 1 to {MOST}")
 
-    @property
-    def wants_process(self) -> bool:
-        """Tell whether a single run gets a process of its own."""
-        return self.isolation is Isolation.process or self.timeout_s is not None
+    def wants_process(self, *, has_variables: bool) -> bool:
+        """Tell whether a single run gets a process of its own.
+
+        Args:
+            has_variables: it has variables of the environment, to be set before torch is imported:
+                checking a run may have done that here.
+        """
+        needs_one = has_variables and self.isolation is not Isolation.inline
+        return self.isolation is Isolation.process or self.timeout_s is not None or needs_one
 
     def check_single(self) -> None:
         """Refuse, for a single run, keys that only a sweep takes.

@@ -29,8 +29,12 @@ def show(duel: Duel, a: str, b: str) -> None:
         table.add_row(str(place), *cells, f"{ratio:.3f}")
     console.show_table(table)
     low, high = duel.interval
-    of_pairs = f" (of {len(duel.of_pairs)} pairs of processes)" if duel.is_by_pairs else ""
-    interval = f"99 % interval {low:.3f} to {high:.3f}{of_pairs}"
+    pairs, of_what = len(duel.of_pairs), ""
+    if duel.is_by_pairs:
+        of_what = f" (of {pairs} pairs of processes)"
+    elif pairs > 1:
+        of_what = f" (of the rounds; {pairs} pairs do not tell what processes differ by)"
+    interval = f"99 % interval {low:.3f} to {high:.3f}{of_what}"
     console.show(Text(f"B over A in sequences/s: {duel.ratio:.3f}, {interval}"))
     console.show(Text(duel.sentence, "bold"))
 

@@ -110,6 +110,32 @@ def claimed(directory: Path, *, is_chosen: bool) -> Path:
 
 
 @contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Make ``directory`` if need be, and keep other single runs out of it.
+
+    The directory itself is locked, so that nothing else lies in it for that. The system releases it
+    when the process ends, however it ends.
+
+    Raises:
+        RunDirectoryError: another run is being made there, or has just been.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(
+                f"{directory} is being written by another run.",
+                "Wait until it is done, or choose another: hydra.run.dir=DIR.",
+            ) from None
+        check_free(directory, "run", ())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold ``directory``'s lock; the system releases it when the process ends, however it ends.
 

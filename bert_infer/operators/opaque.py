@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from functools import cache
 from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _KNOWN: WeakValueDictionary[str, Opaque] = WeakValueDictionary()
 _NUMBERS = count()
+_REGISTERING = Lock()
 
 
 class Opaque(ABC):
@@ -41,9 +43,14 @@ class Opaque(ABC):
         """Return an uninitialised tensor of the shape and dtype of ``kernel``'s."""
 
 
-@cache
 def _register() -> None:
-    """Register the operator ``bert_infer::call`` with PyTorch."""
+    """Register the operator ``bert_infer::call`` with PyTorch, if it is not."""
+    with _REGISTERING:
+        _registered()
+
+
+@cache
+def _registered() -> None:
     import torch
 
     def call(tensors: list[torch.Tensor], handle: str) -> torch.Tensor:

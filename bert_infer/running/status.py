@@ -174,10 +174,13 @@ def bury(directory: Path, cause: Cause) -> dict[str, Any]:
 
 
 def writer(directory: Path) -> int | None:
-    """Return the id of the process that keeps status.json; None if there is none any more."""
+    """Return the id of another process that keeps status.json; None if there is none any more.
+
+    A container's first process has the id of the one before it, and so would wait for itself.
+    """
     known = _known(directory)
     pid = known.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
+    if not isinstance(pid, int) or pid <= 0 or pid == os.getpid():
         return None
     began = moment(known.get("started_at"))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections import Counter
@@ -99,7 +98,7 @@ def _sum_up(plan: Plan, directory: Path) -> None:
 def bury_the_dead(directory: Path) -> None:
     """Write a record for each run that has none, unless another process is still making it."""
     for path in _runs(directory):
-        if not (path / "metrics.json").exists() and status.writer(path) in {None, os.getpid()}:
+        if not (path / "metrics.json").exists() and status.writer(path) is None:
             status.bury(path, _ENDED_WITH_IT)
 
 
