@@ -51,7 +51,7 @@ class Transformers(Engine):
             for part in architecture.parts
             for name, tensor in weights.read(part).items()
         }
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the console is the Runner's
+        logging.disable_progress_bar()  # the console is the Runner's
         bert = BertModel.from_pretrained(
             None,
             config=BertConfig(**architecture.encoder_config),
@@ -59,8 +59,8 @@ class Transformers(Engine):
             dtype=dtype.weights(),
             attn_implementation=device.attention_of_rows(),
         )
-        bert.to(device.torch_device())  # type: ignore[arg-type]
-        bert.eval()  # type: ignore[no-untyped-call]
+        bert.to(device.torch_device())
+        bert.eval()
         encoder = dtype.converted(bert, device)
         device.finish(encoder, scales_only=dtype.has_scales)
 
