@@ -185,6 +185,11 @@ class ModelFiles:
     directory: Path
     provenance: Mapping[str, Any] = field(compare=False)  # a mapping has no hash
 
+    @property
+    def weights(self) -> Path | None:
+        """The file that holds all weights; None where there is none, or they are in several."""
+        return self.find("model.safetensors", "pytorch_model.bin")
+
     def find(self, *names: str) -> Path | None:
         """Return the first of ``names`` that exists here."""
         return next((p for n in names if (p := self.directory / n).is_file()), None)

@@ -267,15 +267,11 @@ def _prepared(overrides: Sequence[str], config_dir: str | None) -> Prepared:
 
 
 def _check_same_work(a: Prepared, b: Prepared) -> None:
-    flop = [p.architecture.useful_flop(p.tokens.lengths) / len(p.tokens) for p in (a, b)]
-    if flop[0] != flop[1]:
-        what = f"{flop[0] / 1e9:.4g} and {flop[1] / 1e9:.4g} useful GFLOP a sequence"
-    elif a.tokens.sha256 != b.tokens.sha256:
-        what = "their tokens differ"
-    else:
+    if a.work.is_same(b.work):
         return
-    sides = (" ".join(side.runner.overrides) or "nothing" for side in (a, b))
+    first, second = (" ".join(side.runner.overrides) or "nothing" for side in (a, b))
     raise RefusedError(
-        f"The two would do different work: {what}. A is {next(sides)}. B is {next(sides)}.",
+        f"The two would do different work: {a.work.difference(b.work)}. A is {first}. B is "
+        f"{second}.",
         "Give both the same texts, model and max_length, or add --force.",
     )

@@ -129,6 +129,8 @@ def alone_in(directory: Path) -> Iterator[None]:
                 f"{directory} is being written by another run.",
                 "Wait until it is done, or choose another: hydra.run.dir=DIR.",
             ) from None
+        except OSError:
+            pass  # NFS, for one, locks no directories
         check_free(directory, "run", ())
         yield
     finally:

@@ -12,6 +12,7 @@ import numpy as np
 from bert_infer.errors import RefusedError
 from bert_infer.files import FORWARD_COLUMNS, read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
+from bert_infer.running.workload import WorkDone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,9 +65,10 @@ class Run:
         return float(self.metrics["throughput"]["sequences_per_s"])
 
     @property
-    def flop_per_sequence(self) -> float:
-        """Useful FLOP of a sequence, on average."""
-        return float(self.metrics["compute"]["useful_flop"] / self.metrics["workload"]["sequences"])
+    def work(self) -> WorkDone:
+        """What it did."""
+        flop, sequences = at(self.metrics, "compute.useful_flop"), at(self.metrics, _COUNTS[0])
+        return WorkDone(str(at(self.metrics, "provenance.input.sha256")), flop / sequences)
 
 
 def in_order(directories: Iterable[Path]) -> list[Path]:

@@ -79,7 +79,7 @@ class Model:
     def files(self) -> ModelFiles | None:
         """Return the model's files, from the hub if they are not all here; None without any."""
         local = self.local_files()
-        if local and (self._is_directory or local.find("model.safetensors", "pytorch_model.bin")):
+        if local and (self._is_directory or local.weights):
             return local
         # A cache may hold a model's config alone: other libraries fetch what they need.
         return hub.whole(self.name, self.revision) or local

@@ -46,7 +46,7 @@ def locate(model: Model, seed: int) -> WeightsSource:
         return WeightsSource("checkpoint", path, seed, {"source": "file", "path": str(path)})
     if model.weights is not WeightsPolicy.random:
         files = model.files()
-        found = files.find("model.safetensors", "pytorch_model.bin") if files else None
+        found = files.weights if files else None
         if files and not found and files.find(*_SHARDED):
             raise WeightsError(
                 f"The weights of {model.name} are in several files (shards), which are not read.",

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from bert_infer.measuring.intervals import Interval
     from bert_infer.report.entries import Entry
 
-_SAME_WORK = 1e-9
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -174,17 +172,9 @@ def _by_configuration(sweep: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def _check_same_work(baseline: Run, run: Run) -> None:
-    same_texts = _input(baseline) == _input(run)
-    per_sequence = (baseline.flop_per_sequence, run.flop_per_sequence)
-    if same_texts and abs(per_sequence[1] / per_sequence[0] - 1) < _SAME_WORK:
-        return
-    what = "model or max_length" if same_texts else "input"
-    raise RefusedError(
-        f"{run.directory} did other work than {baseline.directory}: their {what} differs "
-        f"({per_sequence[0] / 1e9:.4g} and {per_sequence[1] / 1e9:.4g} useful GFLOP a sequence).",
-        "Compare runs of the same texts on the same model, or add --force.",
-    )
-
-
-def _input(run: Run) -> str:
-    return str(run.metrics["provenance"]["input"]["sha256"])
+    if not run.work.is_same(baseline.work):
+        raise RefusedError(
+            f"{run.directory} did other work than {baseline.directory}: "
+            f"{baseline.work.difference(run.work)}.",
+            "Compare runs of the same texts on the same model, or add --force.",
+        )

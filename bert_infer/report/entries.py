@@ -17,6 +17,7 @@ from bert_infer.files import read_json_object, runs
 from bert_infer.measuring.intervals import Interval
 from bert_infer.records import Caveat
 from bert_infer.running.status import moment
+from bert_infer.running.workload import WorkDone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,6 +113,13 @@ class Entry:
         """When it began; if it does not say, when its directory was last modified."""
         began = moment(self.text("run.started_at"))
         return began or datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
+
+    @property
+    def work(self) -> WorkDone | None:
+        """What it did; None where that is unknown."""
+        texts = self.text("provenance.input.sha256")
+        flop, sequences = map(self.number, ("compute.useful_flop", "workload.sequences"))
+        return WorkDone(texts, flop / sequences) if texts and flop and sequences else None
 
     @property
     def content(self) -> str:

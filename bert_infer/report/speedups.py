@@ -105,15 +105,8 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
 
 def same_work(row: Row, other: Row) -> bool | None:
     """Tell whether the two did as much work, on the same texts; None where that is unknown."""
-    works = (work(row), work(other))
-    return works[0] == works[1] if all(works) else None
-
-
-def work(row: Row) -> tuple[str, float] | None:
-    """Return the input's hash and the useful FLOP of a sequence."""
-    texts = row.entry.text("provenance.input.sha256")
-    flop, sequences = map(row.entry.number, ("compute.useful_flop", "workload.sequences"))
-    return (texts, round(flop / sequences, 3)) if texts and flop and sequences else None
+    mine, theirs = row.entry.work, other.entry.work
+    return mine.is_same(theirs) if mine and theirs else None
 
 
 def _check_there(rows: Sequence[Row], baseline: Baseline) -> None:

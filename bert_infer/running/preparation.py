@@ -16,7 +16,7 @@ from bert_infer.inputs import Input, TextInput
 from bert_infer.measuring import environment
 from bert_infer.measuring.measure import timed
 from bert_infer.models import checkpoints, weights
-from bert_infer.running.workload import Workload
+from bert_infer.running.workload import WorkDone, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -79,6 +79,12 @@ class Prepared:
     max_length: int
     tokenizer_provenance: dict[str, Any]
     source: WeightsSource
+
+    @property
+    def work(self) -> WorkDone:
+        """What the run will do."""
+        flop = self.architecture.useful_flop(self.tokens.lengths)
+        return WorkDone(self.tokens.sha256, flop / len(self.tokens))
 
     def content(self) -> Content:
         """Return what tells runs apart."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +14,31 @@ if TYPE_CHECKING:
 
     from bert_infer.batching.groups import Group, Shape
     from bert_infer.records import Forward, Tokens
+
+
+class WorkDone(NamedTuple):
+    """What runs must have in common where their speed is compared.
+
+    Attributes:
+        input_sha256: a hash of the input's tokens.
+        flop_per_sequence: useful FLOP of a sequence, on average.
+    """
+
+    input_sha256: str
+    flop_per_sequence: float
+
+    def is_same(self, other: WorkDone) -> bool:
+        """Tell whether both did as much work a sequence, on the same input."""
+        return self.input_sha256 == other.input_sha256 and math.isclose(
+            self.flop_per_sequence, other.flop_per_sequence
+        )
+
+    def difference(self, other: WorkDone) -> str:
+        """Return what the two differ in, to end a sentence with."""
+        is_input = self.input_sha256 != other.input_sha256
+        what = "input" if is_input else "model or max_length"
+        mine, theirs = (work.flop_per_sequence / 1e9 for work in (self, other))
+        return f"their {what} differs ({mine:.4g} and {theirs:.4g} useful GFLOP a sequence)"
 
 
 @dataclass(frozen=True, eq=False)

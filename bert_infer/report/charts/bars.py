@@ -58,7 +58,7 @@ def option(key: str, rows: Sequence[Row]) -> Plot | None:
         )
     if len(shown) < len(rates):
         note += f" The {len(shown)} fastest of {len(rates)}."
-    if len({work for row in rows if (work := speedups.work(row))}) > 1:
+    if any(speedups.same_work(row, rows[0]) is False for row in rows):
         note += " Not all runs did the same work."
     return Plot(key, note, _bars(means, each, "rate", "sequences/s"))
 
