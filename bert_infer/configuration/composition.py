@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from bert_infer.batching import Batching
 from bert_infer.configuration.options import CONF, groups, options_with, searchpath, values
 from bert_infer.configuration.overrides import (
-    check_agreement,
     check_is_one_run,
     check_overrides,
     expand_short_forms,
@@ -66,7 +65,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     """Return the Runner that ``overrides`` choose, each as on the command line: ``"dtype=bf16"``.
 
     Args:
-        overrides: of configuration; what concerns files, processes or sweeps has no effect here.
+        overrides: of configuration; what concerns files, processes or sweeps has no effect here. Of
+            a key that is given twice the later value counts, so that a list may follow another.
         config_dir: holds options of your own, as for ``--config-dir``.
 
     Raises:
@@ -76,7 +76,6 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         raise RefusedError(f"compose takes a list of overrides: {overrides}.", "Put it in [].")
     expanded, directories = expand_short_forms(overrides), searchpath(config_dir)
     check_overrides(expanded, directories)
-    check_agreement(expanded)
     check_is_one_run(expanded, "Give each key one value.", directories)
     return runner_from(config_from(expanded, directories), overrides)
 

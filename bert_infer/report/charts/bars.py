@@ -106,7 +106,8 @@ def _bars(
     ]
     bars = alt.Chart(data(means)).mark_bar(cornerRadiusEnd=2, opacity=0.85, height={"band": 0.62})
     dots = alt.Chart(data(each)).mark_point(filled=True, size=26, opacity=0.75, style="each")
-    layers = (layer.encode(x=x, y=y, tooltip=tooltip) for layer in (bars, dots))
+    shown = [bars, dots] if means else [dots]  # of an empty layer Vega complains
+    layers = (layer.encode(x=x, y=y, tooltip=tooltip) for layer in shown)
     return spec(alt.layer(*layers), height=44 * len(values))
 
 
