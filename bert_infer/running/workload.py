@@ -35,6 +35,8 @@ class WorkDone(NamedTuple):
 
     def difference(self, other: WorkDone) -> str:
         """Return what the two differ in, to end a sentence with."""
+        if math.isclose(self.flop_per_sequence, other.flop_per_sequence):
+            return "their input differs"
         is_input = self.input_sha256 != other.input_sha256
         what = "input" if is_input else "model or max_length"
         mine, theirs = (work.flop_per_sequence / 1e9 for work in (self, other))
