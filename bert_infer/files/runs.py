@@ -67,7 +67,10 @@ class Run:
     @property
     def work(self) -> WorkDone:
         """What it did."""
-        flop, sequences = at(self.metrics, "compute.useful_flop"), at(self.metrics, _COUNTS[0])
+        flop, sequences = (
+            at(self.metrics, "compute.useful_flop"),
+            at(self.metrics, "workload.sequences"),
+        )
         return WorkDone(str(at(self.metrics, "provenance.input.sha256")), flop / sequences)
 
 

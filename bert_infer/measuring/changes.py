@@ -51,13 +51,13 @@ def outliers(samples: NDArray[np.float64]) -> Outliers:
 
 
 def over_others(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each of ``[passes, batches]`` over the median of its batch's other passes.
+    """Return each time over the median of its batch's other passes.
 
-    Of a median over few that includes itself, one in each batch would be no more than 1 away, and
-    the fences so close that plain noise lies beyond them.
+    Over a median that includes itself, one time of each batch would be exactly 1, and the others
+    near it: with few passes the fences would be so close that plain noise lies beyond them.
 
     Args:
-        samples: of 2 passes at the least.
+        samples: ``[passes, batches]``, times of 2 passes at the least.
     """
     count = len(samples)
     ordered, rank = np.sort(samples, axis=0), samples.argsort(axis=0).argsort(axis=0)

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from bert_infer.records import Caveat
 
 _ADA, _CLEARS_IN_ORDER = (8, 9), "2.12"
+_LACKS = (
+    "this machine lacks Triton, a C compiler (CC, gcc or clang) or Python's headers, or its card "
+    "is older than Volta"
+)
+"""Why inductor cannot compile for the card."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,7 @@ class Cuda(Device):
             raise OptionError(
                 "device.fuses",
                 "true",
-                "null or false: this machine lacks Triton, a C compiler (CC, gcc or clang) or "
-                "Python's headers, or its card is older than Volta",
+                f"null or false: {_LACKS}",
             )
 
     @property
@@ -163,8 +167,7 @@ class Cuda(Device):
         """Refuse torch.compile where inductor would."""
         if isinstance(graph, Compile) and not self._can_fuse():
             raise RefusedError(
-                "graph=compile is refused: this machine lacks Triton, a C compiler (CC, gcc or "
-                "clang) or Python's headers, or its card is older than Volta.",
+                f"graph=compile is refused: {_LACKS}.",
                 "Use graph=cuda_graphs or graph=eager.",
             )
 
