@@ -139,22 +139,15 @@ def forward(encode: Encode, inputs: tuple[NDArray[np.generic], ...], device: Dev
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Turn automatic garbage collection off inside: it would land in some forward's time.
-
-    Existing objects are frozen (gc.freeze), so that a collection between passes is short.
-    """
+    """Turn automatic garbage collection off inside: it would land in some forward's time."""
     gc.collect()
-    gc.freeze()
-    try:
-        with collector_off():
-            yield
-    finally:
-        gc.unfreeze()
+    with collector_off():
+        yield
 
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Turn automatic garbage collection off inside, and leave frozen what is."""
+    """Turn automatic garbage collection off inside, without collecting first."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -178,7 +171,7 @@ def measured_pass(
     are yielded when all of them are done.
     """
     if gc.get_count()[0] > _OBJECTS_WORTH_COLLECTING:
-        gc.collect()
+        gc.collect(0)  # what has come since the last: going through all objects takes long
     remaining, batch_index = iter(batches), 0
     while True:
         done: list[tuple[Forward, Batch, Outputs]] = []

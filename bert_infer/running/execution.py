@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bert_infer.devices import variables
@@ -18,7 +21,7 @@ from bert_infer.running.passes import Passes
 from bert_infer.running.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bert_infer.batching.layouts import Batch
     from bert_infer.outputs import Sink
@@ -54,11 +57,20 @@ def execute(
         UnrecordableError: a forward cannot be recorded as a graph.
     """
     record.prepared = prepared
-    runner, device, architecture = prepared.runner, prepared.device, prepared.architecture
-    with record.phases("import"):
-        _import(prepared)
+    with _imported(prepared, record):
+        return _executed(prepared, record, sinks, progress, schedule)
+
+
+def _executed(
+    prepared: Prepared,
+    record: Record,
+    sinks: Sequence[Sink],
+    progress: ShowProgress,
+    schedule: Schedule | None,
+) -> tuple[Batch, Outputs]:
     import torch
 
+    runner, device, architecture = prepared.runner, prepared.device, prepared.architecture
     schedule = schedule or Schedule.of(runner.settings.iterations, runner.until, record.relative_ci)
     total = prepared.workload.forwards * schedule.passes if schedule.passes else None
     compared = drift.sample(prepared)
@@ -116,14 +128,27 @@ def execute(
     return last
 
 
-def _import(prepared: Prepared) -> None:
-    """Import what the parts need, the device's first: it may change what the others find."""
+@contextmanager
+def _imported(prepared: Prepared, record: Record) -> Iterator[None]:
+    """Import what the parts need, the device's first: it may change what the others find.
+
+    torch and transformers are some 600,000 objects. While the run that imports them goes on, no
+    garbage collection passes over them, which would take a tenth of a short run's time.
+    """
     device = prepared.device
-    variables.settle(device.variables(prepared.graph), device.imports)
+    is_first = "torch" not in sys.modules and not gc.get_freeze_count()  # or a program's own choice
     # Collections among imports find nothing, and take a seventh of their time.
-    with interruption.held_back(), collector_off():
+    with record.phases("import"), interruption.held_back(), collector_off():
+        variables.settle(device.variables(prepared.graph), device.imports)
         for name in (*device.imports, *prepared.runner.imports):
             importlib.import_module(name)
+        if is_first:
+            gc.freeze()
+    try:
+        yield
+    finally:
+        if is_first:
+            gc.unfreeze()
 
 
 def _measure(
