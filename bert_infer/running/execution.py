@@ -136,7 +136,7 @@ def _imported(prepared: Prepared, record: Record) -> Iterator[None]:
     garbage collection passes over them, which would take a tenth of a short run's time.
     """
     device = prepared.device
-    is_first = "torch" not in sys.modules and not gc.get_freeze_count()  # or a program's own choice
+    is_first, was_frozen = "torch" not in sys.modules, gc.get_freeze_count() > 0
     # Collections among imports find nothing, and take a seventh of their time.
     with record.phases("import"), interruption.held_back(), collector_off():
         variables.settle(device.variables(prepared.graph), device.imports)
@@ -147,7 +147,7 @@ def _imported(prepared: Prepared, record: Record) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_first:
+        if is_first and not was_frozen:  # what a program has frozen itself stays so
             gc.unfreeze()
 
 
