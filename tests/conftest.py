@@ -17,6 +17,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from filelock import FileLock
 
 from bert_infer.devices.cuda import driver
 
@@ -167,9 +168,19 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def made_sweep(tmp_path_factory):
+def made_sweep(request, tmp_path_factory):
     """Two dtypes, batches and policies on ragged texts, made by the real command line once."""
-    command = Command(tmp_path_factory.mktemp("made"))
+    made = tmp_path_factory.getbasetemp() / "made"
+    if hasattr(request.config, "workerinput"):  # for all workers
+        made = made.parent.parent / "made"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            made.mkdir()
+            _make_sweep(Command(made))
+    return made / "sweep"
+
+
+def _make_sweep(command):
     done = command(
         "--multirun",
         "model=tiny",
@@ -185,7 +196,6 @@ def made_sweep(tmp_path_factory):
     for summed_up in (path for path in sweep.iterdir() if path.is_file()):
         if summed_up.name != "multirun.yaml":
             summed_up.unlink()
-    return sweep
 
 
 @pytest.fixture

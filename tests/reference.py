@@ -12,6 +12,8 @@ BATCHINGS = [
     ["batching=token_budget", "batching.max_tokens=1024"],
 ]
 PACKED = ["batching=packed", "batching.max_tokens=1024", "engine=fused"]
+OUTPUTS_ALONE = ["warmup=0", "drift.texts=0"]
+"""Where nothing but outputs is looked at: half the time."""
 EAGER = [*BATCHINGS, PACKED, *([*batching, "engine=fused"] for batching in BATCHINGS)]
 
 

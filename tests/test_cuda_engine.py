@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import OUTPUTS_ALONE
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from torch._guards import TracingContext
@@ -46,6 +47,8 @@ from bert_infer.operators.scaled import Scaled
 from bert_infer.records import Weights
 from bert_infer.running.execution import execute
 
+BRIEF = 11
+"""Texts of up to 90 words: most processors emulate the formats."""
 HOPPER, ADA, AMPERE, TURING = (9, 0), (8, 9), (8, 0), (7, 5)
 
 
@@ -191,8 +194,8 @@ def cosines(ours, theirs):
 
 @pytest.fixture(scope="module")
 def exact(prose):
-    chosen = ["model=minilm", "engine=fused", "output.pooling=mean", "drift.texts=0"]
-    return compose(chosen).run(prose).pooled
+    chosen = ["model=minilm", "engine=fused", "output.pooling=mean", *OUTPUTS_ALONE]
+    return compose(chosen).run(prose[:BRIEF]).pooled
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def exact(prose):
 )
 @pytest.mark.usefixtures("card")
 def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
-    done = run(f"dtype={dtype}", "batching=packed", texts=prose)
+    done = run(f"dtype={dtype}", "batching=packed", "warmup=0", texts=prose[:BRIEF])
     assert cosines(done.pooled, exact).min() >= least
     drift = done.record["drift"]
     assert drift["texts"] == 8

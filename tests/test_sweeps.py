@@ -60,6 +60,15 @@ def phases(command):
     return {json.loads(path.read_text())["phase"] for path in found}
 
 
+def running(command):
+    """The processes of runs, as far as they live."""
+    found = []
+    for path in (command.directory / "sweep").glob("*/status.json"):
+        with suppress(OSError, psutil.NoSuchProcess):
+            found.append(psutil.Process(json.loads(path.read_text())["pid"]))
+    return found
+
+
 def test_whatever_ends_a_run_the_next_one_starts(command):
     deeds = ["segfault", "kill", "hang", "allocate", "accelerator_is_full", "exit", "raise"]
     deeds += ["full_disk", "nothing"]
@@ -348,17 +357,17 @@ def test_a_full_disk_leaves_whole_files_and_no_traceback(command, kilobytes):
 def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
     """SIGKILL at random moments: to runs, and then to the whole sweep, which is resumed."""
     chance = random.Random(0)
-    batches = range(1, 16)
+    batches = range(1, 9)
     sweep = ("--multirun", *TINY[:-1], f"batch={','.join(map(str, batches))}", "iterations=3")
     kills, where = 0, "hydra.sweep.dir=sweep"
     while kills < 50:
         with command.running(*sweep, where) as process:
-            wait_for(lambda: phases(command) or process.poll() is not None)
-            for _ in range(chance.randint(1, 20)):
+            wait_for(lambda: running(command) or process.poll() is not None)
+            for _ in range(chance.randint(5, 25)):
                 time.sleep(chance.uniform(0, 0.7))
-                for path in (command.directory / "sweep").glob("*/status.json"):
-                    with suppress(OSError):
-                        os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+                for run in running(command):
+                    with suppress(psutil.NoSuchProcess):
+                        run.kill()
                         kills += 1
             process.kill()
             kills += 1
@@ -379,9 +388,6 @@ def test_resuming_makes_only_what_is_missing_and_mixes_no_environments_unasked(c
     first = command("--multirun", *TINY, "batch=1,2", "dtype=fp32,bf16")
     assert first.returncode == 0, first.stderr
     made = records(command)
-    again = command("--multirun", "resume=sweep")
-    assert again.returncode == 0, again.stderr
-    assert "4 of 4 runs are there already" in again.stdout
     # Seen to fail: the default model on the default text, as neither was given again.
     more = command("--multirun", "dtype=fp32", "batch=1,2,3", "repeats=2", "resume=sweep")
     assert more.returncode == 0, more.stderr
@@ -453,21 +459,22 @@ def test_fields_of_options_that_are_swept_over_are_taken_and_resumed(command):
     assert len(records(command)) == 6
 
 
+def command_of_the_only_row(command):
+    table = (command.directory / "sweep/summary.csv").read_text()
+    (row,) = csv.DictReader(table.splitlines())
+    return shlex.split(row["command"])
+
+
 def test_a_sweep_with_options_of_ones_own_is_resumed_with_them(command):
     """Seen to fail: a pattern that had chosen two options chose one."""
     own = command.directory / "own" / "batching"
     own.mkdir(parents=True)
     (own / "paddle.yaml").write_text("_target_: bert_infer.batching.Padded\n")
-    variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
-    swept = ("--multirun", *TINY, "batching=glob(pad*)", variable, "--config-dir", "own")
+    swept = ("--multirun", *TINY, "batching=glob(pad*)", "--config-dir", "own")
     assert command(*swept).returncode == 0
-    table = (command.directory / "sweep/summary.csv").read_text()
-    (row,) = csv.DictReader(table.splitlines())
-    _, _, *again = shlex.split(row["command"])  # Seen to fail: no directory, and no variable.
+    _, _, *again = command_of_the_only_row(command)  # Seen to fail: no directory.
     assert f"--config-dir={own.parent}" in again
     assert command(*again, "hydra.run.dir=again").returncode == 0
-    recorded = json.loads((command.directory / "again/environment.json").read_text())
-    assert recorded["variables"]["OMP_NUM_THREADS"] == "1"
     assert "2 of 2 runs are there already" in command("--multirun", "resume=sweep").stdout
     both = command("--multirun", "resume=sweep", "batch=1,2", "--config-dir", "own")
     assert "2 of 4 runs are there already" in both.stdout, both.stderr
@@ -536,17 +543,17 @@ def test_resuming_removes_what_a_kill_left_half_written_and_nothing_else(command
 def test_a_sweep_with_variables_of_its_own_is_resumed_with_them(command):
     """Seen to fail: the environment was compared without them, and Hydra's keys were options."""
     variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
-    first = command("--multirun", *TINY, "batch=1,2", variable)
+    first = command("--multirun", *TINY, "batch=1", variable)
     assert first.returncode == 0, first.stderr
-    whole = command("--multirun", "resume=sweep")
-    assert whole.returncode == 0, whole.stderr
-    assert "2 of 2 runs are there already" in whole.stdout
-    (command.directory / "sweep/1/metrics.json").unlink()
-    again = command("--multirun", "resume=sweep", "hydra/launcher=joblib")
-    assert again.returncode == 0, again.stderr
-    assert "1 of 2 runs are there already" in again.stdout
+    _, _, *again = command_of_the_only_row(command)  # Seen to fail: without the variable.
+    assert command(*again, "hydra.run.dir=again").returncode == 0
+    recorded = json.loads((command.directory / "again/environment.json").read_text())
+    assert recorded["variables"]["OMP_NUM_THREADS"] == "1"
+    resumed = command("--multirun", "resume=sweep", "batch=1,2", "hydra/launcher=joblib")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "1 of 2 runs are there already" in resumed.stdout
     found = records(command).values()
-    assert sorted(m["choice"]["batch"] or 0 for m in found if m["status"] == "ok") == [1, 2]
+    assert sorted(m["choice"]["batch"] for m in found) == [1, 2]
 
 
 def test_a_sweep_leaves_another_commands_run_beside_it_alone(command):
