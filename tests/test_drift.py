@@ -93,11 +93,13 @@ def test_the_reference_and_a_run_that_asks_for_none_are_not_compared():
 
 def test_only_what_runs_as_the_reference_does_goes_uncompared():
     """A compiled one is another computation; a padded one has a mask, and a gate is a gate."""
-    compiled = compose(["model=tiny", "graph=compile"]).run(TEXTS).record["drift"]
-    gated = compose(["model=tiny", "batch=4", "drift.min_cosine=0.999"]).run(TEXTS).record["drift"]
+    compiled = compose(["model=tiny", "graph=compile"]).run(TEXTS).record
+    gated = compose(["model=tiny", "batch=4", "drift.min_cosine=0.999"]).run(TEXTS).record
     for found in (compiled, gated):
-        assert found["texts"] == len(TEXTS)
-        assert found["min_cosine"] > 0.999999
+        assert found["drift"]["texts"] == len(TEXTS)
+        assert found["drift"]["min_cosine"] > 0.999999
+        compiles = found["choice"]["graph"] == "compile"
+        assert (found["phases_s"]["compile"] is not None) == compiles
 
 
 def test_at_most_so_many_texts_are_compared():
@@ -161,4 +163,5 @@ def test_a_gate_fails_the_run_and_keeps_its_figures(command):
     assert metrics["status"] == "drift_exceeded"
     assert "drift.min_cosine=0.9999999" in metrics["error"]["message"]
     assert metrics["throughput"]["sequences_per_s"] > 0
-    assert command("model=minilm", "dtype=bf16", "drift.min_cosine=0.5").returncode == 0
+    passed = compose(["model=minilm", "dtype=bf16", "drift.min_cosine=0.5"]).run(TEXTS)
+    assert passed.record["status"] == "ok"

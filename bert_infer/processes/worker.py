@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import MAKE_ROOM, BertInferError, RefusedError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bert_infer.running.schedule import Schedule
 
 _LOG = logging.getLogger(__name__)
+_COMPILERS = ("torch._dynamo.exc", "torch._inductor", "triton")
 
 
 class Glimpse(NamedTuple):
@@ -139,4 +141,16 @@ def _remedy(error: Exception) -> str:
         return LESS
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return MAKE_ROOM
+    if _was_compiled(error):
+        return (
+            "It came from a compiler, or from what one made; the traceback is in run.log. Do "
+            "without: graph=eager, and on a GPU device.fuses=false as well."
+        )
     return "The traceback is in run.log, in the run's directory."
+
+
+def _was_compiled(error: Exception) -> bool:
+    """Tell whether a compiler raised ``error``, or code that it had made."""
+    frames = traceback.walk_tb(error.__traceback__)
+    passed = (str(frame.f_globals.get("__name__")) for frame, _ in frames)
+    return any(name.startswith(_COMPILERS) for name in (type(error).__module__, *passed))
