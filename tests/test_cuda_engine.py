@@ -47,8 +47,6 @@ from bert_infer.operators.scaled import Scaled
 from bert_infer.records import Weights
 from bert_infer.running.execution import execute
 
-BRIEF = 11
-"""Texts of up to 90 words: most processors emulate the formats."""
 HOPPER, ADA, AMPERE, TURING = (9, 0), (8, 9), (8, 0), (7, 5)
 
 
@@ -195,7 +193,7 @@ def cosines(ours, theirs):
 @pytest.fixture(scope="module")
 def exact(prose):
     chosen = ["model=minilm", "engine=fused", "output.pooling=mean", *OUTPUTS_ALONE]
-    return compose(chosen).run(prose[:BRIEF]).pooled
+    return compose(chosen).run(prose[::2]).pooled
 
 
 @pytest.mark.parametrize(
@@ -204,7 +202,9 @@ def exact(prose):
 )
 @pytest.mark.usefixtures("card")
 def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
-    done = run(f"dtype={dtype}", "batching=packed", "warmup=0", texts=prose[:BRIEF])
+    done = run(
+        f"dtype={dtype}", "batching=packed", "warmup=0", texts=prose[::2]
+    )  # most processors emulate them
     assert cosines(done.pooled, exact).min() >= least
     drift = done.record["drift"]
     assert drift["texts"] == 8

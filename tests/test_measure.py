@@ -274,10 +274,14 @@ def test_what_a_pass_leaves_behind_is_collected_before_the_next(time):
     assert left == [20_000] * 3
 
 
-def test_no_collection_of_a_first_run_passes_over_what_it_imports():
-    """Seen to fail: those of a short run took a tenth of its time. What was thawed stays so."""
+@pytest.mark.parametrize("before", ["", "gc.freeze(); "])
+def test_no_collection_of_a_first_run_passes_over_what_it_imports(before):
+    """What a program has frozen itself stays so.
+
+    Seen to fail: collections of a short run took a tenth of its time; a later run thawed all.
+    """
     script = (
-        "import gc; from bert_infer import compose; frozen = []; "
+        f"import gc; from bert_infer import compose; frozen = []; {before}"
         "gc.callbacks.append(lambda *_: frozen.append(gc.get_freeze_count())); "
         f"runner = compose({list(QUICK)}); runner.run('one'); "
         "print(max(frozen), gc.get_freeze_count()); "
@@ -289,8 +293,8 @@ def test_no_collection_of_a_first_run_passes_over_what_it_imports():
     )
     most, left, kept = map(float, done.stdout.split())
     assert most > 100_000
-    assert left == 0
-    assert kept > 0.99, "Seen to fail: a program's own choice was undone."
+    assert (left > 0) == bool(before)
+    assert kept > 0.99
 
 
 def test_nothing_comes_between_the_warm_up_and_the_passes():

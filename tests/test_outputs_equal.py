@@ -21,7 +21,7 @@ from bert_infer.models.architecture import Architecture
 from bert_infer.models.weights import make
 
 BRIEF = 11
-"""Texts of up to 90 words, for BERT-Large and for formats that most processors emulate."""
+"""How many texts BERT-Large encodes here, of up to 90 words: MiniLM has the long ones."""
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_trained_minilm_in_fp32(graph, choices, prose, minilm_reference):
 )
 def test_trained_minilm_in_half_precision(dtype, choices, prose, minilm_reference):
     chosen = ["model=minilm", f"dtype={dtype}", *choices, *OUTPUTS_ALONE]
-    result = compose(chosen).run(prose[:BRIEF])
-    assert smallest_cosine(result, minilm_reference[:BRIEF]) >= 0.999
+    result = compose(chosen).run(prose[::2])  # most processors emulate them
+    assert smallest_cosine(result, minilm_reference[::2]) >= 0.999
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,13 @@ def large_reference(prose):
     return list(directly(bert, prose[:BRIEF]))
 
 
-@pytest.mark.parametrize("batching", [BATCHINGS[1], PACKED], ids=lambda batching: batching[0])
-def test_random_bert_large_in_fp32(batching, prose, large_reference):
-    chosen = ["model.weights=random", *batching, *OUTPUTS_ALONE]
+@pytest.mark.parametrize(
+    ("graph", "batching"),
+    [("eager", BATCHINGS[1]), ("eager", PACKED), ("compile", PACKED)],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_random_bert_large_in_fp32(graph, batching, prose, large_reference):
+    chosen = ["model.weights=random", f"graph={graph}", *batching, *OUTPUTS_ALONE]
     result = compose(chosen).run(prose[:BRIEF])
     assert largest_difference(result, large_reference) <= 1e-4
 

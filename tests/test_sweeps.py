@@ -357,12 +357,13 @@ def test_a_full_disk_leaves_whole_files_and_no_traceback(command, kilobytes):
 def test_fifty_kills_lose_nothing_and_repeat_nothing(command):
     """SIGKILL at random moments: to runs, and then to the whole sweep, which is resumed."""
     chance = random.Random(0)
-    batches = range(1, 9)
+    batches = range(1, 16)
     sweep = ("--multirun", *TINY[:-1], f"batch={','.join(map(str, batches))}", "iterations=3")
     kills, where = 0, "hydra.sweep.dir=sweep"
     while kills < 50:
         with command.running(*sweep, where) as process:
-            wait_for(lambda: running(command) or process.poll() is not None)
+            if chance.random() < 0.7:  # else the sweep may be killed while it starts
+                wait_for(lambda: running(command) or process.poll() is not None)
             for _ in range(chance.randint(5, 25)):
                 time.sleep(chance.uniform(0, 0.7))
                 for run in running(command):
@@ -553,7 +554,7 @@ def test_a_sweep_with_variables_of_its_own_is_resumed_with_them(command):
     assert resumed.returncode == 0, resumed.stderr
     assert "1 of 2 runs are there already" in resumed.stdout
     found = records(command).values()
-    assert sorted(m["choice"]["batch"] for m in found) == [1, 2]
+    assert sorted(m["choice"]["batch"] for m in found if m["status"] == "ok") == [1, 2]
 
 
 def test_a_sweep_leaves_another_commands_run_beside_it_alone(command):
