@@ -202,9 +202,8 @@ def exact(prose):
 )
 @pytest.mark.usefixtures("card")
 def test_every_dtype_keeps_mean_pooled_embeddings(prose, exact, dtype, least):
-    done = run(
-        f"dtype={dtype}", "batching=packed", "warmup=0", texts=prose[::2]
-    )  # most processors emulate them
+    texts = prose[::2]  # most processors emulate the formats
+    done = run(f"dtype={dtype}", "batching=packed", "warmup=0", texts=texts)
     assert cosines(done.pooled, exact).min() >= least
     drift = done.record["drift"]
     assert drift["texts"] == 8
