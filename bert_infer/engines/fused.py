@@ -86,7 +86,9 @@ class Fused(Engine):
 
         def read(names: list[str]) -> dict[str, torch.Tensor]:
             give_back()
-            return {name: tensor.to(place, number) for name, tensor in weights.read(names).items()}
+            tensors = weights.read(names).items()
+            # Files hold transposed weights too, which some kernels refuse and others misread.
+            return {name: tensor.to(place, number).contiguous() for name, tensor in tensors}
 
         embeddings, *layers, pooler = architecture.parts
         linear, epsilon = dtype.linear(device), architecture.layer_norm_eps

@@ -65,7 +65,9 @@ def codes_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     import torch
 
     rows = torch.ops.quantized.embedding_bag_byte_prepack(x)
-    scale, least = rows[:, -_SCALE_AND_LEAST:].contiguous().view(torch.float32).unbind(1)
+    # A copy always: a single row is contiguous as it is, and starts at no multiple of 4 bytes.
+    floats = rows[:, -_SCALE_AND_LEAST:].clone(memory_format=torch.contiguous_format)
+    scale, least = floats.view(torch.float32).unbind(1)
     return rows[:, :-_SCALE_AND_LEAST].contiguous(), scale, least
 
 

@@ -94,9 +94,9 @@ def product_gelu_codes(
     it finishes one.
 
     Args:
-        x: ``[rows, inputs]``.
+        x: ``[rows, inputs]``, contiguous; ``inputs`` and ``outputs`` are multiples of 16.
         x_scale: ``float32 [rows, 1]``.
-        weight: ``[outputs, inputs]``.
+        weight: ``[outputs, inputs]``, contiguous.
         weight_scale: ``float32 [outputs, 1]``.
         bias: ``[outputs]``.
         scale: ``float32 [rows, 1]``; values are clamped to 448 times it.
