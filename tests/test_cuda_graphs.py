@@ -229,6 +229,25 @@ def test_a_recording_is_warmed_up_on_a_stream_of_its_own_and_shares_its_pool(cud
     graph.replay.assert_called_once_with()
 
 
+@pytest.mark.parametrize("is_autocast", [True, False])
+def test_only_autocasts_own_cache_is_off_while_recording(cuda, is_autocast):
+    """Seen to fail: off without autocast too, so that what was compiled inside was so again."""
+    seen = []
+
+    def work():
+        seen.append(torch.is_autocast_cache_enabled())
+        return torch.ones(1), torch.ones(1)
+
+    torch.set_autocast_enabled("cuda", is_autocast)
+    try:
+        recording.Recorder()(work)
+    finally:
+        torch.set_autocast_enabled("cuda", False)  # noqa: FBT003
+    assert seen == [not is_autocast] * 4
+    assert torch.is_autocast_cache_enabled()
+    assert cuda.graph.called
+
+
 @pytest.mark.parametrize(
     ("broken", "raised"),
     [

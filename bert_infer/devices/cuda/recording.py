@@ -126,7 +126,14 @@ def _cause(error: RuntimeError) -> Exception:
 
 @contextmanager
 def _without_autocast_cache() -> Iterator[None]:
-    """Keep autocast from caching weights converted inside: they would be in the graph's memory."""
+    """Keep autocast from caching weights converted inside: they would be in the graph's memory.
+
+    Where autocast is off, nothing is changed: what was compiled under another setting of the cache
+    would be compiled again.
+    """
+    if not torch.is_autocast_enabled("cuda"):
+        yield
+        return
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
