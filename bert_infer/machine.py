@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sysconfig
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,11 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def python_header() -> Path:
+    """Return where the header lies, if it is installed, that inductor's and Triton's C includes."""
+    return Path(sysconfig.get_paths()["include"]) / "Python.h"
 
 
 def cores() -> frozenset[int]:

@@ -426,7 +426,7 @@ def test_a_forward_reads_no_value_on_the_host(dtype, kernel):
 
 @pytest.mark.parametrize(
     ("make", "dtype"),
-    [(linears.OutOfPlace, torch.float32), (GeluInside, torch.bfloat16), (Scaled, torch.bfloat16)],
+    [(linears.Plain, torch.float32), (GeluInside, torch.bfloat16), (Scaled, torch.bfloat16)],
 )
 def test_cuda_takes_what_its_operators_are_given(make, dtype):
     """What PyTorch checks of devices, formats, strides and sizes before it calls a kernel."""

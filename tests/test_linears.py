@@ -115,6 +115,15 @@ def test_quantised_rows_are_near_and_do_not_depend_on_each_other(rows):
         assert torch.equal(linear(x[:1]), found[:1])
 
 
+@pytest.mark.parametrize("inputs", [1, 2, 3, 78, 80])
+@pytest.mark.parametrize("rows", [1, 2, 1025])
+def test_rows_of_any_width_are_quantised(rows, inputs):
+    """Seen to fail: a single row of 78, whose scale lies at no multiple of 4 bytes."""
+    weight, x = torch.randn(16, inputs), torch.randn(rows, inputs)
+    found, expected = Quantised(weight, None)(x), x @ weight.T
+    assert (found - expected).norm() < 0.03 * expected.norm()
+
+
 def test_a_row_of_zeros_gives_the_bias_and_one_that_is_no_number_gives_none():
     weight, bias = torch.randn(3, 8), torch.randn(3)
     linear = Quantised(weight, bias)

@@ -6,13 +6,12 @@ The modes of one kind of device alone have a file each.
 from __future__ import annotations
 
 import shutil
-import sysconfig
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from bert_infer import machine
 from bert_infer.errors import RefusedError
 from bert_infer.graphs.buckets import Buckets
 
@@ -152,10 +151,10 @@ class Compile(Graph):
         import os
 
         compiler = os.environ.get("CXX", "g++")
-        headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+        header = machine.python_header()
         missing = [
             *([] if shutil.which(compiler) else [f"a C++ compiler ({compiler})"]),
-            *([] if headers.is_file() else [f"Python's headers ({headers})"]),
+            *([] if header.is_file() else [f"Python's headers ({header})"]),
         ]
         if missing:
             raise RefusedError(

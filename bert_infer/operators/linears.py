@@ -23,6 +23,7 @@ Operand = Any
 class Linear(ABC):
     """``x @ weight.T + bias`` for a weight ``[outputs, inputs]`` and a bias ``[outputs]`` or none.
 
+    The weight is contiguous: some kernels read what lies in memory, whatever the strides say.
     ``x`` is ``[rows, inputs]``, the result ``[rows, outputs]``. All Linears of a model take the
     same kind of operand.
     """
@@ -51,7 +52,11 @@ MakeLinear = Callable[["torch.Tensor", "torch.Tensor | None"], Linear]
 
 
 class Plain(Linear):
-    """``F.linear``."""
+    """``F.linear``, and nothing in place.
+
+    Gaudi's plugin may lack the in-place operators, and compilers of whole graphs save the memory
+    themselves.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._weight, self._bias = weight, bias
@@ -61,13 +66,6 @@ class Plain(Linear):
         from torch.nn import functional
 
         return functional.linear(x, self._weight, self._bias)
-
-
-class OutOfPlace(Plain):
-    """The same without in-place operators, for which some devices have no kernels.
-
-    Compilers of whole graphs save the memory themselves.
-    """
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Return GELU (by erf) of the product."""
@@ -122,8 +120,7 @@ class OneDnnInt8(Linear):
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
         import torch
 
-        # It packs what lies in memory, whatever the strides say.
-        self._packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
         self._scale = torch.ones(len(weight)) if scale is None else scale
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
 

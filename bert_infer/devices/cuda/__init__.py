@@ -203,7 +203,7 @@ class Cuda(Device):
         if dtype is torch.float8_e4m3fn:
             return (scaled.ScaledMatmul,)
         # Its GELU is by tanh: the error is below bfloat16's rounding, and above float16's.
-        return (GeluInside if dtype is torch.bfloat16 else linears.OutOfPlace,)
+        return (GeluInside if dtype is torch.bfloat16 else linears.Plain,)
 
     def fp8(self, asked: Fp8) -> Fp8:
         """Return scales for each token and output channel.

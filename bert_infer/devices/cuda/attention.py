@@ -22,7 +22,7 @@ _MOST_PER_HEAD = 256  # flash attention takes no larger heads
 _HAS_CUDNN = "2.14"  # the first torch whose varlen_attn takes cuDNN's kernel by itself
 
 
-class ByLength(Attention):
+class Varlen(Attention):
     """A kernel that is told where sequences begin and how long the longest may be.
 
     That is the model's limit, not the batch's longest, so that one recording or compilation serves
@@ -45,7 +45,7 @@ class ByLength(Attention):
         """Return attended values; all are ``[tokens, heads, head_dim]``, inputs views of one."""
 
 
-class Flash(ByLength):
+class Flash(Varlen):
     """PyTorch's flash attention, in half precision only.
 
     The arguments given mean the same in torch 2.10 to 2.14. Others came and went (``is_causal``,
@@ -98,7 +98,7 @@ class Blocked(Attention):
         return kernels.attention(qkv, bounds)
 
 
-class Efficient(ByLength):
+class Efficient(Varlen):
     """Memory-efficient attention, which takes single precision and older cards.
 
     The operator is private to PyTorch: the only public way to it, nested tensors, costs more than

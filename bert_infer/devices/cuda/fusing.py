@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import sysconfig
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bert_infer import machine
 
 if TYPE_CHECKING:
     from bert_infer.devices import Function
@@ -26,9 +26,8 @@ def is_possible() -> bool:
     """Tell whether this machine has Triton, the C compiler that it takes, and Python's headers."""
     chosen = os.environ.get("CC")
     compilers = ("gcc", "clang") if chosen is None else (chosen,)
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     has_triton = find_spec("triton") is not None
-    return has_triton and any(map(shutil.which, compilers)) and headers.is_file()
+    return has_triton and any(map(shutil.which, compilers)) and machine.python_header().is_file()
 
 
 def compiled(function: Function) -> Function:

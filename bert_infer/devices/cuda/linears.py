@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bert_infer.operators.linears import OutOfPlace
+from bert_infer.operators.linears import Plain
 from bert_infer.operators.scaled import LEAST, MOST, Codes, Scaled
 
 if TYPE_CHECKING:
     import torch
 
 
-class GeluInside(OutOfPlace):
+class GeluInside(Plain):
     """cuBLAS computes GELU while it writes the product, which saves reading and writing it again.
 
     GELU is by tanh, not by erf (Hendrycks and Gimpel, 2016, have both): the difference is small

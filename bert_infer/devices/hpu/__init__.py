@@ -21,8 +21,7 @@ from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.machine import package_version
-from bert_infer.operators import attention, linears
-from bert_infer.records import Outputs
+from bert_infer.operators import attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from bert_infer.graphs import CompileMode, GraphChoice
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
-    from bert_infer.operators.linears import MakeLinear
 
     Layout = tuple[tuple[bool, tuple[int, ...]], ...]
 
@@ -202,10 +200,6 @@ class Hpu(Device):
 
         return parted
 
-    def copy_out(self, outputs: Outputs) -> Outputs:
-        """Return ``outputs`` in host memory: copies to memory that is not pinned block anyway."""
-        return Outputs(outputs.hidden_states.to("cpu"), outputs.pooled.to("cpu"))
-
     def overlap(self) -> Overlap:
         """Return the card's streams."""
         return plugin.overlap()
@@ -264,11 +258,6 @@ class Hpu(Device):
             "lazy": modes.is_lazy_now(),
             "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(seen)},
         }
-
-    def linears(self, dtype: torch.dtype) -> tuple[MakeLinear, ...]:
-        """Return PyTorch's own, out of place: an operator the plugin lacks cannot be recorded."""
-        del dtype
-        return (linears.OutOfPlace,)
 
     def fp8(self, asked: Fp8) -> Fp8:
         """Return neural_compressor's two steps."""
