@@ -15,13 +15,13 @@ def outputs(made_sweep, tmp_path_factory):
     root = command.directory / "multirun_outputs"
     shutil.copytree(made_sweep, root / "2026-01-01" / "sweep")
     shutil.copytree(made_sweep / "0", root / "2026-01-02" / "single")
-    shutil.copytree(made_sweep / "1", root / "2026-01-02" / "broken")
+    shutil.copytree(made_sweep / "1", root / "2026-01-02" / "7")
     for side, number in (("a", 2), ("b", 3)):
         shutil.copytree(made_sweep / str(number), root / "2026-01-03" / "duel" / side)
     (root / "2026-01-03" / "duel" / "duel.json").write_text("{}")
-    break_off(root / "2026-01-02" / "broken", "failed")
+    break_off(root / "2026-01-02" / "7", "failed")
     edit(root / "2026-01-02" / "single", choice__model="hub/tiny")
-    for day, name in (("02", "single"), ("02", "broken"), ("03", "duel/a"), ("03", "duel/b")):
+    for day, name in (("02", "single"), ("02", "7"), ("03", "duel/a"), ("03", "duel/b")):
         hour = 9 if name == "single" else 8
         edit(
             root / f"2026-01-{day}" / name,
@@ -41,7 +41,7 @@ def test_everything_is_listed_once_the_newest_first(outputs):
     assert [path.removeprefix("multirun_outputs/") for path in paths(done)] == [
         "2026-01-03/duel",
         "2026-01-02/single",
-        "2026-01-02/broken",
+        "2026-01-02/7",
         "2026-01-01/sweep",
     ]
     for says in ("sweep (8)", "duel (2)", "run", "failed", "8 ok", "model=tiny", "dtype=fp32,bf16"):
@@ -51,16 +51,16 @@ def test_everything_is_listed_once_the_newest_first(outputs):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["status=failed"], ["2026-01-02/broken"]),
+        (["status=failed"], ["2026-01-02/7"]),
         (["dtype=bf16"], ["2026-01-01/sweep"]),
         (["batch=4", "dtype=fp32", "batching=padded"], ["2026-01-03/duel", "2026-01-01/sweep"]),
         (["iterations=6", "status=interrupted"], []),
         (["model=hub/tiny"], ["2026-01-02/single"]),
         (
             ["model=tiny"],
-            ["2026-01-03/duel", "2026-01-02/single", "2026-01-02/broken", "2026-01-01/sweep"],
+            ["2026-01-03/duel", "2026-01-02/single", "2026-01-02/7", "2026-01-01/sweep"],
         ),
-        (["multirun_outputs/2026-01-02"], ["2026-01-02/single", "2026-01-02/broken"]),
+        (["multirun_outputs/2026-01-02"], ["2026-01-02/single", "2026-01-02/7"]),
         (["multirun_outputs/2026-01-02", "status=ok"], ["2026-01-02/single"]),
     ],
 )

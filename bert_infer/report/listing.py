@@ -151,11 +151,10 @@ def _items(directory: Path) -> Iterator[Item]:
         return
     inside = [path for path in children if directories.is_run(path)]
     is_duel = (directory / "duel.json").exists()
-    is_sweep = (directory / "multirun.yaml").exists() or any(p.name.isdigit() for p in inside)
-    if inside and (is_duel or is_sweep):
+    if inside and (is_duel or (directory / "multirun.yaml").exists()):
         found = tuple(map(directories.read, inside))
         yield Item(directory, "duel" if is_duel else "sweep", found, len(found))
-        return
+        children = [path for path in children if path not in inside]
     for child in children:
         yield from _items(child)
 
