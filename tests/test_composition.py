@@ -170,6 +170,14 @@ def test_paths_and_columns_are_taken_as_they_are():
     assert (chosen.input.path, chosen.input.column) == ("/tmp/münchen (1).csv", "täxt ~")
 
 
+@pytest.mark.parametrize("name", ["2026_11_28", "1e5", "1.10", "true", "12"])
+def test_names_that_look_like_numbers_are_taken_as_they_are(name):
+    """Seen to fail: 20261128, 100000.0 and 1.1."""
+    assert compose(["input=lines", f"input.path={name}"]).input.path == name
+    config = config_from(expand_short_forms([f"hydra.run.dir={name}", "seed=1_0"]), job=0)
+    assert (config.hydra.run.dir, config.seed) == (name, 10)
+
+
 def test_a_program_that_uses_hydra_itself_is_not_disturbed(tmp_path):
     from hydra import compose as theirs
     from hydra import initialize_config_dir
