@@ -200,8 +200,9 @@ def cells(tmp_path, values):
         ([Decimal("1.50"), None], ["1.50", ""]),
         ([None, None], ["", ""]),
         (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+        (pa.array(["a", None]).cast(pa.string_view()), ["a", ""]),
     ],
-    ids=["strings", "integers", "floats", "decimals", "nulls", "dictionary"],
+    ids=["strings", "integers", "floats", "decimals", "nulls", "dictionary", "view"],
 )
 def test_cells_of_parquet_are_texts_as_those_of_json_lines(tmp_path, values, texts):
     """Seen to fail: NaN was the text "nan"."""

@@ -265,7 +265,8 @@ def _kinds_of_text() -> list[Callable[[Any], bool]]:
     from pyarrow import types
 
     return [
-        *(types.is_string, types.is_large_string, types.is_binary, types.is_large_binary),
+        *(types.is_string, types.is_large_string, types.is_string_view),
+        *(types.is_binary, types.is_large_binary, types.is_binary_view),
         *(types.is_integer, types.is_decimal, types.is_null),
     ]
 
