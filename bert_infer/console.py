@@ -82,8 +82,8 @@ def show_directory(directory: object) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[ShowProgress]:
-    """Yield a function to call with the forwards done and in all; it draws on a terminal only.
+def progress_bar(doing: str) -> Iterator[ShowProgress]:
+    """Yield a function to call with how many are done and in all; it draws on a terminal only.
 
     It draws when called, at most twice a second; a thread would take time from measured forwards.
     """
@@ -91,7 +91,7 @@ def progress_bar() -> Iterator[ShowProgress]:
         yield lambda _done, _total: None
         return
     bar = Progress(
-        TextColumn("measuring"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -99,7 +99,7 @@ def progress_bar() -> Iterator[ShowProgress]:
         transient=True,
         auto_refresh=False,
     )
-    task = bar.add_task("measuring")
+    task = bar.add_task(doing)
     drawn = 0.0
     with bar:
 

@@ -267,6 +267,7 @@ def test_on_a_terminal_it_says_what_goes_on_now(command):
     os.close(ours)
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"checking runs .* 1/2", text)
     assert re.search(r"1 done  1 left  about .* to go\s+now: \w+, .* iterations=9000", text)
     assert re.search(r"2/2  ok", text)
 
@@ -352,6 +353,9 @@ def test_a_full_disk_leaves_whole_files_and_no_traceback(command, kilobytes):
     written = [json.loads(path.read_text()) for path in command.directory.glob("kept/*/*.json")]
     assert [m["status"] for m in written if "status" in m].count("ok") >= 2
     assert not list(command.directory.glob("kept/*/.*.*"))
+    # Seen to fail: runs that no report could name, and that no resumption replaced.
+    for begun in command.directory.glob("kept/*/.hydra"):
+        assert (begun / "overrides.yaml").read_text()
 
 
 def test_fifty_kills_lose_nothing_and_repeat_nothing(command):

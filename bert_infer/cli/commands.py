@@ -68,7 +68,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
 
     directory = _new_directory()
     a, b = (_latest(["iterations=3", *common, *_split(side)]) for side in (first, second))
-    with console.progress_bar() as progress:
+    with console.progress_bar("measuring") as progress:
         outcome, failures = duels.fight(
             *(a, b, asked.rounds, directory),
             pairs=asked.pairs,
@@ -107,7 +107,7 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     from bert_infer.sweeps import rerun as reruns
 
     directory = _new_directory()
-    with console.progress_bar() as progress:
+    with console.progress_bar("measuring") as progress:
         finished = reruns.rerun(asked.directory, directory, Watch(progress))
     terminal.show(finished, directory.resolve())
     if finished.metrics["error"]:

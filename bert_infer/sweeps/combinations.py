@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bert_infer import metrics
+from bert_infer import console, metrics
 from bert_infer.configuration.composition import config_from, hydra_at_hand, runner_from
 from bert_infer.configuration.overrides import of_run
 from bert_infer.configuration.schema import interpolation_refused
@@ -26,8 +26,10 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
     """
     found = []
     refused: dict[str, list[str]] = {}
-    with hydra_at_hand():  # set up once for all
+    # Hydra is set up once for all; each of them still takes it a tenth of a second.
+    with hydra_at_hand(), console.progress_bar("checking runs") as progress:
         for number, one in enumerate(overrides):
+            progress(number, len(overrides))
             try:
                 found.append(Combination.of(one, searchpath, number))
             except RefusedError as error:

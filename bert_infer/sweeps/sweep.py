@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections import Counter
 from contextlib import nullcontext
 from functools import cache
@@ -221,14 +222,21 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
         if isinstance(chosen, BasicLauncher):
             # A thread that draws would take time from forwards that this process measures.
             with nullcontext() if inline else drawn(board):
-                return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
+                fail_fast = plan.settings.fail_fast
+                return _one_by_one(chosen, directory, left, first, board, fail_fast=fail_fast)
         with followed(board, directory):
             jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
         return any(_metrics(job)["error"] is not None for job in jobs)
 
 
-def _one_by_one(
-    launcher: Launcher, left: Sequence[Planned], first: int, board: Board, *, fail_fast: bool
+def _one_by_one(  # noqa: PLR0913
+    launcher: Launcher,
+    directory: Path,
+    left: Sequence[Planned],
+    first: int,
+    board: Board,
+    *,
+    fail_fast: bool,
 ) -> bool:
     """Launch one run after the other; tell whether any failed."""
     failed = False
@@ -238,6 +246,7 @@ def _one_by_one(
             [job] = launcher.launch([list(run.overrides)], number)
             metrics = _metrics(job)
         except OSError as error:  # the run's directory cannot be written
+            _withdraw(directory)
             board.lost(error)
             failed = True
         else:
@@ -246,6 +255,15 @@ def _one_by_one(
         if failed and fail_fast:
             break
     return failed
+
+
+def _withdraw(directory: Path) -> None:
+    """Remove what Hydra could write of a run before the disk was full; none of it had begun."""
+    for path in _runs(directory):
+        written_last = path / ".hydra" / "overrides.yaml"
+        is_whole = written_last.exists() and written_last.stat().st_size > 0
+        if not is_whole and status.writer(path) is None:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _metrics(job: JobReturn) -> dict[str, Any]:
