@@ -22,6 +22,13 @@ class Periods(NamedTuple):
     passed: int
     used_up: int
 
+    def without(self, earlier: Periods, later: Periods) -> Periods:
+        """Return the periods as if there had been none from ``earlier`` to ``later``."""
+        return Periods(
+            self.passed - (later.passed - earlier.passed),
+            self.used_up - (later.used_up - earlier.used_up),
+        )
+
     def used_up_since(self, earlier: Periods | None) -> float | None:
         """Return the fraction that was used up of those since then; None if there was none."""
         passed = self.passed - earlier.passed if earlier else 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from bert_infer.cgroup import Periods
 from bert_infer.devices.cpu import Cpu
 from bert_infer.measuring import conditions
 
@@ -33,6 +34,44 @@ def test_of_a_process_that_is_bound_to_cores_only_those_are_looked_at():
         [sys.executable, "-c", BESIDE], capture_output=True, text=True, check=True
     )
     assert 0.6 < float(done.stdout) <= 1.0
+
+
+def test_what_goes_on_in_pauses_is_not_beside_a_run():
+    """A duel's other side has the machine then; strangers may have it at any time."""
+    start = replace(
+        conditions.snapshot(Cpu()),
+        cores=2,
+        total_s=100.0,
+        busy_s=50.0,
+        own_s=20.0,
+        stolen_s=1.0,
+        quota=Periods(10, 5),
+        swapped_bytes=100,
+        throttled_s={"heat": 0.1},
+    )
+
+    def later(than, total, busy, own):
+        return replace(
+            than, total_s=than.total_s + total, busy_s=than.busy_s + busy, own_s=than.own_s + own
+        )
+
+    begun = later(start, 4, 3, 2)
+    ended = replace(
+        later(begun, 10, 9, 0),
+        stolen_s=1.5,
+        quota=Periods(20, 15),
+        swapped_bytes=900,
+        throttled_s={"heat": 0.3},
+        accelerator_processes=(7,),
+    )
+    end = replace(later(ended, 4, 3, 2), quota=Periods(30, 16))
+    found = conditions.between(start, end, [(begun, ended)])
+    assert found.other_processes == pytest.approx(2 / 8)
+    assert (found.stolen, found.swapped_bytes, found.quota_used_up) == (0, 0, 1 / 10)
+    assert (found.throttled, found.accelerator_processes, found.is_alone) == ((), (), False)
+    alone = conditions.between(start, end)
+    assert alone.other_processes == pytest.approx(11 / 18)
+    assert (alone.swapped_bytes, alone.throttled, alone.is_alone) == (800, ("heat",), True)
 
 
 def test_passes_too_short_to_tell_are_looked_at_with_the_ceiling_after_them():

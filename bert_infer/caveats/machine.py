@@ -19,6 +19,7 @@ _CLOCK_MOVED = 0.1
 _QUOTA_USED_UP = 0.01
 _FEWER = "set device=cpu device.threads=N for fewer threads"
 _BY_DUEL = "compare by the ratio of a `duel`, whose sides alternate."
+_BY_PAIRS = "give the duel more --pairs, which its interval is then of."
 
 
 def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[Caveat]:
@@ -46,23 +47,24 @@ def _threads(threads: int) -> Iterator[Caveat]:
 
 def _machine(conditions: Conditions, fewer: str) -> Iterator[Caveat]:
     others, stolen, load = conditions.other_processes, conditions.stolen, conditions.load_average
+    otherwise = _BY_DUEL if conditions.is_alone else _BY_PAIRS
     if others is not None and others > BUSY:
         yield Caveat(
             "busy_machine",
             f"Other processes had {others:.0%} of the processor's time while measuring.",
-            f"Stop them{fewer} or {_BY_DUEL}",
+            f"Stop them{fewer} or {otherwise}",
         )
     elif load is not None and load > 1.5 * conditions.cores:
         yield Caveat(
             "loaded_machine",
             f"The load average is {load:.1f} on {conditions.cores} cores.",
-            f"Wait until it is less{fewer} or {_BY_DUEL}",
+            f"Wait until it is less{fewer} or {otherwise}",
         )
     if stolen is not None and stolen > STOLEN:
         yield Caveat(
             "stolen_time",
             f"Other virtual machines took {stolen:.0%} of the processor's time (steal).",
-            f"Use a machine of your own, or {_BY_DUEL}",
+            f"Use a machine of your own, or {otherwise}",
         )
     if conditions.quota_used_up and conditions.quota_used_up > _QUOTA_USED_UP:
         yield Caveat(

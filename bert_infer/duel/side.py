@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import BertInferError
 from bert_infer.processes import process, worker
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from bert_infer.measuring.conditions import Pauses
     from bert_infer.processes.process import Child
     from bert_infer.processes.worker import Finished
     from bert_infer.records import Forward
@@ -166,12 +167,17 @@ def _run(pipe: Connection, assignment: Assignment) -> None:
         )
 
 
-def _turns(pipe: Connection, fewest: int, forwards: list[Forward]) -> Iterator[int]:
+def _turns(pipe: Connection, fewest: int, forwards: list[Forward], pauses: Pauses) -> Iterator[int]:
     """Yield the passes of each turn that ``pipe`` grants, and report the turn when it is over."""
+
+    def told() -> Any:  # noqa: ANN401  whatever came
+        with pauses.one():
+            return pipe.recv()
+
     index = 0
     try:
         pipe.send(_READY)
-        while pipe.recv() == _MEASURE:
+        while told() == _MEASURE:
             turn, first = Turn(0, 0.0), index
             while index - first < fewest or turn.wall_s < TURN_S:
                 before = len(forwards)

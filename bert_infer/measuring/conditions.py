@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import psutil
 from bert_infer import cgroup, machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from bert_infer.cgroup import Periods
     from bert_infer.devices import Device
     from bert_infer.devices.counters import Counters
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 BUSY, STOLEN = 0.05, 0.01
 """Fractions of the processor's time that others may have before timings are not to be trusted."""
 _LEAST_S = 0.5
+_HELD_DOWN_S = 1e-6  # less is what rounding leaves
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,50 @@ class Snapshot:
     stolen_s: float | None
     total_s: float
     quota: Periods | None
-    swapped_bytes: int | None
+    swapped_bytes: float | None
     cpu_mhz: float | None
     accelerator: dict[str, float]
     accelerator_processes: tuple[int, ...]
     throttled: tuple[str, ...]
     throttled_s: dict[str, float]
     counters: Counters | None
+
+    def without(self, begun: Snapshot, ended: Snapshot) -> Snapshot:
+        """Return the snapshot as if nothing had been counted from ``begun`` to ``ended``."""
+        held_down = {
+            reason: seconds - ended.throttled_s.get(reason, 0) + begun.throttled_s.get(reason, 0)
+            for reason, seconds in self.throttled_s.items()
+        }
+        return replace(
+            self,
+            busy_s=self.busy_s - (ended.busy_s - begun.busy_s),
+            own_s=self.own_s - (ended.own_s - begun.own_s),
+            stolen_s=_grown(_grown(begun.stolen_s, ended.stolen_s), self.stolen_s),
+            total_s=self.total_s - (ended.total_s - begun.total_s),
+            quota=self.quota
+            and begun.quota
+            and ended.quota
+            and self.quota.without(begun.quota, ended.quota),
+            swapped_bytes=_grown(
+                _grown(begun.swapped_bytes, ended.swapped_bytes), self.swapped_bytes
+            ),
+            throttled_s=held_down,
+        )
+
+
+class Pauses:
+    """Spans for which a run waits while others have the machine: no part of what it measures."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.spans: list[tuple[Snapshot, Snapshot]] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count what goes on inside as a pause."""
+        begun = snapshot(self._device)
+        yield
+        self.spans.append((begun, snapshot(self._device)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +115,7 @@ class Conditions:
         accelerator: the device's clock, temperature and the like, before and after.
         accelerator_processes: other processes on the device.
         throttled: why the device held its clock down, before, after or, where counted, between.
+        is_alone: whether the run had the machine all the time; a side of a duel has not.
     """
 
     load_average: float | None
@@ -86,6 +128,7 @@ class Conditions:
     accelerator: tuple[dict[str, float], dict[str, float]]
     accelerator_processes: tuple[int, ...]
     throttled: tuple[str, ...]
+    is_alone: bool = True
 
     @property
     def is_shared(self) -> bool:
@@ -126,12 +169,16 @@ def snapshot(device: Device) -> Snapshot:
     )
 
 
-def between(before: Snapshot, after: Snapshot) -> Conditions:
-    """Return what happened from one snapshot to the other."""
+def between(
+    before: Snapshot, after: Snapshot, pauses: Sequence[tuple[Snapshot, Snapshot]] = ()
+) -> Conditions:
+    """Return what happened from one snapshot to the other, and not in ``pauses``."""
+    for begun, ended in pauses:
+        after = after.without(begun, ended)
     longer = (
         reason
         for reason, seconds in after.throttled_s.items()
-        if seconds > before.throttled_s.get(reason, seconds)
+        if seconds > before.throttled_s.get(reason, seconds) + _HELD_DOWN_S
     )
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
@@ -146,10 +193,12 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
         swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),
         cpu_mhz=(before.cpu_mhz, after.cpu_mhz),
         accelerator=(before.accelerator, after.accelerator),
-        accelerator_processes=tuple(
-            sorted({*before.accelerator_processes, *after.accelerator_processes})
-        ),
+        # Those for which it paused are among them, and cannot be told from strangers.
+        accelerator_processes=()
+        if pauses
+        else tuple(sorted({*before.accelerator_processes, *after.accelerator_processes})),
         throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
+        is_alone=not pauses,
     )
 
 

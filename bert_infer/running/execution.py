@@ -98,19 +98,19 @@ def _executed(
                 record.warm_up = work.warm_up(
                     runner.settings.warmup, is_single=total == prepared.workload.forwards
                 )
-                earlier = conditions.snapshot(device)
+                earlier, pauses = conditions.snapshot(device), conditions.Pauses(device)
                 last = _measure(
                     record,
-                    work.measured(schedule.indices(record.forwards)),
+                    work.measured(schedule.indices(record.forwards, pauses)),
                     sinks,
                     lambda: progress(len(record.forwards), total),
                 )
             later = conditions.snapshot(device)
             counted = Counted(begun, earlier.counters, later.counters)
             record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
+            record.conditions = conditions.between(earlier, later, pauses.spans)
             if schedule.is_alone:
                 record.counted = counted
-                record.conditions = conditions.between(earlier, later)
                 with record.phases("ceiling"):
                     record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)
                 ended = conditions.snapshot(device)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bert_infer.configuration.settings import Until
+    from bert_infer.measuring.conditions import Pauses
     from bert_infer.records import Forward
 
 
@@ -20,12 +21,13 @@ class Schedule:
     """Which passes are measured.
 
     Attributes:
-        indices: given what has been measured so far, yields the index of each pass to measure.
+        indices: given what has been measured so far, and what takes note of pauses, yields the
+            index of each pass to measure.
         passes: how many there will be; None where that is not known in advance.
         is_alone: whether no other run works on the machine between two passes.
     """
 
-    indices: Callable[[list[Forward]], Iterator[int]]
+    indices: Callable[[list[Forward], Pauses], Iterator[int]]
     passes: int | None
     is_alone: bool
 
@@ -33,13 +35,13 @@ class Schedule:
     def of(cls, iterations: int, until: Until, relative_ci: Callable[[], float | None]) -> Schedule:
         """Return the schedule of a run on its own; see ``as_long_as_asked``."""
         return cls(
-            lambda forwards: as_long_as_asked(iterations, until, forwards, relative_ci),
+            lambda forwards, _pauses: as_long_as_asked(iterations, until, forwards, relative_ci),
             passes=iterations if until.relative_ci is None else None,
             is_alone=True,
         )
 
     @classmethod
-    def granted(cls, indices: Callable[[list[Forward]], Iterator[int]]) -> Schedule:
+    def granted(cls, indices: Callable[[list[Forward], Pauses], Iterator[int]]) -> Schedule:
         """Return a schedule of granted passes; other runs work on the machine between them."""
         return cls(indices, passes=None, is_alone=False)
 
