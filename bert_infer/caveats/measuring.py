@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bert_infer.running.run_record import Record
 
 _MANY_OUTLIERS = 0.05
+_BY_CHANCE = 2  # near the fences; a tenth of runs of 5 to 20 normal timings have so many
 _CEILING_MOVED = 0.1
 _ABOVE_CEILING = 1.05
 
@@ -119,7 +120,8 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             "ratio of a `duel`, whose sides alternate.",
         )
     far = outliers["low"] + outliers["high"] if outliers else 0
-    if outliers and far > max(1, _MANY_OUTLIERS * outliers["samples"]):
+    few = _BY_CHANCE - bool(outliers and outliers["severe"])
+    if outliers and far > max(few, _MANY_OUTLIERS * outliers["samples"]):
         yield Caveat(
             "outliers",
             f"{far} of {outliers['samples']} forwards lie beyond Tukey's fences "

@@ -198,8 +198,9 @@ def autocorrelation(samples: NDArray[np.float64]) -> float | None:
     """Return the correlation of each sample with the one before, where it is more than chance.
 
     That is more than 1.64 standard errors of independent samples', 1 / sqrt(n): 1 to 3 of a hundred
-    such runs have that. Theirs is -1 / n on average (Kendall, 1954), which is corrected for. None
-    for few samples, or for samples no more alike than independent ones.
+    such runs have that. Where the correlation is r, what is found is r - (1 + 4 r) / n on average
+    (Kendall, 1954), which is corrected for. None for few samples, or for samples no more alike than
+    independent ones.
     """
     count = len(samples)
     if count < FEWEST_FOR_AUTOCORRELATION or np.ptp(samples) == 0:
@@ -208,7 +209,7 @@ def autocorrelation(samples: NDArray[np.float64]) -> float | None:
     found = float((far[1:] @ far[:-1]) / (far @ far))
     if found < _CERTAIN_OF_ONE_SIDE / np.sqrt(count):
         return None
-    return min(found + 1 / count, _LARGEST_AUTOCORRELATION)
+    return min((count * found + 1) / (count - 4), _LARGEST_AUTOCORRELATION)
 
 
 def _widening(samples: NDArray[np.float64]) -> float:
