@@ -99,7 +99,7 @@ def progress_bar(doing: str) -> Iterator[ShowProgress]:
         transient=True,
         auto_refresh=False,
     )
-    task = bar.add_task(doing)
+    task = bar.add_task(doing, total=None)
     drawn = 0.0
     with bar:
 

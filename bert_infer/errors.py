@@ -9,6 +9,7 @@
         ├── OptionError         a key has a value it cannot take
         ├── InputError          the input's content cannot be read
         ├── WeightsError        the weights do not exist or do not fit the model
+        ├── NoBaselineError     no run has the options that a report's baseline names
         └── RunDirectoryError   the run's files cannot be written
 
 A ``RefusedError`` ends the command with exit code 2 and its message, any other error in a run with
@@ -79,6 +80,10 @@ class InputError(RefusedError):
 
 class WeightsError(RefusedError):
     """The weights do not exist or do not fit the model."""
+
+
+class NoBaselineError(RefusedError):
+    """No run has the options that a report's baseline names."""
 
 
 class RunDirectoryError(RefusedError):

@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from conftest import QUICK, ROOT, Command, break_off, edit
+from omegaconf import OmegaConf
 
 from bert_infer import console, report
+from bert_infer.cli import commands
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.report import charts, entries, figures, page, summary, tables, terminal
 from bert_infer.report.baseline import Baseline
@@ -126,6 +128,24 @@ def test_a_speedup_has_the_interval_that_compare_gives(sweep):
     for row in summary.of(sweep, None).rows:
         if row.name != "0":
             assert row.speedup_interval == compared[row.name].interval
+
+
+def test_a_report_made_again_has_the_sweeps_own_baseline(sweep, capsys):
+    """Seen to fail: summed up again, all speed-ups were relative to the first run."""
+    path = sweep / "multirun.yaml"
+    described = OmegaConf.load(path)
+    described.hydra.overrides.task.append("baseline='dtype=bf16 batch=4'")
+    OmegaConf.save(described, path)
+    assert commands.report("run.py", [str(sweep)]) == 0
+    assert "Baseline: dtype=bf16 batch=4." in capsys.readouterr().out
+    for run in list(sweep.glob("*/metrics.json")):
+        choice = json.loads(run.read_text())["choice"]
+        if (choice["dtype"], choice["batch"]) == ("bf16", 4):
+            shutil.rmtree(run.parent)
+    assert commands.report("run.py", [str(sweep)]) == 0
+    shown = capsys.readouterr().out
+    assert "baseline=dtype=bf16 batch=4 matches no run" in shown
+    assert "Baseline: run 0." in shown
 
 
 @pytest.mark.parametrize(

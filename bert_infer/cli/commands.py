@@ -128,16 +128,20 @@ def report(program: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--baseline",
         metavar="OPTIONS",
-        help='what the runs are compared with, as "dtype=fp32 batch=1" (the first run)',
+        help='what runs are compared with, as "dtype=fp32 batch=1" (the sweep\'s, or the first)',
     )
     asked = parser.parse_args(arguments)
 
     from bert_infer import console
     from bert_infer import report as reports
     from bert_infer.report import terminal
+    from bert_infer.sweeps.resumption import baseline_of
 
-    baseline = None if asked.baseline is None else reports.Baseline.parse(asked.baseline)
-    terminal.show(reports.write(asked.directory, baseline))
+    if asked.baseline is None:
+        found = reports.write_by_own(asked.directory, baseline_of(asked.directory))
+    else:
+        found = reports.write(asked.directory, reports.Baseline.parse(asked.baseline))
+    terminal.show(found)
     console.show_directory((asked.directory / "report.html").resolve())
     return 0
 

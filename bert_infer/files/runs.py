@@ -146,13 +146,14 @@ def _samples(path: Path, metrics: dict[str, Any]) -> tuple[NDArray[np.float64], 
     """Return each sample's wall time, and its sequences, from forwards.csv."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            if tuple(rows.fieldnames or ()) != FORWARD_COLUMNS:
+            rows = csv.reader(file)  # a DictReader takes three times as long
+            if tuple(next(rows, ())) != FORWARD_COLUMNS:
                 raise RefusedError(
                     f"{path}: its columns are not {', '.join(FORWARD_COLUMNS)}.", "Run it again."
                 )
-            pairs = [(int(row["sequences"]), float(row["wall_ms"]) / 1e3) for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+            count, wall = (FORWARD_COLUMNS.index(name) for name in ("sequences", "wall_ms"))
+            pairs = [(int(row[count]), float(row[wall]) / 1e3) for row in rows]
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise RefusedError(f"{path} cannot be read: {error}.", "Run it again.") from None
     if not pairs or not all(n > 0 and 0 < s < math.inf for n, s in pairs):
         raise RefusedError(

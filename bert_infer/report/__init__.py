@@ -15,7 +15,24 @@ if TYPE_CHECKING:
 
     from bert_infer.report.summary import Summary
 
-__all__ = ["Baseline", "write"]
+__all__ = ["Baseline", "write", "write_by_own"]
+
+
+def write_by_own(directory: Path, baseline: Baseline | None) -> Summary:
+    """Write the report by the sweep's own ``baseline``, or by the first run while none has that.
+
+    Raises:
+        RefusedError: there is no run in it.
+        RunDirectoryError: the files cannot be written.
+    """
+    from bert_infer import console
+    from bert_infer.errors import NoBaselineError
+
+    try:
+        return write(directory, baseline)
+    except NoBaselineError as error:
+        console.show_text(f"{error.message} Until then the first run that went well is it.")
+        return write(directory)
 
 
 def write(directory: Path, baseline: Baseline | None = None) -> Summary:

@@ -66,11 +66,13 @@ def compare(names: Sequence[str], *, force: bool = False) -> Report:
         force: compare runs that did different work, too.
 
     Raises:
-        RefusedError: a directory cannot be read, or the work differs.
+        RefusedError: a directory cannot be read, the work differs, or they are a duel's sides.
     """
     found: list[list[Run]] = []
     left_out: list[str] = []
     sweeps = 0
+    if len(parents := {Path(name).resolve().parent for name in names}) == 1:
+        directories.check_is_no_duel(*parents)
     for directory in map(Path, names):
         entries = directories.below(directory)
         if entries[0].directory == directory:

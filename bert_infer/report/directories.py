@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RUNNING, DIED, NO_RECORD, UNREADABLE = "running", "died", "no record", "unreadable"
 """Statuses that are concluded: no record states them."""
 
-_METRICS, _STATUS, _HYDRA = "metrics.json", "status.json", ".hydra"
+_METRICS, _STATUS, _HYDRA, _DUEL = "metrics.json", "status.json", ".hydra", "duel.json"
 
 
 def is_run(directory: Path) -> bool:
@@ -33,8 +33,9 @@ def below(directory: Path) -> list[Entry]:
     """Return the run that ``directory`` is, or the runs that it holds, in order.
 
     Raises:
-        RefusedError: there is none.
+        RefusedError: there is none, or they are a duel's sides.
     """
+    check_is_no_duel(directory)
     if directory.is_dir() and is_run(directory):
         return [read(directory)]
     try:
@@ -50,6 +51,24 @@ def below(directory: Path) -> list[Entry]:
             "Name a directory below multirun_outputs/; `ls` lists them.",
         )
     return [read(path) for path in runs.in_order(found)]
+
+
+def check_is_no_duel(directory: Path) -> None:
+    """Refuse a duel's directory: its sides were measured in turn, and are no runs apart.
+
+    Raises:
+        RefusedError: with the duel's outcome.
+    """
+    path = directory / _DUEL
+    if not path.exists():
+        return
+    outcome = read_json_object(path)
+    raise RefusedError(
+        f"{directory} is a duel's, whose rounds tell more than its sides as runs apart. "
+        f"{outcome.get('verdict')} B over A in sequences/s: {outcome.get('ratio')}, 99 % interval "
+        f"{outcome.get('ratio_interval')}.",
+        f"All rounds are in {path}; a side alone is a run: {directory / 'a'}.",
+    )
 
 
 def read(directory: Path) -> Entry:

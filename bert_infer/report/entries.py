@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from bert_infer.files.runs import Run
+
 
 _REFERENCE = {"engine": "transformers", "dtype": "fp32", "graph": "eager", "device": "cpu"}
 
@@ -91,6 +93,11 @@ class Entry:
         value = runs.at(self.metrics, key)
         ends = [_number(end) for end in value] if isinstance(value, list) else []
         return Interval(ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[arg-type]  # noqa: PLR2004
+
+    @cached_property
+    def run(self) -> Run | None:
+        """Its samples and all that it is compared by; None where its files are damaged."""
+        return runs.read_if_sound(self.directory)
 
     @cached_property
     def options(self) -> dict[str, str]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert_infer.errors import RefusedError, nearest
-from bert_infer.files import runs
+from bert_infer.errors import NoBaselineError, nearest
 from bert_infer.measuring import intervals
 from bert_infer.report import comparison
 from bert_infer.report.baseline import Baseline
@@ -28,7 +27,7 @@ def against(rows: Sequence[Row], baseline: Baseline | None) -> list[Row]:
     went well.
 
     Raises:
-        RefusedError: no run has what ``baseline`` names.
+        NoBaselineError: no run has what ``baseline`` names.
     """
     if baseline:
         _check_there(rows, baseline)
@@ -61,12 +60,12 @@ def _held(row: Row, baseline: Row) -> Row:
     """Return ``row`` with what it gains over ``baseline``."""
     if row.sequences_per_s is None or not baseline.sequences_per_s:
         return row
-    speedup, interval = of(row, baseline)
+    speedup, interval = (1.0, None) if row is baseline else of(row, baseline)
     return replace(
         row,
         baseline=baseline,
         speedup=speedup,
-        speedup_interval=None if row is baseline else interval,
+        speedup_interval=interval,
         same_work=same_work(row, baseline),
     )
 
@@ -99,7 +98,7 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     ratio = float(ours.mean() / theirs.mean())
     if len(ours) > 1 or len(theirs) > 1:
         return ratio, intervals.of_ratio(ours, theirs)
-    one, other = (runs.read_if_sound(r.entry.directory) for r in (row, baseline))
+    one, other = row.entry.run, baseline.entry.run
     return ratio, comparison.compared(other, one).interval if one and other else None
 
 
@@ -113,7 +112,7 @@ def _check_there(rows: Sequence[Row], baseline: Baseline) -> None:
     """Refuse a baseline that no run has.
 
     Raises:
-        RefusedError: naming the values there are.
+        NoBaselineError: naming the values there are.
     """
     everything = [row.entry.options for row in rows]
     if any(_can_be(baseline, row) for row in rows):
@@ -125,7 +124,7 @@ def _check_there(rows: Sequence[Row], baseline: Baseline) -> None:
         f"{key}={', '.join(dict.fromkeys(o[key] for o in everything if key in o))}"
         for key in (axes(rows) if unknown else told)
     )
-    raise RefusedError(
+    raise NoBaselineError(
         f"baseline={baseline} matches no run. There are: {there}.",
         nearest(unknown[0], known) if unknown else "Name values that a run has together.",
     )

@@ -97,7 +97,7 @@ def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str])
         for line in comparison.differences:
             console.show(Text(f"  {line}"))
     for run_left in left_out:
-        console.show(Text(f"Left out, not measured to its end: {run_left}", "yellow"))
+        console.show(Text(f"Left out: {run_left}", "yellow"))
     console.show(
         Text(
             "The intervals know the spread within each run, and not what changed on the machine "

@@ -13,6 +13,7 @@ from bert_infer.configuration.options import groups, options_with
 from bert_infer.configuration.overrides import as_written, key_of, of_run, value_of, values_of
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.files.directories import usable
+from bert_infer.report.baseline import Baseline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +63,20 @@ def of(overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[list[str], 
     stay = [o for o in before if o not in searched and not _is_replaced(o, given, own)]
     _check_files(path, stay)
     return stay, directories
+
+
+def baseline_of(directory: Path) -> Baseline | None:
+    """Return the baseline that the sweep in ``directory`` was begun with.
+
+    Raises:
+        RefusedError: the file that says so is damaged.
+    """
+    path = directory / "multirun.yaml"
+    if not path.is_file():
+        return None
+    given = {key_of(o): o for o in _of_sweep(path, "Give it again: --baseline OPTIONS.")}
+    named = value_of(given["baseline"]) if "baseline" in given else None
+    return None if named is None else Baseline.parse(named)
 
 
 def _of_sweep(path: Path, remedy: str) -> list[str]:

@@ -86,7 +86,7 @@ def _sum_up(plan: Plan, directory: Path) -> None:
     try:
         bury_the_dead(directory)
         try:
-            found = report.write(directory, plan.baseline)
+            found = report.write_by_own(directory, plan.baseline)
         except RunDirectoryError as error:  # a full disk
             console.show_text(str(error))
             found = summary.of(directory, plan.baseline)
@@ -181,8 +181,12 @@ def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
     now = [environment_at(place, plan.preload) for place in plan.places] if complete else []
     differing = {}
     for path in complete:
-        then = lasting(files.read_json_object(path / "environment.json"))
-        lines = min((different_leaves(then, other) for other in now), key=len)
+        try:
+            then = lasting(files.read_json_object(path / "environment.json"))
+        except RefusedError as error:
+            lines = [error.message]
+        else:
+            lines = min((different_leaves(then, other) for other in now), key=len)
         if lines:
             differing[path] = lines
     return differing
