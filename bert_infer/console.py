@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from bert_infer.running.execution import ShowProgress
-
 
 class _Console(Console):
     """Goes silent, rather than end the program, where it cannot write: closed pipe, full disk.
@@ -50,6 +48,7 @@ class _Console(Console):
 _WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # of what is piped
 OUT = _Console(highlight=False, soft_wrap=True, width=_WIDTH)
 _UNBOUNDED = 10_000  # columns
+_DRAW_EVERY_S = 0.5
 _FOUR_DIGITS = 9999.5  # from here on, rounded, no digit is left after the point
 _ERR = _Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -81,36 +80,43 @@ def show_directory(directory: object) -> None:
     OUT.print(Text(str(directory)))
 
 
-@contextmanager
-def progress_bar(doing: str) -> Iterator[ShowProgress]:
-    """Yield a function to call with how many are done and in all; it draws on a terminal only.
+class Bar:
+    """What goes on now and how far it is, on a terminal only.
 
-    It draws when called, at most twice a second; a thread would take time from measured forwards.
+    It draws when told, progress at most twice a second: a thread would take time from measured
+    forwards.
     """
+
+    def __init__(self, drawing: Progress | None, doing: str) -> None:
+        self._drawing, self._drawn = drawing, 0.0
+        self._task = drawing.add_task(doing, total=None) if drawing else None
+
+    def phase(self, name: str) -> None:
+        """Show that ``name`` begins."""
+        if self._drawing and self._task is not None:
+            self._drawing.update(self._task, description=name, refresh=True)
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Show how many are done, and of how many where that is known."""
+        if not self._drawing or self._task is None:
+            return
+        self._drawing.update(self._task, completed=done, total=total)
+        if (now := self._drawing.get_time()) - self._drawn > _DRAW_EVERY_S:
+            self._drawn = now
+            self._drawing.refresh()
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Bar]:
+    """Draw a bar until the block ends, if there is a terminal."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield lambda _done, _total: None
+        yield Bar(None, doing)
         return
-    bar = Progress(
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=_ERR,
-        transient=True,
-        auto_refresh=False,
-    )
-    task = bar.add_task(doing, total=None)
-    drawn = 0.0
-    with bar:
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal drawn
-            bar.update(task, completed=done, total=total)
-            if (now := bar.get_time()) - drawn > 0.5:  # noqa: PLR2004  seconds
-                drawn = now
-                bar.refresh()
-
-        yield update
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(
+        *columns, TimeRemainingColumn(), console=_ERR, transient=True, auto_refresh=False
+    ) as drawing:
+        yield Bar(drawing, doing)
 
 
 def between(interval: Sequence[float] | None) -> str:

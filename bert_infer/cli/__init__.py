@@ -185,8 +185,8 @@ def _execute(config: DictConfig) -> int:
     settings, isolated = sweep_settings(config), None
     if settings.wants_process(has_variables=bool(HydraConfig.get().job.env_set)):
         isolated = Isolated(tuple(runner_from(config).preload), settings.timeout_s)
-    with console.progress_bar("measuring") as progress:
-        finished = Task(isolated, Watch(progress))(config)
+    with console.progress_bar("start") as bar:
+        finished = Task(isolated, Watch(bar.progress, bar.phase))(config)
     terminal.show(finished, HydraConfig.get().runtime.output_dir)
     return _FAILED if finished.metrics["error"] else 0
 

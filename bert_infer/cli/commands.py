@@ -68,13 +68,13 @@ def duel(program: str, arguments: Sequence[str]) -> int:
 
     directory = _new_directory()
     a, b = (_latest(["iterations=3", *common, *_split(side)]) for side in (first, second))
-    with console.progress_bar("measuring") as progress:
+    with console.progress_bar("rounds") as bar:
         outcome, failures = duels.fight(
             *(a, b, asked.rounds, directory),
             pairs=asked.pairs,
             force=asked.force,
             config_dir=asked.config_dir,
-            progress=progress,
+            progress=bar.progress,
         )
     terminal.show(outcome, first, second)
     sides = {side: sorted(directory.glob(f"{side.lower()}*")) for side in ("A", "B")}
@@ -107,8 +107,9 @@ def rerun(program: str, arguments: Sequence[str]) -> int:
     from bert_infer.sweeps import rerun as reruns
 
     directory = _new_directory()
-    with console.progress_bar("measuring") as progress:
-        finished = reruns.rerun(asked.directory, directory, Watch(progress))
+    with console.progress_bar("start") as bar:
+        watch = Watch(bar.progress, bar.phase)
+        finished = reruns.rerun(asked.directory, directory, watch)
     terminal.show(finished, directory.resolve())
     if finished.metrics["error"]:
         return 1

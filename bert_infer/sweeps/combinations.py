@@ -27,9 +27,9 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
     found = []
     refused: dict[str, list[str]] = {}
     # Hydra is set up once for all; each of them still takes it a tenth of a second.
-    with hydra_at_hand(), console.progress_bar("checking runs") as progress:
+    with hydra_at_hand(), console.progress_bar("checking runs") as bar:
         for number, one in enumerate(overrides):
-            progress(number, len(overrides))
+            bar.progress(number, len(overrides))
             try:
                 found.append(Combination.of(one, searchpath, number))
             except RefusedError as error:
