@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.torch_version import TorchVersion
 
-from bert_infer import compose, metrics
+from bert_infer import compose, machine, metrics
 from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
@@ -634,7 +634,7 @@ def test_layers_are_compiled_where_that_is_possible(
     )
     if has_headers:
         (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(fusing.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(machine, "python_header", lambda: tmp_path / "Python.h")
     is_possible = has_triton and has_compiler and has_headers
     assert (OnCpu().region(Layer.__call__) is not Layer.__call__) == is_possible
     assert OnCpu(fuses=False).region(Layer.__call__) is Layer.__call__

@@ -216,6 +216,16 @@ def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
     assert "Traceback" not in done.stderr
 
 
+def test_a_side_that_no_process_can_be_started_for_leaves_its_record(command):
+    """Seen to fail: its directory had the configuration, and no word of what became of it."""
+    side = "engine=deadly engine.deed=be_imported engine.after=0 model=tiny drift.texts=0"
+    done = command("duel", side, side, "--config-dir", str(PLUGIN / "conf"), env=WITH_PLUGIN)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (metrics,) = command.metrics()
+    assert (metrics["status"], metrics["error"]["type"]) == ("failed", "ProcessError")
+
+
 def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
     """Seen to fail: the rounds since the last note of them, which is made every 5 s, lost."""
     same = ("model=tiny", *QUICK, "--rounds", "100000")

@@ -253,7 +253,7 @@ def test_a_runs_process_has_the_environment_variables_that_were_asked_for(comman
 def test_on_a_terminal_it_says_what_goes_on_now(command):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), "--multirun", *TINY, "iterations=1,9000"],
+        [sys.executable, str(ROOT / "run.py"), "--multirun", *TINY, "iterations=1,3000"],
         cwd=command.directory,
         stdout=theirs,
         stderr=theirs,
@@ -268,7 +268,7 @@ def test_on_a_terminal_it_says_what_goes_on_now(command):
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
     assert re.search(r"checking runs .* 1/2", text)
-    assert re.search(r"1 done  1 left  about .* to go\s+now: \w+, .* iterations=9000", text)
+    assert re.search(r"1 done  1 left  about .* to go\s+now: \w+, .* iterations=3000", text)
     assert re.search(r"2/2  ok", text)
 
 

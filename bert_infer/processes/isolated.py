@@ -70,22 +70,21 @@ class Isolated:
         """
         stdin = spooled()
         assignment = Assignment(directory, self.timeout_s, stdin.name if stdin else os.devnull)
-        with process.recorded(directory):
-            try:
-                with process.started(_run, assignment, self.preload, variables) as child:
-                    return self._ended(child, directory, watch)
-            except ProcessError as error:
-                cause = Cause("failed", type(error).__name__, error.message, error.remedy)
-                return Finished(process.record_if_missing(directory, cause), ())
+        try:
+            with (
+                process.recorded(directory),
+                process.started(_run, assignment, self.preload, variables) as child,
+            ):
+                return self._ended(child, directory, watch)
+        except ProcessError as error:
+            return Finished(process.record_if_missing(directory, Cause.of(error)), ())
 
     def _ended(self, child: Child, directory: Path, watch: Watch) -> Finished:
         """Wait for the run to end, or end it."""
         try:
             finished, cause = self._wait(child, watch), None
         except TimeoutError:
-            error = _too_late(self.timeout_s)
-            finished = None
-            cause = Cause("failed", type(error).__name__, error.message, error.remedy)
+            finished, cause = None, Cause.of(_too_late(self.timeout_s))
             child.late()
         except KeyboardInterrupt:
             child.interrupted(directory)

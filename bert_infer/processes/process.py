@@ -110,9 +110,12 @@ class Child(NamedTuple):
 
 @contextmanager
 def recorded(directory: Path) -> Iterator[None]:
-    """Leave a record of the run in ``directory`` if it is interrupted while it has no process."""
+    """Leave a record of the run in ``directory`` that gets no process, or is interrupted before."""
     try:
         yield
+    except ProcessError as error:
+        record_if_missing(directory, Cause.of(error))
+        raise
     except KeyboardInterrupt:
         record_if_missing(directory, status.INTERRUPTED)
         raise

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from bert_infer.errors import BertInferError
+
 EVERY_S = 5.0
 """Seconds between two notes of what was measured, or 20 times what the last note took if that is
 longer: what was measured since the last note is lost if the process dies."""
@@ -43,6 +45,11 @@ class Cause(NamedTuple):
     kind: str
     message: str
     remedy: str
+
+    @classmethod
+    def of(cls, error: BertInferError) -> Cause:
+        """Return that it failed with ``error``."""
+        return cls("failed", type(error).__name__, error.message, error.remedy)
 
 
 INTERRUPTED = Cause("interrupted", "KeyboardInterrupt", "Interrupted.", "Run it again.")
