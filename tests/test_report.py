@@ -146,6 +146,9 @@ def test_a_report_made_again_has_the_sweeps_own_baseline(sweep, capsys):
     shown = capsys.readouterr().out
     assert "baseline=dtype=bf16 batch=4 matches no run" in shown
     assert "Baseline: run 0." in shown
+    path.write_text("")
+    assert commands.report("run.py", [str(sweep)]) == 0
+    assert "multirun.yaml is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

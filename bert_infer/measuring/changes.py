@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FEWEST_FOR_CHANGE = 8
 """Fewest samples in which a trend or step is looked for."""
 CHANGE_WORTH_SAYING = 0.05
-_CERTAINTY = 0.01  # a trend or step by chance in fewer than one run of a hundred
+_CERTAINTY = 0.01  # of independent timings, by chance in fewer than one run of a hundred
 _BLOCKS = 100  # enough to see where timings changed
 
 

@@ -66,15 +66,15 @@ def of(overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[list[str], 
 
 
 def baseline_of(directory: Path) -> Baseline | None:
-    """Return the baseline that the sweep in ``directory`` was begun with.
-
-    Raises:
-        RefusedError: the file that says so is damaged.
-    """
+    """Return the baseline that the sweep in ``directory`` was begun with, if that is known."""
     path = directory / "multirun.yaml"
     if not path.is_file():
         return None
-    given = {key_of(o): o for o in _of_sweep(path, "Give it again: --baseline OPTIONS.")}
+    try:
+        given = {key_of(override): override for override in _of_sweep(path, "")}
+    except RefusedError as error:
+        console.show_text(f"{error.message} The sweep's own baseline is not known.")
+        return None
     named = value_of(given["baseline"]) if "baseline" in given else None
     return None if named is None else Baseline.parse(named)
 
