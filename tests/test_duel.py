@@ -198,12 +198,12 @@ def test_two_batch_sizes_measured_in_turn(command):
         beside = json.loads((directory / name / "environment.json").read_text())["conditions"]
         assert beside["is_alone"] is False
         assert beside["other_processes"] is not None
-    # Seen to fail: the sides compared as two runs, "1.13 times (95 %: 1.03 to 1.22)", where the
-    # duel showed no difference.
+    # Seen to fail: compared as two runs, "1.13 times (95 %: 1.03 to 1.22)", where the duel showed
+    # no difference.
     for asked in (["report", str(directory)], ["compare", f"{directory}/b", f"{directory}/a"]):
         refused = command(*asked)
         assert refused.returncode == 2
-        assert f"{outcome['verdict']} B over A in sequences/s: {outcome['ratio']}" in refused.stderr
+        assert outcome["verdict"] in refused.stderr
 
 
 def test_a_side_that_fails_ends_the_duel_with_its_reason(command):

@@ -19,7 +19,7 @@ _CLOCK_MOVED = 0.1
 _QUOTA_USED_UP = 0.01
 _FEWER = "set device=cpu device.threads=N for fewer threads"
 _BY_DUEL = "compare by the ratio of a `duel`, whose sides alternate."
-_BY_PAIRS = "give the duel more --pairs, which its interval is then of."
+_BY_PAIRS = "give the duel --pairs 5 or more: its interval is then of pairs of processes."
 
 
 def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[Caveat]:
