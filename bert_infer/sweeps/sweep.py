@@ -86,7 +86,7 @@ def _sum_up(plan: Plan, directory: Path) -> None:
     try:
         bury_the_dead(directory)
         try:
-            found = report.write_by_own(directory, plan.baseline)
+            found = report.write_preferring(directory, plan.baseline)
         except RunDirectoryError as error:  # a full disk
             console.show_text(str(error))
             found = summary.of(directory, plan.baseline)
@@ -97,10 +97,19 @@ def _sum_up(plan: Plan, directory: Path) -> None:
 
 
 def bury_the_dead(directory: Path) -> None:
-    """Write a record for each run that has none, unless another process is still making it."""
+    """Write a record for each run that has none, unless another process is still making it.
+
+    Of a run that never began, what Hydra could write is removed: a full disk or a kill kept it from
+    naming the run.
+    """
     for path in _runs(directory):
-        if not (path / "metrics.json").exists() and status.writer(path) is None:
+        if (path / "metrics.json").exists() or status.writer(path) is not None:
+            continue
+        written_last = path / ".hydra" / "overrides.yaml"
+        if written_last.exists() and written_last.stat().st_size > 0:
             status.bury(path, _ENDED_WITH_IT)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _runs(directory: Path) -> list[Path]:
@@ -226,21 +235,14 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
         if isinstance(chosen, BasicLauncher):
             # A thread that draws would take time from forwards that this process measures.
             with nullcontext() if inline else drawn(board):
-                fail_fast = plan.settings.fail_fast
-                return _one_by_one(chosen, directory, left, first, board, fail_fast=fail_fast)
+                return _one_by_one(chosen, left, first, board, fail_fast=plan.settings.fail_fast)
         with followed(board, directory):
             jobs = launcher(Watch()).launch([list(run.overrides) for run in left], first)
         return any(_metrics(job)["error"] is not None for job in jobs)
 
 
-def _one_by_one(  # noqa: PLR0913
-    launcher: Launcher,
-    directory: Path,
-    left: Sequence[Planned],
-    first: int,
-    board: Board,
-    *,
-    fail_fast: bool,
+def _one_by_one(
+    launcher: Launcher, left: Sequence[Planned], first: int, board: Board, *, fail_fast: bool
 ) -> bool:
     """Launch one run after the other; tell whether any failed."""
     failed = False
@@ -250,7 +252,6 @@ def _one_by_one(  # noqa: PLR0913
             [job] = launcher.launch([list(run.overrides)], number)
             metrics = _metrics(job)
         except OSError as error:  # the run's directory cannot be written
-            _withdraw(directory)
             board.lost(error)
             failed = True
         else:
@@ -259,15 +260,6 @@ def _one_by_one(  # noqa: PLR0913
         if failed and fail_fast:
             break
     return failed
-
-
-def _withdraw(directory: Path) -> None:
-    """Remove what Hydra could write of a run before the disk was full; none of it had begun."""
-    for path in _runs(directory):
-        written_last = path / ".hydra" / "overrides.yaml"
-        is_whole = written_last.exists() and written_last.stat().st_size > 0
-        if not is_whole and status.writer(path) is None:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _metrics(job: JobReturn) -> dict[str, Any]:
