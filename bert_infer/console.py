@@ -87,19 +87,16 @@ class Bar:
     forwards.
     """
 
-    def __init__(self, drawing: Progress | None, doing: str) -> None:
+    def __init__(self, drawing: Progress, doing: str) -> None:
         self._drawing, self._drawn = drawing, 0.0
-        self._task = drawing.add_task(doing, total=None) if drawing else None
+        self._task = drawing.add_task(doing, total=None)
 
     def phase(self, name: str) -> None:
         """Show that ``name`` begins."""
-        if self._drawing and self._task is not None:
-            self._drawing.update(self._task, description=name, refresh=True)
+        self._drawing.update(self._task, description=name, refresh=True)
 
     def progress(self, done: int, total: int | None) -> None:
         """Show how many are done, and of how many where that is known."""
-        if not self._drawing or self._task is None:
-            return
         self._drawing.update(self._task, completed=done, total=total)
         if (now := self._drawing.get_time()) - self._drawn > _DRAW_EVERY_S:
             self._drawn = now
@@ -109,12 +106,13 @@ class Bar:
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Bar]:
     """Draw a bar until the block ends, if there is a terminal."""
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield Bar(None, doing)
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(
-        *columns, TimeRemainingColumn(), console=_ERR, transient=True, auto_refresh=False
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        TimeRemainingColumn(),
+        console=_ERR,
+        transient=True,
+        auto_refresh=False,
+        disable=not (sys.stdout.isatty() and sys.stderr.isatty()),
     ) as drawing:
         yield Bar(drawing, doing)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bert_infer.running.run_record import Record
 
 _MANY_OUTLIERS = 0.05
-_BY_CHANCE = 2  # near the fences; a tenth of runs of 5 to 20 normal timings have so many
+_BY_CHANCE = 2  # near the fences, as in 5 to 10 % of runs of 5 to 20 normal timings
 _CEILING_MOVED = 0.1
 _ABOVE_CEILING = 1.05
 
@@ -120,7 +120,7 @@ def _changes(measurement: dict[str, Any]) -> Iterator[Caveat]:
             "ratio of a `duel`, whose sides alternate.",
         )
     far = outliers["low"] + outliers["high"] if outliers else 0
-    few = _BY_CHANCE - bool(outliers and outliers["severe"])
+    few = 1 if outliers and outliers["severe"] else _BY_CHANCE
     if outliers and far > max(few, _MANY_OUTLIERS * outliers["samples"]):
         yield Caveat(
             "outliers",

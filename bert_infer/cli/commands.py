@@ -139,7 +139,7 @@ def report(program: str, arguments: Sequence[str]) -> int:
     from bert_infer.sweeps.resumption import baseline_of
 
     if asked.baseline is None:
-        found = reports.write_by_own(asked.directory, baseline_of(asked.directory))
+        found = reports.write_preferring(asked.directory, baseline_of(asked.directory))
     else:
         found = reports.write(asked.directory, reports.Baseline.parse(asked.baseline))
     terminal.show(found)

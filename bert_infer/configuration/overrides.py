@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _TOP = [part.name for schema in (Settings, SweepSettings) for part in fields(schema)]
+# What keys so called take is a name, of a file or a model, also where it reads as a number.
 _NAMES = {"dir", "subdir", "path", "name", "revision", "checkpoint"}
 MOST_RUNS = 10_000
 """The most runs that a sweep may have."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.errors import BertInferError
 from bert_infer.processes import process, worker
@@ -170,14 +170,14 @@ def _run(pipe: Connection, assignment: Assignment) -> None:
 def _turns(pipe: Connection, fewest: int, forwards: list[Forward], pauses: Pauses) -> Iterator[int]:
     """Yield the passes of each turn that ``pipe`` grants, and report the turn when it is over."""
 
-    def told() -> Any:  # noqa: ANN401  whatever came
+    def is_granted() -> bool:
         with pauses.one():
-            return pipe.recv()
+            return bool(pipe.recv() == _MEASURE)
 
     index = 0
     try:
         pipe.send(_READY)
-        while told() == _MEASURE:
+        while is_granted():
             turn, first = Turn(0, 0.0), index
             while index - first < fewest or turn.wall_s < TURN_S:
                 before = len(forwards)

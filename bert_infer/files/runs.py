@@ -146,7 +146,7 @@ def _samples(path: Path, metrics: dict[str, Any]) -> tuple[NDArray[np.float64], 
     """Return each sample's wall time, and its sequences, from forwards.csv."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)  # a DictReader takes three times as long
+            rows = csv.reader(file)  # a DictReader takes twice as long
             if tuple(next(rows, ())) != FORWARD_COLUMNS:
                 raise RefusedError(
                     f"{path}: its columns are not {', '.join(FORWARD_COLUMNS)}.", "Run it again."

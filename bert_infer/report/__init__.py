@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from bert_infer.report.summary import Summary
 
-__all__ = ["Baseline", "write", "write_by_own"]
+__all__ = ["Baseline", "write", "write_preferring"]
 
 
-def write_by_own(directory: Path, baseline: Baseline | None) -> Summary:
-    """Write the report by the sweep's own ``baseline``, or by the first run while none has that.
+def write_preferring(directory: Path, baseline: Baseline | None) -> Summary:
+    """Write the report against ``baseline``, or against the first run while none has its options.
+
+    For a sweep's own baseline, whose run may be yet to come; ``write`` has the arguments.
 
     Raises:
         RefusedError: there is no run in it.
@@ -31,7 +33,9 @@ def write_by_own(directory: Path, baseline: Baseline | None) -> Summary:
     try:
         return write(directory, baseline)
     except NoBaselineError as error:
-        console.show_text(f"{error.message} Until then the first run that went well is it.")
+        console.show_text(
+            f"{error.message} Until one does, the first run that went well is the baseline."
+        )
         return write(directory)
 
 
