@@ -1,9 +1,9 @@
-"""Texts to tokens: WordPiece by the tokenizers library, into one ragged array."""
+"""Texts to tokens: by the tokenizers library, as transformers sets it up, into one ragged array."""
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,40 +17,56 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     import tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     from bert_infer.records import ModelFiles, Text
 
 BUNDLED_VOCABULARY = Path(__file__).parent / "data" / "vocab.txt"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+FILES = (
+    *("tokenizer.json", "vocab.txt", "tokenizer_config.json"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
+"""What transformers reads a BERT tokenizer from, as far as a model has it."""
+_BERT = "BertTokenizer"
+_ANY = {"PreTrainedTokenizer", "PythonBackend"}  # names that say no more than tokenizer.json
 _CHUNK = 1024  # texts tokenised at once: enough for the library's threads, little memory
 _CHUNK_CHARACTERS = 1_000_000  # and characters, of which each takes 130 bytes meanwhile
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer that truncates at ``max_length`` tokens, special tokens included."""
+    """A tokenizer that truncates at ``max_length`` tokens, special tokens included.
 
-    wordpiece: tokenizers.Tokenizer
+    Attributes:
+        max_length: to begin with, what the tokenizer says of itself.
+        vocab_size: ids are below it.
+        cut: the side that truncation takes tokens from, "left" or "right".
+        provenance: where it came from.
+    """
+
+    backend: tokenizers.Tokenizer
     max_length: int
+    vocab_size: int
+    cut: str
     provenance: Mapping[str, Any]
 
-    @property
-    def vocab_size(self) -> int:
-        """Entries in the vocabulary."""
-        return self.wordpiece.get_vocab_size()
+    def at_most(self, max_length: int) -> Tokenizer:
+        """Return the same tokenizer with another limit."""
+        return replace(self, max_length=max_length)
 
     def encode(self, texts: Iterable[Text]) -> Tokens:
         """Tokenise ``texts``, leaving out those without a token besides the special ones.
 
         Raises:
-            InputError: there is no text at all.
+            InputError: there is no text at all, or one has a token that the model does not.
         """
-        special = self.wordpiece.num_special_tokens_to_add(is_pair=False)
+        self.backend.enable_truncation(self.max_length, direction=self.cut)
+        special = self.backend.num_special_tokens_to_add(is_pair=False)
         ids, lengths, positions = array("i"), array("q"), array("q")
         truncated = skipped = 0
         for chunk in _chunks(texts):
             for text, encoding in zip(
-                chunk, self.wordpiece.encode_batch([t.string for t in chunk]), strict=True
+                chunk, self.backend.encode_batch([t.string for t in chunk]), strict=True
             ):
                 if len(encoding.ids) <= special:
                     skipped += 1
@@ -63,6 +79,12 @@ class Tokenizer:
             raise InputError(
                 f"There is no text to process (empty ones: {skipped}).",
                 "Give at least one text that is not empty.",
+            )
+        if (largest := max(ids)) >= self.vocab_size:
+            raise InputError(
+                f"A text has {self.backend.id_to_token(largest)}, token {largest}, and the model "
+                f"only {self.vocab_size} tokens.",
+                "Leave it out, or put the model's own tokenizer files beside its weights.",
             )
         return Tokens.of(
             np.frombuffer(ids, np.int32),
@@ -88,26 +110,24 @@ def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
 
 def version(files: ModelFiles | None) -> Hashable:
     """Return a value that changes whenever the tokenizer among ``files`` does."""
-    found = [files.find(name) for name in _TOKENIZER_FILES] if files else []
+    found = [files.find(name) for name in (*FILES, "config.json")] if files else []
     return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found if path)
 
 
-def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenizer:
+def load(files: ModelFiles | None, vocab_size: int) -> Tokenizer:
     """Load the tokenizer among ``files``, or the bundled uncased vocabulary.
 
     Raises:
         WeightsError: there is none, and the model's vocabulary is not the bundled one's size; or
             it cannot be read, or has more entries than the model.
     """
-    path = files.find("tokenizer.json", "vocab.txt") if files else None
-    if files and path and path.name == "tokenizer.json":
-        wordpiece = _from_file(path)
+    if files and files.find("tokenizer.json", "vocab.txt"):
+        own = _as_transformers(files)
+        never_met = {own.pad_token, own.mask_token}
+        backend, max_length, cut = own.backend_tokenizer, own.model_max_length, own.truncation_side
         provenance: Mapping[str, Any] = files.provenance
-    elif files and path:
-        wordpiece = _wordpiece(path, _tokenizer_config(files))
-        provenance = files.provenance
-    elif vocab_size == len(_lines(BUNDLED_VOCABULARY)):
-        wordpiece = _wordpiece(BUNDLED_VOCABULARY, {})
+    elif vocab_size == len(vocabulary := _lines(BUNDLED_VOCABULARY)):
+        backend, max_length, cut, never_met = _wordpiece(vocabulary), vocab_size, "right", set()
         provenance = {"source": "bundled uncased vocabulary"}
     else:
         raise WeightsError(
@@ -115,66 +135,86 @@ def load(files: ModelFiles | None, vocab_size: int, max_length: int) -> Tokenize
             "entries are not the bundled vocabulary's.",
             "Put the model's tokenizer files beside its weights.",
         )
-    if wordpiece.get_vocab_size() > vocab_size:
+    entries = backend.get_vocab()
+    if unknown := {e for e, index in entries.items() if index >= vocab_size} - never_met:
         raise WeightsError(
-            f"The tokenizer has {wordpiece.get_vocab_size()} entries, the model only {vocab_size}.",
+            f"The tokenizer has {len(entries)} entries, the model only {vocab_size}: "
+            f"{min(unknown)} is one that it lacks.",
             "Put the model's own tokenizer files beside its weights.",
         )
-    wordpiece.no_padding()
-    wordpiece.enable_truncation(max_length)
-    return Tokenizer(wordpiece, max_length, provenance)
+    backend.no_padding()
+    return Tokenizer(backend, max_length, min(vocab_size, len(entries)), cut, provenance)
 
 
-def _from_file(path: Path) -> tokenizers.Tokenizer:
-    import tokenizers
+def _as_transformers(files: ModelFiles) -> PreTrainedTokenizerFast:
+    """Load the tokenizer among ``files`` as transformers' AutoTokenizer does.
 
+    AutoTokenizer itself would import torch, before a device could set what torch reads.
+    """
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        own = _kind(files).from_pretrained(files.directory, local_files_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # noqa: BLE001  the library raises no narrower class
-        raise WeightsError(f"{path} is no tokenizer: {error}.", "Correct or replace it.") from None
+        raise WeightsError(
+            f"{files.directory} has a tokenizer that cannot be loaded: {error}.",
+            "Correct or replace its tokenizer files.",
+        ) from None
+    if not files.find("tokenizer.json"):
+        # transformers gives these ids of their own, which the model has never met.
+        needed = {own.unk_token, own.cls_token, own.sep_token}
+        if missing := needed - own.backend_tokenizer.get_vocab(with_added_tokens=False).keys():
+            raise WeightsError(
+                f"{files.find('vocab.txt')} lacks {', '.join(sorted(missing))}.",
+                "Correct or replace it.",
+            )
+    return own
 
 
-def _wordpiece(path: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer from a vocabulary, one entry a line, and its tokenizer_config.json."""
+def _kind(files: ModelFiles) -> type[PreTrainedTokenizerFast]:
+    """Return the class that reads the tokenizer among ``files``.
+
+    Raises:
+        WeightsError: it is one that is written in Python.
+    """
+    import tokenizers
+    import transformers
+
+    configs = map(files.find, ("tokenizer_config.json", "config.json"))
+    names = (read_json_object(path).get("tokenizer_class") for path in configs if path)
+    name = str(next(filter(None, names), _BERT)).removesuffix("Fast")
+    path = files.find("tokenizer.json")
+    whole = tokenizers.Tokenizer.from_file(str(path)) if path else None
+    # BertTokenizer would take the entries of any other kind for WordPiece's.
+    is_other = whole is not None and not isinstance(whole.model, tokenizers.models.WordPiece)
+    of_any: type[PreTrainedTokenizerFast] = transformers.PreTrainedTokenizerFast
+    if name in _ANY or (name == _BERT and is_other):
+        return of_any
+    kind: Any = getattr(transformers, name, of_any)
+    if isinstance(kind, type) and issubclass(kind, of_any):
+        return kind
+    raise WeightsError(
+        f"{files.directory} says tokenizer_class={name}, which is not among those that the "
+        "tokenizers library runs.",
+        "Take a model whose tokenizer is saved as tokenizer.json.",
+    )
+
+
+def _wordpiece(vocabulary: list[str]) -> tokenizers.Tokenizer:
+    """Build uncased BERT's tokenizer, without the second that transformers takes to import."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {entry: index for index, entry in enumerate(_lines(path))}
-    if missing := {"[UNK]", "[CLS]", "[SEP]"} - vocabulary.keys():
-        raise WeightsError(f"{path} lacks {', '.join(sorted(missing))}.", "Correct or replace it.")
-    wordpiece = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    numbered = {entry: index for index, entry in enumerate(vocabulary)}
+    wordpiece = Tokenizer(models.WordPiece(numbered, unk_token="[UNK]"))  # noqa: S106
     wordpiece.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    wordpiece.normalizer = normalizers.BertNormalizer(
-        lowercase=bool(config.get("do_lower_case", True)),
-        strip_accents=config.get("strip_accents"),
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-    )
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
     wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     wordpiece.post_processor = processors.BertProcessing(
-        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+        ("[SEP]", numbered["[SEP]"]), ("[CLS]", numbered["[CLS]"])
     )
     wordpiece.decoder = decoders.WordPiece()
     return wordpiece
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}.", "Correct or replace it.") from None
-
-
-def _tokenizer_config(files: ModelFiles) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json, for a tokenizer that is only a vocabulary.
-
-    Raises:
-        WeightsError: it names another kind of tokenizer than BERT's.
-    """
-    path = files.find("tokenizer_config.json")
-    config = read_json_object(path) if path else {}
-    kind = config.get("tokenizer_class")
-    if kind not in {None, "BertTokenizer", "BertTokenizerFast"}:
-        raise WeightsError(
-            f"{path} says tokenizer_class={kind}, which vocab.txt alone does not describe.",
-            "Save it as tokenizer.json: AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIR).",
-        )
-    return config
+    return path.read_text("utf-8").rstrip("\n").split("\n")

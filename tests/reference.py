@@ -19,7 +19,8 @@ EAGER = [*BATCHINGS, PACKED, *([*batching, "engine=fused"] for batching in BATCH
 
 def directly(bert, texts):
     """Hidden states and pooled output of each text, alone in its forward."""
-    tokenizer = load(None, 30522, 512).wordpiece
+    tokenizer = load(None, 30522).backend
+    tokenizer.enable_truncation(512)
     with torch.inference_mode():
         for text in texts:
             ids = torch.tensor([tokenizer.encode(text).ids])

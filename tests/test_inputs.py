@@ -19,7 +19,7 @@ from bert_infer.inputs.table import Table
 
 @pytest.fixture
 def tokenizer():
-    return tokens.load(None, 30522, 512)
+    return tokens.load(None, 30522).at_most(512)
 
 
 def strings(source):

@@ -47,7 +47,7 @@ def _outputs(record: Record, prepared: Prepared) -> Iterator[Caveat]:
         yield Caveat(
             "truncated_texts",
             f"{workload.truncated} of {workload.texts} texts had more than {limit} tokens and lost "
-            "what followed them.",
+            "the rest.",
             "Split them: this is the model's limit."
             if limit == prepared.architecture.max_length
             else "Split them, or raise max_length.",

@@ -85,11 +85,16 @@ class Settings:
         if self.seed < 0:
             raise OptionError("seed", self.seed, "a whole number from 0")
 
-    def longest(self, limit: int, model: str) -> int:
+    def longest(self, limit: int, preferred: int, model: str) -> int:
         """Return how many tokens a text is truncated to, for a ``model`` that takes ``limit``.
 
+        Args:
+            limit: the most that the model takes.
+            preferred: the most that its tokenizer is set to, which may be more.
+            model: its name.
+
         Raises:
-            OptionError: ``max_length`` is more than that.
+            OptionError: ``max_length`` is more than ``limit``.
         """
         if self.max_length and self.max_length > limit:
             raise OptionError(
@@ -97,7 +102,7 @@ class Settings:
                 self.max_length,
                 f"at most {limit}, the longest sequence that {model} takes",
             )
-        return self.max_length or limit
+        return self.max_length or min(limit, preferred)
 
 
 class Isolation(Enum):

@@ -11,13 +11,14 @@ from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 
+from bert_infer import tokens
 from bert_infer.errors import WeightsError
 from bert_infer.records import ModelFiles
 
 PATIENCE_S = 3.0
 """How long an unreachable hub is waited for. Its own client would retry for about a minute."""
 
-_DESCRIPTION = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+_DESCRIPTION = ["config.json", *tokens.FILES]
 _WEIGHTS = ["model.safetensors", "model.safetensors.index.json"]
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}

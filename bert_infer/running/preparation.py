@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bert_infer.models.weights import WeightsSource
     from bert_infer.records import ModelFiles, Tokens
     from bert_infer.runner import Runner
+    from bert_infer.tokens import Tokenizer
 
 
 class Content(NamedTuple):
@@ -116,12 +117,15 @@ def prepare(runner: Runner) -> Prepared:
     runner.engine.check_output(runner.output)
     architecture = runner.model.architecture()
     runner.engine.check(architecture, dtype)
-    max_length = runner.settings.longest(architecture.max_length, runner.model.name)
-    runner.batching.check(max_length)
     files = runner.model.tokenizer_files()
     versions = (runner.input.version(), tokens.version(files))
+    tokenizer = _tokenizer(files, versions[1], architecture.vocab_size)
+    max_length = runner.settings.longest(
+        architecture.max_length, tokenizer.max_length, runner.model.name
+    )
+    runner.batching.check(max_length)
     try:
-        one_pass, provenance, tokenize_s = _tokenise(
+        one_pass, tokenize_s = _tokenise(
             runner.input, files, versions, architecture.vocab_size, max_length
         )
     except MemoryError:
@@ -163,7 +167,7 @@ def prepare(runner: Runner) -> Prepared:
         shapes=_first_of_each(shapes, groups),
         workload=Workload.of(one_pass, groups, shapes, unfilled, tokenize_s),
         max_length=max_length,
-        tokenizer_provenance=provenance,
+        tokenizer_provenance=dict(tokenizer.provenance),
         source=source,
     )
 
@@ -225,12 +229,22 @@ def _check_fits(
 
 
 @lru_cache(maxsize=4)
+def _tokenizer(files: ModelFiles | None, version: Hashable, vocab_size: int) -> Tokenizer:
+    """Return the tokenizer, cached for a sweep's runs."""
+    del version  # part of the cache key: a file that has changed is read again
+    return tokens.load(files, vocab_size)
+
+
+@lru_cache(maxsize=4)
 def _tokenise(
-    source: Input, files: ModelFiles | None, versions: Hashable, vocab_size: int, max_length: int
-) -> tuple[Tokens, dict[str, Any], float | None]:
-    """Return the tokens, the tokenizer's provenance and the seconds, cached for a sweep's runs."""
-    del versions  # part of the cache key: a file that has changed is read again
-    tokenizer = tokens.load(files, vocab_size, max_length)
+    source: Input,
+    files: ModelFiles | None,
+    versions: tuple[Hashable, Hashable],
+    vocab_size: int,
+    max_length: int,
+) -> tuple[Tokens, float | None]:
+    """Return the tokens and the seconds, cached likewise."""
+    tokenizer = _tokenizer(files, versions[1], vocab_size).at_most(max_length)
     one_pass, seconds = timed(lambda: source.tokens(tokenizer))
     tokenize_s = seconds if isinstance(source, TextInput) else None  # synthetic ids are drawn
-    return one_pass, dict(tokenizer.provenance), tokenize_s
+    return one_pass, tokenize_s
