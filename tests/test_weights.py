@@ -67,6 +67,19 @@ def test_heads_and_tensorflow_names_of_the_original_checkpoints(tmp_path, traine
     same(pooled(tmp_path / "original.safetensors"), expected)
 
 
+def test_a_head_of_ones_own_is_left_out_and_nothing_inside_the_encoder_is(
+    tmp_path, trained, expected
+):
+    """As ColBERT and BERT-CRF are saved. Seen to fail: "1 unexpected: linear.weight"."""
+    tensors = {f"bert.{name}": tensor.clone() for name, tensor in trained.items()}
+    tensors |= {"linear.weight": torch.zeros(16, 384), "crf.transitions": torch.zeros(3, 3)}
+    save_file(tensors, tmp_path / "headed.safetensors")
+    same(pooled(tmp_path / "headed.safetensors"), expected)
+    save_file(tensors | {"bert.adapter.weight": torch.zeros(2)}, tmp_path / "inside.safetensors")
+    with pytest.raises(WeightsError, match=r"adapter\.weight"):
+        pooled(tmp_path / "inside.safetensors")
+
+
 @pytest.mark.parametrize("engine", ["transformers", "fused"])
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_model_for_single_tokens_has_no_pooler_and_runs(tmp_path, trained, ending, engine):

@@ -161,8 +161,9 @@ def _is_number(value: object) -> bool:
 _A_SIZE = (_is_size, "a whole number from 1")
 _OFF = (lambda value: not value, "false: only encoders run")
 _ACTIVATIONS = (
-    *("gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "quick_gelu"),
-    *("relu", "silu", "swish", "tanh", "mish"),
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"),
+    *("gelu_pytorch_tanh", "quick_gelu", "relu", "leaky_relu", "silu", "swish", "mish"),
+    *("tanh", "sigmoid", "linear"),
 )
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model_type": (lambda value: value == "bert", "bert"),

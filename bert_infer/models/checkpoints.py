@@ -81,7 +81,8 @@ class Stored(NamedTuple):
 def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) -> dict[str, str]:
     """Return the file's name for each parameter of the model.
 
-    Task heads and a buffer of old versions are left out; the pooler may be missing.
+    Left out are a buffer of old versions and task heads: transformers' own, and whatever lies
+    outside the prefix of the encoder's names. The pooler may be missing.
 
     Raises:
         WeightsError: listing what is missing, unexpected, there twice or of another shape or kind.
@@ -91,7 +92,7 @@ def fit(path: Path, stored: Mapping[str, Stored], architecture: Architecture) ->
     names: dict[str, str] = {}
     twice = []
     for name in stored:
-        is_head = prefix and name.startswith(heads)
+        is_head = prefix and (not name.startswith(prefix) or name.startswith(heads))
         if is_head or name.endswith("embeddings.position_ids"):
             continue
         canonical = _canonical(name.removeprefix(prefix or "bert."))
