@@ -141,14 +141,11 @@ def _by_hydra(request: Request, directory: Path | None = None) -> int:
     """
     import hydra
 
-    from bert_infer.configuration.overrides import quoted
     from bert_infer.configuration.schema import interpolation_refused
     from bert_infer.devices import variables
     from bert_infer.files.directories import alone_in
     from bert_infer.running import status
 
-    # Fixed now: Hydra would fill in the time anew, and so use another directory than was checked.
-    settled = [quoted(f"hydra.{request.kind}.dir", str(directory))] if directory else []
     codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
@@ -157,7 +154,7 @@ def _by_hydra(request: Request, directory: Path | None = None) -> int:
 
     with (
         alone_in(directory) if directory else nullcontext(),
-        _arguments([*request.flags, *request.overrides, *settled]),
+        _arguments(request.for_hydra(directory)),
         variables.temporarily({"HYDRA_FULL_ERROR": "1"}),  # raise, rather than print and exit
         interpolation_refused(),
     ):

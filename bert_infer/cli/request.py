@@ -19,6 +19,7 @@ from bert_infer.configuration.overrides import (
     check_overrides,
     expand_short_forms,
     key_of,
+    quoted,
     sweep,
 )
 from bert_infer.configuration.schema import interpolation_refused
@@ -104,6 +105,17 @@ class Request:
     def kind(self) -> str:
         """Hydra's word for it: run or sweep."""
         return "sweep" if self.is_sweep else "run"
+
+    def for_hydra(self, directory: Path | None = None) -> list[str]:
+        """Return it as Hydra's own arguments.
+
+        Args:
+            directory: the run's, which Hydra would name anew, by the time; None where it only
+                shows something.
+        """
+        settled = [quoted(f"hydra.{self.kind}.dir", str(directory))] if directory else []
+        # Flags come last: one whose value is optional, as --info's, would take an override for it.
+        return [*self.overrides, *settled, *self.flags]
 
     def check_view(self) -> None:
         """Compose what Hydra is to print, so that mistakes are reported as they are for a run.
