@@ -18,12 +18,14 @@ from omegaconf import OmegaConf
 
 from bert_infer import console, report
 from bert_infer.cli import commands
+from bert_infer.cli.request import Request
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.report import charts, entries, figures, page, summary, tables, terminal
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.charts.timeline import thinned
 from bert_infer.report.entries import Duration
 from bert_infer.report.pareto import front
+from bert_infer.sweeps import sweep as sweeps
 
 WRITTEN = {"summary.csv", "summary.md", "report.html"}
 
@@ -617,6 +619,23 @@ def test_a_directory_that_cannot_be_written_is_refused_whole(sweep, monkeypatch)
     with pytest.raises(RefusedError, match="cannot be written"):
         report.write(sweep)
     assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
+
+
+def test_a_report_that_cannot_be_written_is_shown_all_the_same(sweep, capsys):
+    """Seen to fail: `report` showed nothing and ended with 2, a sweep without a report with 0."""
+    for run in range(1, 8):
+        shutil.rmtree(sweep / str(run))
+    (sweep / "summary.md").mkdir()
+    assert commands.report("run.py", [str(sweep)]) == 1
+    alone = capsys.readouterr()
+    same = ["dtype=fp32", "batch=1", "batching=padded", "if_changed=keep"]
+    assert sweeps.carry_out(Request.of(["--multirun", f"resume={sweep}", *same]).plan()) == 1
+    at_its_end = capsys.readouterr()
+    for shown in (alone, at_its_end):
+        assert "Baseline: run 0." in shown.out
+        assert shown.err.startswith("The report cannot be written: ")
+        assert "Make room" in shown.err
+    assert "report.html" not in alone.out
 
 
 def test_a_row_without_a_baseline_is_not_called_one(sweep):

@@ -1,7 +1,7 @@
 """The command line: from arguments to runs, messages and an exit code.
 
-Exit codes: 0 all went well, 1 a run failed, or what a command shows could not be written, 2 the
-request was refused, 130 interrupted.
+Exit codes: 0 all went well, 1 a run failed, or what a command shows, or a sweep's report, could not
+be written, 2 the request was refused, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -135,14 +135,15 @@ def report(program: str, arguments: Sequence[str]) -> int:
 
     from bert_infer import console
     from bert_infer import report as reports
-    from bert_infer.report import terminal
+    from bert_infer.report import summary
     from bert_infer.sweeps.resumption import baseline_of
 
     if asked.baseline is None:
-        found = reports.write_preferring(asked.directory, baseline_of(asked.directory))
+        found = reports.preferring(asked.directory, baseline_of(asked.directory))
     else:
-        found = reports.write(asked.directory, reports.Baseline.parse(asked.baseline))
-    terminal.show(found)
+        found = summary.of(asked.directory, reports.Baseline.parse(asked.baseline))
+    if not reports.present(found):
+        return 1
     console.show_directory((asked.directory / "report.html").resolve())
     return 0
 

@@ -6,6 +6,7 @@ a run, a row a configuration with all its repeats, a summary what a reader wants
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from bert_infer.report.baseline import Baseline
@@ -15,28 +16,42 @@ if TYPE_CHECKING:
 
     from bert_infer.report.summary import Summary
 
-__all__ = ["Baseline", "write", "write_preferring"]
+__all__ = ["Baseline", "preferring", "present", "write"]
 
 
-def write_preferring(directory: Path, baseline: Baseline | None) -> Summary:
-    """Write the report against ``baseline``, or against the first run while none has its options.
+def preferring(directory: Path, baseline: Baseline | None) -> Summary:
+    """Return the summary against ``baseline``, or the first run while none has its options.
 
     For a sweep's own baseline, whose run may be yet to come; ``write`` has the arguments.
 
     Raises:
         RefusedError: there is no run in it.
-        RunDirectoryError: the files cannot be written.
     """
     from bert_infer import console
     from bert_infer.errors import NoBaselineError
+    from bert_infer.report import summary
 
     try:
-        return write(directory, baseline)
+        return summary.of(directory, baseline)
     except NoBaselineError as error:
         console.show_text(
             f"{error.message} Until one does, the first run that went well is the baseline."
         )
-        return write(directory)
+        return summary.of(directory, None)
+
+
+def present(found: Summary) -> bool:
+    """Print a summary and write its files; tell whether they could be written, and say why not."""
+    from bert_infer.errors import RunDirectoryError
+    from bert_infer.report import terminal
+
+    terminal.show(found)
+    try:
+        _write(found)
+    except RunDirectoryError as error:  # a full disk, or one that nobody may write
+        sys.stderr.write(f"{error}\n")
+        return False
+    return True
 
 
 def write(directory: Path, baseline: Baseline | None = None) -> Summary:
@@ -53,11 +68,23 @@ def write(directory: Path, baseline: Baseline | None = None) -> Summary:
         RefusedError: there is no run in it, or ``baseline`` matches none; nothing was written.
         RunDirectoryError: the files cannot be written.
     """
-    from bert_infer.errors import RunDirectoryError
-    from bert_infer.files import whole
-    from bert_infer.report import charts, page, summary, tables
+    from bert_infer.report import summary
 
     found = summary.of(directory, baseline)
+    _write(found)
+    return found
+
+
+def _write(found: Summary) -> None:
+    """Write the report's files.
+
+    Raises:
+        RunDirectoryError: they cannot be written.
+    """
+    from bert_infer.errors import RunDirectoryError
+    from bert_infer.files import whole
+    from bert_infer.report import charts, page, tables
+
     plots = charts.of(found)
     content = {
         "summary.csv": tables.as_csv(found),
@@ -67,14 +94,14 @@ def write(directory: Path, baseline: Baseline | None = None) -> Summary:
     }
     try:
         for name, text in content.items():
-            with whole(directory / name) as beside:
+            with whole(found.directory / name) as beside:
                 # File names, in options, may not be valid text.
                 beside.write_text(text, "utf-8", "backslashreplace")
-        for plot in directory.glob("report-option-*.svg"):
+        for plot in found.directory.glob("report-option-*.svg"):
             if plot.name not in content:  # of an earlier report; the option no longer varies
                 plot.unlink()
     except OSError as error:
         raise RunDirectoryError(
-            f"The report cannot be written: {error}.", "Copy the directory to where you may write."
+            f"The report cannot be written: {error}.",
+            "Make room on the disk, or copy the directory to where you may write.",
         ) from None
-    return found

@@ -14,7 +14,7 @@ from bert_infer import console, files
 from bert_infer.configuration.composition import hydra_at_hand, searching
 from bert_infer.configuration.overrides import assigned, key_of, quoted
 from bert_infer.configuration.settings import IfChanged, Isolation
-from bert_infer.errors import RefusedError, RunDirectoryError
+from bert_infer.errors import RefusedError
 from bert_infer.files.directories import claimed, locked
 from bert_infer.files.runs import at
 from bert_infer.measuring.environment import different_leaves, lasting
@@ -59,13 +59,13 @@ def carry_out(plan: Plan) -> int:
         try:
             failed = bool(left) and _launch(plan, directory, left)
         finally:
-            _sum_up(plan, directory)
+            is_summed_up = _sum_up(plan, directory)
             if not_made := len(left) - (len(_runs(directory)) - begun):
                 console.show_text(
                     f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
                     f"failed:\n  {_command_to_complete(plan, directory)}"
                 )
-    return int(failed)
+    return int(failed or not is_summed_up)
 
 
 def _command_to_complete(plan: Plan, directory: Path) -> str:
@@ -78,22 +78,18 @@ def _command_to_complete(plan: Plan, directory: Path) -> str:
     return shlex.join(["python", "run.py", "--multirun", *ours, *own])
 
 
-def _sum_up(plan: Plan, directory: Path) -> None:
-    """Write the report of the sweep so far, and print it even if it cannot be written."""
+def _sum_up(plan: Plan, directory: Path) -> bool:
+    """Print the report of the sweep so far and write it; tell whether it could be written."""
     from bert_infer import report
-    from bert_infer.report import summary, terminal
 
+    is_written = False
     try:
         bury_the_dead(directory)
-        try:
-            found = report.write_preferring(directory, plan.baseline)
-        except RunDirectoryError as error:  # a full disk
-            console.show_text(str(error))
-            found = summary.of(directory, plan.baseline)
-        terminal.show(found)
+        is_written = report.present(report.preferring(directory, plan.baseline))
     except (OSError, RefusedError) as error:  # no run at all
         console.show_text(str(error))
     console.show_directory(directory.resolve())
+    return is_written
 
 
 def bury_the_dead(directory: Path) -> None:
