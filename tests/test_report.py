@@ -629,7 +629,8 @@ def test_a_report_that_cannot_be_written_is_shown_all_the_same(sweep, capsys):
     assert commands.report("run.py", [str(sweep)]) == 1
     alone = capsys.readouterr()
     same = ["dtype=fp32", "batch=1", "batching=padded", "if_changed=keep"]
-    assert sweeps.carry_out(Request.of(["--multirun", f"resume={sweep}", *same]).plan()) == 1
+    again = Request.of(["--multirun", f"resume={sweep}", *same]).plan()
+    assert sweeps.carry_out(again, "run.py") == 1
     at_its_end = capsys.readouterr()
     for shown in (alone, at_its_end):
         assert "Baseline: run 0." in shown.out

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra._internal.utils import get_args_parser
 
 from bert_infer.cli.request import Request
 from bert_infer.errors import RefusedError
+from bert_infer.sweeps.sweep import command_to_complete
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,12 @@ def test_an_override_in_the_place_of_a_flags_value_is_refused_in_short():
     with pytest.raises(RefusedError, match="invalid choice: 'model=tiny'") as refused:
         Request.of(["--info", "model=tiny"])
     assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("program", ["bert-infer", "python -m bert_infer"])
+def test_what_completes_a_sweep_is_a_command_of_the_program_that_was_called(program):
+    """Seen to fail: it was `python run.py` whatever had been called."""
+    plan = Request.of(["--multirun", "model=tiny", "batch=1,2", "fail_fast=true"]).plan()
+    completing = command_to_complete(plan, Path("a sweep"), program)
+    options = "--multirun model=tiny batch=1,2 'resume=a sweep' fail_fast=false"
+    assert completing == f"{program} {options}"

@@ -79,7 +79,7 @@ def _do(arguments: Sequence[str], program: str) -> int:
 
         console.show_text(f"bert_infer {package_version('bert-infer') or 'not installed'}")
     else:
-        return _run(arguments)
+        return _run(arguments, program)
     return code or (_FAILED if console.OUT.has_lost else 0)
 
 
@@ -103,7 +103,7 @@ def _end(error: BaseException) -> tuple[str, int]:
             return str(error), _FAILED
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], program: str) -> int:
     """Check every run that is asked for, then make them; return the exit code."""
     from hydra.errors import HydraException
 
@@ -118,7 +118,7 @@ def _run(arguments: Sequence[str]) -> int:
             logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
             return _by_hydra(request)
         if request.is_sweep:
-            make = partial(sweep.carry_out, request.plan())
+            make = partial(sweep.carry_out, request.plan(), program)
         else:
             make = partial(_by_hydra, request, request.check())
         try:

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 _ENDED_WITH_IT = status.INTERRUPTED._replace(message="Its sweep ended.", remedy="Resume the sweep.")
 
 
-def carry_out(plan: Plan) -> int:
+def carry_out(plan: Plan, program: str) -> int:
     """Make the runs that ``plan`` asks for and its directory lacks; return the exit code.
+
+    Args:
+        plan: what is asked for.
+        program: as it was called, for the command that makes what is left.
 
     Raises:
         RefusedError: the directory is another process', or holds runs that cannot be mixed.
@@ -63,19 +67,19 @@ def carry_out(plan: Plan) -> int:
             if not_made := len(left) - (len(_runs(directory)) - begun):
                 console.show_text(
                     f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
-                    f"failed:\n  {_command_to_complete(plan, directory)}"
+                    f"failed:\n  {command_to_complete(plan, directory, program)}"
                 )
     return int(failed or not is_summed_up)
 
 
-def _command_to_complete(plan: Plan, directory: Path) -> str:
-    """Return the command that makes what ``plan`` asks for and ``directory`` lacks."""
+def command_to_complete(plan: Plan, directory: Path, program: str) -> str:
+    """Return the command of ``program`` that makes what ``plan`` wants and ``directory`` lacks."""
     replaced = {"resume", "fail_fast", "hydra.sweep.dir"}
     kept = [o for o in plan.overrides if key_of(o) not in replaced]
     # The last: those that the sweep has recorded come first, and with resume anyway.
     ours = [f"--config-dir={plan.searchpath[-1]}"] if plan.searchpath else []
     own = [*kept, assigned("resume", str(directory)), "fail_fast=false"]
-    return shlex.join(["python", "run.py", "--multirun", *ours, *own])
+    return f"{program} {shlex.join(['--multirun', *ours, *own])}"
 
 
 def _sum_up(plan: Plan, directory: Path) -> bool:
