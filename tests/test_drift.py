@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_what_is_not_finite_is_unknown_and_breaks_any_gate():
     assert "infinite or NaN" in message
     assert "weights" in remedy
     assert found.complaint(None) is None
+
+
+def test_a_cosine_that_is_too_small_is_seen_to_be():
+    """Seen to fail: "1.000000000, less than drift.min_cosine=1.0"."""
+    cosine = 1 - 2**-53
+    message, _ = Drift(1, drift.REFERENCE, "all", 0.0, cosine, cosine, cosine).complaint(1.0)
+    shown = re.search(r"reference is (\S+), less than drift.min_cosine=1.0\.", message)[1]
+    assert float(shown) < 1
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "bf16_autocast", "fp16"])

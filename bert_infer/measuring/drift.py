@@ -79,7 +79,7 @@ class Drift:
             )
         if self.min_cosine >= min_cosine:
             return None
-        found = f"The smallest cosine to the reference is {self.min_cosine:.9f}"
+        found = f"The smallest cosine to the reference is {self.min_cosine}"
         return (
             f"{found}, less than drift.min_cosine={min_cosine}.",
             "Choose a more exact dtype or engine, or lower drift.min_cosine.",
