@@ -37,11 +37,12 @@ def help_text(program: str, own: Sequence[str] = ()) -> str:
         "Values, as KEY=VALUE:",
         *(f"  {line}" for key, value in values().items() for line in _value_lines(key, *value)),
     ]
-    for group in groups():
+    for group, default in groups().items():
+        none = {"null": "none of these"} if default == "null" else {}
         lines += [
             "",
             f"{group}=",
-            *(f"  {name:<20} {line}" for name, line in options(group, own).items()),
+            *(f"  {name:<20} {line}" for name, line in (none | options(group, own)).items()),
         ]
     lines += [
         "",
