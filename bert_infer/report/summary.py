@@ -26,7 +26,7 @@ class Summary:
         rows: the best first; what went wrong, or is still going, last.
         varied: the options that tell the rows apart.
         baseline: what the rows are compared with, in words.
-        superseded: how many runs failed, and went well when they were made again.
+        superseded: how many runs did not end well, and did when they were made again.
     """
 
     directory: Path

@@ -185,12 +185,10 @@ def as_markdown(summary: Summary) -> str:
 
 
 def superseded_sentence(summary: Summary) -> str:
-    """Return how many runs failed, and went well when they were made again."""
+    """Return how many runs failed or were interrupted, and went well when they were made again."""
     count = summary.superseded
-    return (
-        f"{count} earlier {'run' if count == 1 else 'runs'} failed and went well when made again; "
-        "not listed."
-    )
+    runs = "run" if count == 1 else "runs"
+    return f"{count} earlier {runs} did not end well, but did when made again; not listed."
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
