@@ -213,7 +213,7 @@ REFUSED = [
     (["compare"], "directories"),
     (["duel", "dtype=bf16"], "A B"),
     (["duel", "dtype=bf61", "dtype=fp32"], "Did you mean bf16?"),
-    (["duel", "model=tiny", "model=minilm"], "A is iterations=3 model=tiny. B is"),
+    (["duel", "model=tiny", "model=minilm"], "A is model=tiny. B is"),
     (["duel", "text=one", "text=two", "model=tiny"], "their input differs. A is"),
     (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
     (["duel", "model=tiny", "model=tiny", "--pairs", "0"], "--pairs=0"),

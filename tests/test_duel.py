@@ -191,6 +191,7 @@ def test_two_batch_sizes_measured_in_turn(command):
         metrics = json.loads((directory / name / "metrics.json").read_text())
         assert metrics["status"] == "ok"
         assert metrics["choice"]["batch"] == batch
+        assert "iterations=3" in metrics["run"]["overrides"]
         measured = [r[f"{name}_sequences_per_s"] for r in outcome["rounds"]]
         assert min(measured) <= metrics["throughput"]["sequences_per_s"] <= max(measured)
         assert (directory / name / ".hydra" / "config.yaml").is_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.utils import get_args_parser
 
+from bert_infer.cli import commands
 from bert_infer.cli.request import Request
 from bert_infer.errors import RefusedError
 from bert_infer.sweeps.sweep import command_to_complete
@@ -41,3 +42,16 @@ def test_what_completes_a_sweep_is_a_command_of_the_program_that_was_called(prog
     completing = command_to_complete(plan, Path("a sweep"), program)
     options = "--multirun model=tiny batch=1,2 'resume=a sweep' fail_fast=false"
     assert completing == f"{program} {options}"
+
+
+@pytest.mark.parametrize(
+    ("b", "says"),
+    [
+        ("batch=2,3", "^model=tiny batch=2,3 asks for several runs"),
+        ("text=two", r"A is model=tiny batch=1\. B is model=tiny input.text='two'\."),
+    ],
+)
+def test_a_duel_quotes_what_was_typed(b, says):
+    """Seen to fail: iterations=3 before it, which nobody had typed."""
+    with pytest.raises(RefusedError, match=says):
+        commands.duel("run.py", ["batch=1", b, "model=tiny", "--rounds", "3"])

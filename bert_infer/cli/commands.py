@@ -67,7 +67,7 @@ def duel(program: str, arguments: Sequence[str]) -> int:
     from bert_infer.report import directories
 
     directory = _new_directory()
-    a, b = (_latest(["iterations=3", *common, *_split(side)]) for side in (first, second))
+    a, b = (_latest([*common, *_split(side)]) for side in (first, second))
     with console.progress_bar("rounds") as bar:
         outcome, failures = duels.fight(
             *(a, b, asked.rounds, directory),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TURN_S = 0.5
 """A turn lasts at least so long, and at least ``iterations`` passes."""
+_DEFAULT = "iterations=3"
+"""What a side adds to overrides that give no ``iterations``."""
 _READY, _MEASURE, _FINISH = "ready", "measure", "finish"
 
 
@@ -120,14 +122,16 @@ def warmed_up(
         BertInferError: it failed.
     """
     from bert_infer.configuration.composition import config_from, runner_from
-    from bert_infer.configuration.overrides import expand_short_forms
+    from bert_infer.configuration.overrides import expand_short_forms, key_of
 
-    config = config_from(expand_short_forms(overrides), searchpath)
+    gives_iterations = "iterations" in map(key_of, overrides)
+    complete = [*([] if gives_iterations else [_DEFAULT]), *overrides]
+    config = config_from(expand_short_forms(complete), searchpath)
     runner, assignment = runner_from(config), Assignment(directory, int(config.iterations))
     with process.recorded(directory):
-        _describe(directory, config, overrides)
+        _describe(directory, config, complete)
         with process.started(_run, assignment, tuple(runner.preload), runner.variables()) as child:
-            side = Side(child, directory, " ".join(overrides))
+            side = Side(child, directory, " ".join(overrides) or "The default")
             try:
                 side.warm_up()
                 yield side
