@@ -35,6 +35,15 @@ def test_an_override_in_the_place_of_a_flags_value_is_refused_in_short():
     assert len(str(refused.value).splitlines()) == 2
 
 
+def test_what_a_shell_asks_is_refused_where_none_does(monkeypatch):
+    """Seen to fail: KeyError: 'COMP_LINE'."""
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    with pytest.raises(RefusedError, match="in COMP_LINE"):
+        Request.of(["-sc", "query=bash"])
+    monkeypatch.setenv("COMP_LINE", "python run.py dtype=")
+    assert Request.of(["-sc", "query=bash"]).for_hydra() == ["query=bash", "-sc"]
+
+
 @pytest.mark.parametrize("program", ["bert-infer", "python -m bert_infer"])
 def test_what_completes_a_sweep_is_a_command_of_the_program_that_was_called(program):
     """Seen to fail: it was `python run.py` whatever had been called."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -80,11 +81,8 @@ class Request:
                 )
         if asked.resolve and not asked.cfg:
             raise RefusedError("--resolve belongs to --cfg.", "Write --cfg job --resolve.")
-        if asked.shell_completion and not _COMPLETION & {*asked.overrides}:
-            raise RefusedError(
-                "--shell-completion installs or removes a shell's completion.",
-                "Add install=bash, install=fish or install=zsh.",
-            )
+        if asked.shell_completion:
+            _check_completion(asked.overrides)
         overrides = expand_short_forms(asked.overrides)
         directories = searchpath(asked.config_dir)
         way = _way(asked)
@@ -254,11 +252,26 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
         check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
 
 
-_COMPLETION = {
-    f"{what}={shell}"
-    for what in ("install", "uninstall", "query")
-    for shell in ("bash", "fish", "zsh")
-}
+def _check_completion(overrides: Sequence[str]) -> None:
+    """Refuse what --shell-completion cannot do.
+
+    Raises:
+        RefusedError: no shell is named, or none asks.
+    """
+    words = {word.partition("=")[::2] for word in overrides}
+    asked = {what for what, shell in words if shell in {"bash", "fish", "zsh"}}
+    if not asked & {"install", "uninstall", "query"}:
+        raise RefusedError(
+            "--shell-completion installs or removes a shell's completion.",
+            "Add install=bash, install=fish or install=zsh.",
+        )
+    if "query" in asked and "COMP_LINE" not in os.environ:
+        raise RefusedError(
+            "query= is a shell's own question, with the line that is being typed in COMP_LINE.",
+            "To have the shell ask it: eval what --shell-completion install=bash prints.",
+        )
+
+
 _VIEWS = ("--cfg", "--info", "--hydra-help")
 """The flags with which Hydra prints what it would compose."""
 
