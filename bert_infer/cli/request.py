@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from bert_infer.cli import flags
 from bert_infer.cli.commands import COMMANDS
 from bert_infer.configuration.composition import config_from, runner_from, sweep_settings
 from bert_infer.configuration.limits import check_node
@@ -33,7 +33,6 @@ from bert_infer.sweeps import combinations, resumption
 from bert_infer.sweeps.plan import Plan
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from omegaconf import DictConfig
@@ -67,25 +66,10 @@ class Request:
         Raises:
             RefusedError: an argument is none of Hydra's, or an override is wrong.
         """
-        from hydra._internal.utils import get_args_parser
-
-        parser = get_args_parser()
-        flags = [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001
-        parser.error = lambda message: _refuse(message, arguments, flags)  # type: ignore[method-assign]
-        asked: argparse.Namespace = parser.parse_intermixed_args(list(arguments))
-        for flag in ("experimental_rerun", "config_name", "config_path"):
-            if getattr(asked, flag):
-                raise RefusedError(
-                    f"--{flag.replace('_', '-')} is not supported.",
-                    "Give overrides; --config-dir=DIR adds options of your own.",
-                )
-        if asked.resolve and not asked.cfg:
-            raise RefusedError("--resolve belongs to --cfg.", "Write --cfg job --resolve.")
-        if asked.shell_completion:
-            _check_completion(asked.overrides)
+        asked = flags.parsed(arguments)
         overrides = expand_short_forms(asked.overrides)
         directories = searchpath(asked.config_dir)
-        way = _way(asked)
+        way = flags.way(asked)
         if not asked.shell_completion:
             _check_words(overrides)
             check_overrides(overrides, directories)
@@ -95,8 +79,8 @@ class Request:
             overrides=overrides,
             searchpath=directories,
             is_sweep=asked.multirun or "hydra.mode=MULTIRUN" in overrides,
-            only_shows=way in {*_VIEWS, "--shell-completion"},
-            view=(asked.cfg or "all", asked.package) if way in _VIEWS else None,
+            only_shows=way in {*flags.VIEWS, "--shell-completion"},
+            view=(asked.cfg or "all", asked.package) if way in flags.VIEWS else None,
         )
 
     @property
@@ -250,49 +234,3 @@ def _check_directory(config: DictConfig, kind: str, folders: Sequence[str] = ())
     with usable(f"hydra.{kind}.dir"):
         check_free(Path(directory), kind, folders)
         check_writable(Path(directory), f"Choose another: hydra.{kind}.dir=DIR.")
-
-
-def _check_completion(overrides: Sequence[str]) -> None:
-    """Refuse what --shell-completion cannot do.
-
-    Raises:
-        RefusedError: no shell is named, or none asks.
-    """
-    words = {word.partition("=")[::2] for word in overrides}
-    asked = {what for what, shell in words if shell in {"bash", "fish", "zsh"}}
-    if not asked & {"install", "uninstall", "query"}:
-        raise RefusedError(
-            "--shell-completion installs or removes a shell's completion.",
-            "Add install=bash, install=fish or install=zsh.",
-        )
-    if "query" in asked and "COMP_LINE" not in os.environ:
-        raise RefusedError(
-            "query= is a shell's own question, with the line that is being typed in COMP_LINE.",
-            "To have the shell ask it: eval what --shell-completion install=bash prints.",
-        )
-
-
-_VIEWS = ("--cfg", "--info", "--hydra-help")
-"""The flags with which Hydra prints what it would compose."""
-
-
-def _way(asked: argparse.Namespace) -> str:
-    """Return which of the mutually exclusive flags is given; ``--run`` where none is.
-
-    Raises:
-        RefusedError: two are given.
-    """
-    flags = ("--run", "--multirun", *_VIEWS, "--shell-completion")
-    given = [flag for flag in flags if getattr(asked, flag.strip("-").replace("-", "_"))]
-    if len(given) > 1:
-        raise RefusedError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
-    return given[0] if given else "--run"
-
-
-def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:
-    """Raise argparse's complaint as a RefusedError, with the flag that was probably meant."""
-    unknown = next((a for a in arguments if a.startswith("-") and a not in flags), "")
-    key = unknown.lstrip("-").partition("=")[0]
-    if key in {*groups(), *values(), "text"}:
-        raise RefusedError(f"{message}.", f"Write {key}=VALUE, without dashes.")
-    raise RefusedError(f"{message}.", nearest(unknown, flags) or "Try --help.")
