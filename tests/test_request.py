@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,30 @@ def test_an_override_in_the_place_of_a_flags_value_is_refused_in_short():
     with pytest.raises(RefusedError, match="invalid choice: 'model=tiny'") as refused:
         Request.of(["--info", "model=tiny"])
     assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("batch=x", "batch=x is refused: batch takes a whole number"),
+        ("batch=0", "from 1"),
+        ("until.relative_ci=2", "until.relative_ci=2"),
+        ("repeats=0", "repeats=0"),
+        ("device.threads=many", "device.threads=many"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true"),
+        ("batch=1,2", "batch=1,2 asks for several runs"),
+    ],
+)
+def test_a_value_that_is_wrong_is_refused_where_the_configuration_is_shown(wrong, says):
+    """Seen to fail: it was shown, with exit code 0."""
+    request = Request.of(["--cfg", "job", "input=lines", "device=cpu", wrong])
+    with pytest.raises(RefusedError, match=re.escape(says)):
+        request.check_view()
+
+
+def test_an_option_that_lacks_a_value_is_shown_with_its_fields():
+    """Seen to fail: with all options checked, input.path=(nothing) was refused."""
+    Request.of(["--cfg", "job", "--package", "input", "input=lines"]).check_view()
 
 
 def test_what_a_shell_asks_is_refused_where_none_does(monkeypatch):

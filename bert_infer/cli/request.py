@@ -11,7 +11,12 @@ from omegaconf import OmegaConf
 
 from bert_infer.cli import flags
 from bert_infer.cli.commands import COMMANDS
-from bert_infer.configuration.composition import config_from, runner_from, sweep_settings
+from bert_infer.configuration.composition import (
+    check_values,
+    config_from,
+    runner_from,
+    sweep_settings,
+)
 from bert_infer.configuration.limits import check_node
 from bert_infer.configuration.options import groups, searchpath, values
 from bert_infer.configuration.overrides import (
@@ -108,7 +113,11 @@ class Request:
         if self.view is None:
             return
         part, key = self.view
+        check_is_one_run(self.overrides, "Give each key one value.", self.searchpath)
         config = config_from(self.overrides, self.searchpath, job=0)
+        check_values(config)
+        with interpolation_refused():
+            check_node(config.hydra, self.kind)
         if key in {None, "", "_global_"}:
             return
         keys = {"job": [*groups(), *values()], "hydra": ["hydra"], "all": [*config]}[part]

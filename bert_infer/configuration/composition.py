@@ -32,7 +32,7 @@ from bert_infer.outputs import Output
 from bert_infer.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hydra._internal.hydra import Hydra
@@ -158,15 +158,38 @@ def runner_from(config: DictConfig, overrides: Sequence[str] = ()) -> Runner:
     Raises:
         OptionError: a value is missing, unknown, or of another type than its field's.
     """
+    return Runner(**_parts(config, COMPONENTS), overrides=tuple(overrides))
+
+
+@interpolation_refused()
+def check_values(config: DictConfig) -> None:
+    """Refuse what ``runner_from`` and ``sweep_settings`` do, but no value that is yet to be given.
+
+    Raises:
+        OptionError: a value is unknown, or of another type than its field's.
+    """
+    from omegaconf import OmegaConf
+
+    def is_complete(node: object) -> bool:
+        return not (OmegaConf.is_config(node) and OmegaConf.missing_keys(node))
+
+    _parts(config, {group: b for group, b in COMPONENTS.items() if is_complete(config[group])})
+    sweep_settings(config)
+
+
+def _parts(config: DictConfig, components: Mapping[str, type]) -> dict[str, Any]:
+    """Return what a Runner is made of; of the groups only those in ``components``."""
     from omegaconf import OmegaConf
 
     settings = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
-    parts: dict[str, Any] = {
-        group: component(group, config[group], base) for group, base in COMPONENTS.items()
-    } | {
-        key: checked(schema, OmegaConf.select(config, key), key) for key, schema in SECTIONS.items()
+    return {
+        **{group: component(group, config[group], base) for group, base in components.items()},
+        **{
+            key: checked(schema, OmegaConf.select(config, key), key)
+            for key, schema in SECTIONS.items()
+        },
+        "settings": checked(Settings, settings, ""),
     }
-    return Runner(**parts, settings=checked(Settings, settings, ""), overrides=tuple(overrides))
 
 
 @interpolation_refused()
