@@ -60,6 +60,21 @@ def test_an_option_that_lacks_a_value_is_shown_with_its_fields():
     Request.of(["--cfg", "job", "--package", "input", "input=lines"]).check_view()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-m", "model=tiny", "hydra.run.dir=a"], "hydra.run.dir belongs to a single run"),
+        (["model=tiny", "++hydra.sweep.dir=a"], "hydra.sweep.dir belongs to a sweep"),
+        (["model=tiny", "hydra.sweep={dir:a}"], "hydra.sweep belongs to a sweep"),
+    ],
+)
+def test_a_directory_that_nothing_would_be_written_to_is_refused(arguments, says):
+    """Seen to fail: it was ignored without a word."""
+    request = Request.of(arguments)
+    with pytest.raises(RefusedError, match=says):
+        request.plan() if request.is_sweep else request.check()
+
+
 def test_what_a_shell_asks_is_refused_where_none_does(monkeypatch):
     """Seen to fail: KeyError: 'COMP_LINE'."""
     monkeypatch.delenv("COMP_LINE", raising=False)

@@ -137,6 +137,7 @@ class Request:
             RefusedError: the first mistake.
         """
         check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.", self.searchpath)
+        self._check_kind()
         config = config_from(self.overrides, self.searchpath, job=0)
         sweep_settings(config).check_single()
         runner_from(config).prepare()
@@ -157,6 +158,7 @@ class Request:
         Raises:
             RefusedError: listing every combination that is refused, and why.
         """
+        self._check_kind()
         before, directories = resumption.of(self.overrides, self.searchpath)
         request = replace(
             self,
@@ -207,6 +209,28 @@ class Request:
                 preload=tuple(sorted({name for run in runs for name in run.preload})),
                 places=tuple({run.place for run in runs}),
             )
+
+    def _check_kind(self) -> None:
+        """Refuse what says where the other kind of request writes, and would mean nothing.
+
+        Raises:
+            RefusedError: naming the key.
+        """
+        other, belongs, remedy = _OTHER_KIND[self.kind]
+        for key in map(key_of, self.overrides):
+            if f"{key}.".startswith(f"hydra.{other}."):
+                raise RefusedError(f"{key} belongs to {belongs}.", remedy)
+
+
+_OTHER_KIND = {
+    "run": (
+        "sweep",
+        "a sweep, and this is a single run",
+        "Add --multirun, or write hydra.run.dir=DIR.",
+    ),
+    "sweep": ("run", "a single run, and this is a sweep", "Write hydra.sweep.dir=DIR."),
+}
+"""Of each kind of request: Hydra's word for the other, what belongs to that, what to do."""
 
 
 def _check_words(overrides: Sequence[str]) -> None:
