@@ -19,7 +19,6 @@ _SAID_OF_MEMORY = (
     "Allocation failed",  # Gaudi
     "_ALLOC_FAILED",  # cuBLAS and cuDNN
 )
-LESS = "Lower batch or max_length, or choose a smaller dtype or model."
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = -1
 _MMAPS_BY_DEFAULT = 1 << 16
@@ -103,6 +102,11 @@ def freed_is_kept() -> Iterator[None]:
         mallopt(_M_MMAP_MAX, _MMAPS_BY_DEFAULT)
         mallopt(_M_TRIM_THRESHOLD, _MOST_BY_DEFAULT)
         give_back()
+
+
+def less(sized_by: str = "batch (or batching's own limit)") -> str:
+    """Return what to do when memory runs out, ``sized_by`` being the key that limits a group."""
+    return f"Lower {sized_by} or max_length, or choose a smaller dtype or model."
 
 
 def ran_out(error: BaseException) -> bool:

@@ -95,7 +95,7 @@ _CHOICE: Mapping[str, Callable[[Prepared], Any]] = {
     "model": lambda prepared: prepared.runner.model.name,
     "weights": lambda prepared: prepared.source.kind,
     "batch": lambda prepared: (
-        prepared.runner.settings.batch if prepared.batching.uses_batch else None
+        prepared.runner.settings.batch if prepared.batching.sized_by == "batch" else None
     ),
     "batching.max_tokens": lambda prepared: prepared.batching.budget,
     "iterations": lambda prepared: prepared.runner.settings.iterations,

@@ -14,6 +14,7 @@ import torch
 from conftest import PLUGIN, WITH_PLUGIN
 
 from bert_infer import compose
+from bert_infer.batching import Padded
 from bert_infer.batching.groups import Group
 from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.devices.cpu import Cpu
@@ -60,13 +61,22 @@ BY_LENGTH = ["batching=by_length", "batching.edges=[8,16]", "max_length=16", "ba
             [SHORT, "word " * 60],
             ["1 sequence, 64 tokens", "1 sequence, 8 tokens", "Lower batch or max_length"],
         ),
-        (["batch=2"], ["word " * 60], ["2 sequences, 124 tokens", "none that was tried", "batch"]),
+        (
+            ["batch=2"],
+            ["word " * 60],
+            ["2 sequences, 124 tokens", "none that was tried", "Lower batch or"],
+        ),
+        (
+            PACKED,
+            ["word " * 60],
+            ["1 sequence, 62 tokens", "none that was tried", "Lower batching.max_tokens or"],
+        ),
     ],
 )
 def test_the_batch_that_failed_is_named_and_the_largest_that_fitted(
     tmp_path, overrides, texts, says
 ):
-    """Seen to fail: no halves tried; the one that failed taken for one that fitted."""
+    """Seen to fail: no halves tried; the failed taken for fitting; packed told to lower batch."""
     metrics = record(tmp_path, *overrides, texts=texts)
     error = metrics["error"]
     assert (metrics["status"], error["type"]) == ("failed", "OutOfMemoryError")
@@ -190,7 +200,7 @@ def test_a_device_that_is_of_no_more_use_is_not_tried_again():
 
 
 def test_what_is_sure_not_to_fit_the_card_is_refused():
-    """Seen to fail: the weights left out."""
+    """Seen to fail: the weights left out; batch refused where max_tokens decides."""
 
     @dataclass(frozen=True)
     class Card(Cpu):
@@ -205,6 +215,9 @@ def test_what_is_sure_not_to_fit_the_card_is_refused():
         chosen.prepare()
     assert "cpu device's memory" in str(said.value)
     replace(chosen, settings=replace(chosen.settings, batch=1)).prepare()
+    by_tokens = compose(["batching=token_budget", "batching.max_tokens=99999", "batch=64"])
+    with pytest.raises(OptionError, match=r"max_tokens=\d+ is refused: .* at most \d+ here"):
+        replace(chosen, batching=by_tokens.batching).prepare()
 
 
 def test_it_happens_in_a_process_of_its_own_too(command):
@@ -246,8 +259,8 @@ def test_libraries_say_in_their_own_ways_that_memory_ran_out(said, is_of_memory)
 def test_two_at_once_that_did_not_fit_are_said_to_be_that():
     """Seen to fail: of 12 sequences that the forward did not fit, and that the largest that did."""
     one = Attempt(Group(np.arange(12), 512), 6144)
-    two = out_of_memory(MemoryError("No room"), one, one, uses_batch=True, in_flight=2)
+    two = out_of_memory(MemoryError("No room"), one, one, batching=Padded(), in_flight=2)
     assert two.message.endswith("Up to 2 were under way at once.")
     assert two.remedy.startswith("Set device.in_flight=1")
-    alone = out_of_memory(MemoryError("No room"), one, one, uses_batch=True, in_flight=1)
+    alone = out_of_memory(MemoryError("No room"), one, one, batching=Padded(), in_flight=1)
     assert "in_flight" not in f"{alone}"

@@ -30,13 +30,14 @@ class Batching(ABC):
 
     Attributes:
         layout: how its groups are meant to be laid out.
-        uses_batch: whether it heeds ``batch``.
+        sized_by: the key that limits a group: its tokens where there is a ``budget``, else its
+            sequences.
         less_padding: what to change when too much of a batch is padding.
     """
 
     name: str
     layout: ClassVar[type[Batch]] = PaddedBatch
-    uses_batch: ClassVar[bool] = True
+    sized_by: ClassVar[str] = "batch"
     less_padding: ClassVar[str] = "Use batching=by_length or batching=token_budget."
 
     @property
@@ -142,7 +143,7 @@ class Budgeted(Batching):
     max_tokens: int | None
     window: int
 
-    uses_batch: ClassVar[bool] = False
+    sized_by: ClassVar[str] = "batching.max_tokens"
 
     def __post_init__(self) -> None:
         _check_window(self.window)

@@ -29,6 +29,7 @@ def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[
 def _workload(prepared: Prepared) -> Iterator[Caveat]:
     workload, batching = prepared.workload, prepared.batching
     batch = prepared.runner.settings.batch
+    by_batch = batching.sized_by == "batch"
     is_repeated = len(workload.lengths) > workload.texts
     if workload.padding_waste > _MUCH_PADDING:
         yield Caveat(
@@ -36,11 +37,11 @@ def _workload(prepared: Prepared) -> Iterator[Caveat]:
             f"{workload.padding_waste:.0%} of the computed tokens are padding.",
             f"graph={prepared.graph.name} adds most of it, filling batches up to few sizes: take "
             "more graph.edges or graph.max_buckets"
-            + (", or a batch that divides the texts." if batching.uses_batch else ".")
+            + (", or a batch that divides the texts." if by_batch else ".")
             if workload.filling_waste > workload.padding_waste / 2
             else batching.less_padding,
         )
-    if batching.uses_batch and workload.largest < batch:
+    if by_batch and workload.largest < batch:
         yield Caveat(
             "batch_not_filled",
             f"batch={batch} was asked, but no forward holds more than {workload.largest} "
@@ -48,12 +49,12 @@ def _workload(prepared: Prepared) -> Iterator[Caveat]:
             "Give more texts, widen batching.window where there is one, or set "
             f"batch={workload.largest}.",
         )
-    if not batching.uses_batch and batch > 1 and not is_repeated:
+    if not by_batch and batch > 1 and not is_repeated:
         yield Caveat(
             "batch_ignored",
             f"batch={batch} has no effect: batching={batching.name} decides how many sequences a "
             "forward holds.",
-            "Leave batch out, or set batching.max_tokens.",
+            f"Leave batch out, or set {batching.sized_by}.",
         )
 
 

@@ -30,7 +30,8 @@ def of(record: Record, prepared: Prepared, figures: dict[str, Any]) -> Iterator[
         yield from _threads(threads)
     if record.conditions:
         fewer = prepared.device.computes_on_cores and threads > 1
-        yield from _machine(record.conditions, f", {_FEWER}," if fewer else ",")
+        sized_by = prepared.batching.sized_by
+        yield from _machine(record.conditions, f", {_FEWER}," if fewer else ",", sized_by)
         yield from _accelerator(record.conditions)
 
 
@@ -45,7 +46,7 @@ def _threads(threads: int) -> Iterator[Caveat]:
         )
 
 
-def _machine(conditions: Conditions, fewer: str) -> Iterator[Caveat]:
+def _machine(conditions: Conditions, fewer: str, sized_by: str) -> Iterator[Caveat]:
     others, stolen, load = conditions.other_processes, conditions.stolen, conditions.load_average
     otherwise = _BY_DUEL if conditions.is_alone else _BY_PAIRS
     if others is not None and others > BUSY:
@@ -77,7 +78,7 @@ def _machine(conditions: Conditions, fewer: str) -> Iterator[Caveat]:
         yield Caveat(
             "swapping",
             f"{conditions.swapped_bytes / 2**20:,.0f} MiB went to or from swap while measuring.",
-            "Lower batch, choose a smaller dtype, or free memory.",
+            f"Lower {sized_by}, choose a smaller dtype, or free memory.",
         )
     before, after = conditions.cpu_mhz
     if before and after and abs(after / before - 1) > _CLOCK_MOVED:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.batching.groups import Group
 from bert_infer.errors import OutOfMemoryError
-from bert_infer.memory import LESS, forget, ran_out
+from bert_infer.memory import forget, less, ran_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bert_infer.batching import Batching
     from bert_infer.batching.layouts import Batch
     from bert_infer.engines import Encode
 
@@ -108,7 +109,7 @@ def out_of_memory(
     failed: Attempt,
     largest: Attempt | None,
     *,
-    uses_batch: bool,
+    batching: Batching,
     in_flight: int,
 ) -> OutOfMemoryError:
     """Return an error that names the forward that failed, and the largest that did not.
@@ -117,25 +118,27 @@ def out_of_memory(
         error: what was raised.
         failed: the forward that it ended.
         largest: the largest forward known to have fitted; None if none did.
-        uses_batch: whether ``batch`` decides how much a forward holds.
+        batching: made the groups.
         in_flight: forwards that the device holds at once.
     """
     said = str(error).partition("\n")[0] or type(error).__name__
     message = f"{said.rstrip('.')}. The forward of {failed} did not fit; "
     if largest is None:
-        return OutOfMemoryError(f"{message}none that was tried did.", LESS)
+        return OutOfMemoryError(f"{message}none that was tried did.", less(batching.sized_by))
     message += f"the largest that did had {largest}."
     if in_flight > 1 and largest.tokens >= failed.tokens:
         return OutOfMemoryError(
             f"{message} Up to {in_flight} were under way at once.",
-            f"Set device.in_flight=1. {LESS}",
+            f"Set device.in_flight=1. {less(batching.sized_by)}",
         )
     sequences = len(failed.group.sequences)
     # How many sequences of the failed forward's width hold as many tokens as fitted.
     fitting = largest.tokens * sequences // failed.tokens
     if not 0 < fitting < sequences:
-        return OutOfMemoryError(message, LESS)
-    what = f"batch to {fitting}" if uses_batch else f"batching.max_tokens to {largest.tokens}"
+        return OutOfMemoryError(message, less(batching.sized_by))
+    limit = fitting if batching.budget is None else largest.tokens
     return OutOfMemoryError(
-        message, f"Lower {what} or less, lower max_length, or choose a smaller dtype or model."
+        message,
+        f"Lower {batching.sized_by} to {limit} or less, lower max_length, or choose a smaller "
+        "dtype or model.",
     )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from bert_infer import files
 from bert_infer.devices import variables
 from bert_infer.errors import ProcessError
-from bert_infer.memory import LESS
+from bert_infer.memory import less
 from bert_infer.processes.worker import Finished
 from bert_infer.running import interruption, status
 from bert_infer.running.status import Cause
@@ -137,7 +137,7 @@ def _cause(exit_code: int, log: Path) -> Cause:
             "failed",
             "SIGKILL",
             "The system killed the process, as it does when memory runs out.",
-            LESS,
+            less(),
         )
     if exit_code < 0:
         name = signal.Signals(-exit_code).name

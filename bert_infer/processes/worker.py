@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.errors import MAKE_ROOM, BertInferError, RefusedError
-from bert_infer.memory import LESS, ran_out
+from bert_infer.memory import ran_out
 from bert_infer.running import status
 from bert_infer.running.execution import execute
 from bert_infer.running.run_record import Record
@@ -132,13 +132,13 @@ def carry_out(
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
         _LOG.exception("The run failed.")
-        record.broke_off("failed", type(error).__name__, str(error), _remedy(error))
+        record.broke_off("failed", type(error).__name__, str(error), _remedy(error, record))
     return Finished(status.close(directory, record), outputs)
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, record: Record) -> str:
     if ran_out(error):
-        return LESS
+        return record.less
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return MAKE_ROOM
     if _was_compiled(error):

@@ -158,6 +158,6 @@ class Passes:
             largest = tried.largest or attempts.first_half_that_fits(failed.group, compute)
             raise attempts.out_of_memory(
                 *(error, failed, largest),
-                uses_batch=self.prepared.batching.uses_batch,
+                batching=self.prepared.batching,
                 in_flight=self.prepared.device.in_flight,
             ) from error

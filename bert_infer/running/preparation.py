@@ -148,7 +148,7 @@ def prepare(runner: Runner) -> Prepared:
     unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]
     shapes = [layout.shape_of(group, lengths) for group in groups]
-    _check_fits(groups, shapes, architecture, device)
+    _check_fits(groups, shapes, batching, architecture, device)
     # Last, since it may wait for the hub.
     source = weights.locate(runner.model, runner.settings.seed)
     if tokens.version(runner.model.tokenizer_files()) != versions[1]:  # it came with the weights
@@ -203,7 +203,11 @@ def _first_of_each(shapes: list[Shape], groups: list[Group]) -> dict[Shape, Grou
 
 
 def _check_fits(
-    groups: list[Group], shapes: list[Shape], architecture: Architecture, device: Device
+    groups: list[Group],
+    shapes: list[Shape],
+    batching: Batching,
+    architecture: Architecture,
+    device: Device,
 ) -> None:
     """Refuse a batch that certainly does not fit in this machine's memory, or the device's own.
 
@@ -213,6 +217,11 @@ def _check_fits(
         (shape.slots, len(group.sequences)) for shape, group in zip(shapes, groups, strict=True)
     )
     outputs = slots * architecture.hidden * 2
+    size, unit = (
+        (sequences, f"sequences of {slots // sequences} tokens")
+        if batching.budget is None
+        else (slots, "tokens")
+    )
     weights_bytes = sum(math.prod(shape) for shape in architecture.parameters.values())
     for whose, memory in (
         ("this machine's", machine.memory_bytes()),
@@ -220,11 +229,11 @@ def _check_fits(
     ):
         if memory and 0 < memory < outputs:
             raise OptionError(
-                "batch",
-                sequences,
-                f"at most {memory * sequences // outputs} here: that many sequences of "
-                f"{slots // sequences} tokens have hidden states that fill {whose} memory",
-                "Lower batch, or batching.max_tokens where that decides.",
+                batching.sized_by,
+                size,
+                f"at most {memory * size // outputs} here: that many {unit} have hidden states "
+                f"that fill {whose} memory",
+                f"Lower {batching.sized_by}.",
             )
 
 

@@ -9,6 +9,7 @@ from bert_infer.measuring import intervals
 from bert_infer.measuring.attempts import Attempts
 from bert_infer.measuring.measure import Phases
 from bert_infer.measuring.samples import Samples
+from bert_infer.memory import less
 
 if TYPE_CHECKING:
     from bert_infer.devices.counters import Counted
@@ -71,6 +72,11 @@ class Record:
             self.status = "drift_exceeded"
             message, remedy = complaint
             self.error = {"type": "DriftExceeded", "message": message, "remedy": remedy}
+
+    @property
+    def less(self) -> str:
+        """What to do when memory runs out, by the key that limits a batch where that is known."""
+        return less(self.prepared.batching.sized_by) if self.prepared else less()
 
     @property
     def samples(self) -> Samples | None:

@@ -13,7 +13,6 @@ import psutil
 from bert_infer import files, metrics
 from bert_infer.errors import MAKE_ROOM, RefusedError
 from bert_infer.measuring.measure import Pace
-from bert_infer.memory import LESS
 from bert_infer.running.run_record import Record
 
 if TYPE_CHECKING:
@@ -124,7 +123,8 @@ def _metrics(record: Record) -> dict[str, Any]:
         if not record.error:
             # ImportError: a library cannot be mapped
             is_memory = isinstance(error, MemoryError | ImportError)
-            remedy = LESS if is_memory else "Correct the component; the traceback is in run.log."
+            correct = "Correct the component; the traceback is in run.log."
+            remedy = record.less if is_memory else correct
             record.broke_off("failed", type(error).__name__, str(error), remedy)
         return _so_far(record)
 

@@ -39,11 +39,9 @@ def _show_metrics(metrics: dict[str, Any]) -> None:
     """Print the metrics as a table, then the warnings."""
     choice, workload, latency = metrics["choice"], metrics["workload"], metrics["latency_ms"]
     throughput, compute, memory = metrics["throughput"], metrics["compute"], metrics["memory"]
-    how = " ".join(
-        f"{key}={choice[key]}" for key in ("dtype", "batching", "device", "engine", "graph")
-    )
-    if choice.get("batching.max_tokens"):
-        how += f" batching.max_tokens={choice['batching.max_tokens']}"
+    resolved = [key for key in choice if "." in key and choice[key] is not None]
+    groups = ("dtype", "batching", "device", "engine", "graph", *resolved)
+    how = " ".join(f"{key}={choice[key]}" for key in groups)
     length = workload["length"]
     rows = {
         "model": f"{choice['model']}, {choice['weights']} weights",
