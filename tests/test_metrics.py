@@ -10,6 +10,7 @@ import pytest
 
 from bert_infer import compose, files, metrics
 from bert_infer.batching import Padded
+from bert_infer.errors import RefusedError
 from bert_infer.measuring.ceiling import Ceiling, Matmul
 from bert_infer.metrics import latency_ms, length_histogram, percentile
 from bert_infer.models.architecture import Architecture
@@ -214,6 +215,20 @@ def test_batches_of_one_shape_that_are_filled_up_to_it_are_no_samples():
     content = metrics.of(record)
     low, high = content["throughput"]["sequences_per_s_ci95"]
     assert low < content["throughput"]["sequences_per_s"] < high
+
+
+@pytest.mark.parametrize("error", [ValueError, lambda text: RefusedError(text, "")])
+def test_a_long_message_is_cut_in_the_record_and_whole_in_the_log(tmp_path, caplog, error):
+    """Seen to fail: all of it in metrics.json; a refusal's in no log."""
+
+    def compose_with_care():
+        raise error("what is wrong: " + "0.1234, " * 1000 + "the end")
+
+    message = carry_out(compose_with_care, tmp_path).metrics["error"]["message"]
+    assert message.startswith("what is wrong: 0.1234")
+    assert message.endswith("… (run.log has the rest)")
+    assert len(message) < 700
+    assert "the end" in caplog.text
 
 
 def test_a_pass_that_broke_off_is_in_no_throughput_and_no_interval():

@@ -126,6 +126,7 @@ def carry_out(
         status.close(directory, record)
         raise
     except RefusedError as error:  # what was checked a moment ago has changed
+        _LOG.error("The run was refused: %s", error)
         record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except BertInferError as error:
         _LOG.exception("The run failed.")

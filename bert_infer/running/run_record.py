@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bert_infer.records import Forward
     from bert_infer.running.preparation import Prepared
 
+_LONGEST_MESSAGE = 600  # characters
+
 
 @dataclass
 class Record:
@@ -63,7 +65,7 @@ class Record:
         """Note why the run ended early, and in which phase."""
         where = f" (phase: {self.phases.current})" if self.phases.current else ""
         self.status = status
-        self.error = {"type": kind, "message": message + where, "remedy": remedy}
+        self.error = {"type": kind, "message": _shortened(message) + where, "remedy": remedy}
 
     def finish(self, min_cosine: float | None) -> None:
         """Note that the run came to its end, and whether its drift is more than was allowed."""
@@ -94,3 +96,10 @@ class Record:
         samples = self.samples
         enough = samples is not None and len(samples.wall_s) >= intervals.FEWEST_TO_STOP
         return samples.relative_ci if samples and enough else None
+
+
+def _shortened(message: str) -> str:
+    """Return ``message`` as records, reports and terminals can show it: some print tensors."""
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return f"{message[:_LONGEST_MESSAGE]}… (run.log has the rest)"
