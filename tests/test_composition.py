@@ -173,9 +173,16 @@ def test_paths_and_columns_are_taken_as_they_are():
 @pytest.mark.parametrize("name", ["2026_11_28", "1e5", "1.10", "true", "12"])
 def test_names_that_look_like_numbers_are_taken_as_they_are(name):
     """Seen to fail: 20261128, 100000.0 and 1.1."""
-    assert compose(["input=lines", f"input.path={name}"]).input.path == name
-    config = config_from(expand_short_forms([f"hydra.run.dir={name}", "seed=1_0"]), job=0)
-    assert (config.hydra.run.dir, config.seed) == (name, 10)
+    given = ["input=table", "input.path=a.csv", f"input.column={name}", f"model.revision={name}"]
+    chosen = compose([*given, "dtype=fp8", f"dtype.measurements={name}"])
+    found = (chosen.input.column, chosen.dtype.measurements, chosen.model.revision)
+    assert found == (name, name, name)
+    own = expand_short_forms([f"hydra.run.dir={name}", f"resume={name}", "seed=1_0"])
+    config = config_from(own, job=0)
+    assert (config.hydra.run.dir, str(config.resume), config.seed) == (name, name, 10)
+    cpu = compose(["device=cpu", "device.threads=1_0", "device.keep_memory=FALSE"]).device
+    assert (cpu.threads, cpu.keep_memory) == (10, False)
+    assert compose(["input=synthetic", "input.mu=5e0"]).input.mu == 5.0
 
 
 def test_a_program_that_uses_hydra_itself_is_not_disturbed(tmp_path):

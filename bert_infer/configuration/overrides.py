@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 _TOP = [part.name for schema in (Settings, SweepSettings) for part in fields(schema)]
-# What keys so called take is a name, of a file or a model, also where it reads as a number.
-_NAMES = {"dir", "subdir", "path", "name", "revision", "checkpoint"}
+# What keys so called take is a directory's name, also where it reads as a number.
+_NAMES = {"dir", "subdir", "resume"}
 MOST_RUNS = 10_000
 """The most runs that a sweep may have."""
 
@@ -31,9 +31,10 @@ def expand_short_forms(overrides: Sequence[str]) -> list[str]:
     """Write ``text=...`` as ``input.text=...``, and quote what Hydra's grammar cannot read.
 
     A text is quoted, unless it is a list or has quotes already: the grammar would refuse
-    "Don't panic!" and make two runs of "Hello, world". So is a file's or a directory's name that
-    the grammar would take for a number and write otherwise: 2026_11_28, or 1.10. Any other value is
-    quoted only where the grammar fails: a path with an umlaut, say.
+    "Don't panic!" and make two runs of "Hello, world". So is a directory's name, or the value of an
+    option's field, that the grammar would take for a number and write otherwise: 2026_11_28, or
+    1.10. The field's type makes a number of it where one is meant. Any other value is quoted only
+    where the grammar fails: a path with an umlaut, say.
     """
     return [_expanded(override) for override in overrides]
 
@@ -47,10 +48,10 @@ def _expanded(override: str) -> str:
     if not equals:
         return key
     if _can_parse(f"{key}={value}"):
-        is_name = key.rpartition(".")[2] in _NAMES
-        if is_name and isinstance(value_of(override), int | float):
-            return quoted(key, value)
-        return _override(key, value)
+        group, _, field = key.lstrip("+").rpartition(".")
+        read = value_of(override) if group in groups() or field in _NAMES else value
+        is_other = isinstance(read, int | float) and str(read) != value
+        return quoted(key, value) if is_other else _override(key, value)
     is_text = key == "input.text"
     verbatim = quoted(key, literal(value) if is_text else value)
     return verbatim if _can_parse(verbatim) else override
