@@ -32,6 +32,7 @@ from bert_infer.configuration.overrides import (
     sweep,
     value_of,
 )
+from bert_infer.configuration.schema import checked
 from bert_infer.configuration.settings import Settings, SweepSettings
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.report.entries import asked
@@ -230,6 +231,14 @@ def test_a_class_without_what_its_base_declares_is_refused(monkeypatch):
         monkeypatch.setattr(composition, "resolve", lambda _target, _group, mine=mine: mine)
         with pytest.raises(RefusedError, match=says):
             component("batching", node, Batching)
+
+
+def test_a_component_with_a_list_is_a_key_of_caches():
+    """Seen to fail: unhashable, a traceback when an input or a device had such a field."""
+    schema = make_dataclass("Mine", [("words", list[str]), ("pairs", list[list[int]])], frozen=True)
+    mine = checked(schema, {"words": ["a"], "pairs": [[1]]}, "")
+    assert {mine: 1}[mine]
+    assert (mine.words, mine.pairs) == (("a",), ((1,),))
 
 
 def test_a_component_of_another_group_is_refused():

@@ -99,7 +99,7 @@ class Padded(Batching):
 class ByLength(Batching):
     """Sorted by length, widths from a short list of bucket edges."""
 
-    edges: list[int]
+    edges: tuple[int, ...]
     window: int
 
     name = "by_length"
@@ -107,10 +107,9 @@ class ByLength(Batching):
 
     def __post_init__(self) -> None:
         _check_window(self.window)
-        edges = tuple(self.edges)
+        edges = self.edges
         if not edges or edges[0] < 1 or any(a >= b for a, b in pairwise(edges)):
             raise OptionError("edges", list(edges), "increasing whole numbers from 1")
-        object.__setattr__(self, "edges", edges)
 
     def check(self, longest_allowed: int) -> None:
         """Refuse edges that end below the longest sequence there may be."""

@@ -84,7 +84,14 @@ def checked(schema: type[C], content: object, group: str) -> C:
         raise RefusedError(f"{group}: {error.msg}.", "Complete the class.") from error
     except OptionError as error:
         raise (error.within(group) if group else error) from error
+    for name in names:
+        object.__setattr__(made, name, _hashable(getattr(made, name)))
     return made
+
+
+def _hashable(value: Any) -> Any:  # noqa: ANN401  any field's
+    """Return ``value``, with tuples for omegaconf's lists: components are keys of caches."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def type_of(schema: type, name: str) -> str:
@@ -102,7 +109,7 @@ def closest(schema: type, name: str, given: object) -> str:
 
 def _alternatives(hint: Any) -> tuple[str, ...]:  # noqa: ANN401  types have no common type
     arguments = get_args(hint)
-    if get_origin(hint) is list:
+    if get_origin(hint) in {list, tuple}:
         (one,) = _alternatives(arguments[0])
         return (f"a list of {one.removeprefix('a ')}s",)
     if get_origin(hint) is dict or is_dataclass(hint):

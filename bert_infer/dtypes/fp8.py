@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -39,12 +39,9 @@ class Fp8(Bf16):
     step: Step = Step.convert
     measurements: str | None = None
     scale_method: str = "maxabs_hw"
-    blocklist: list[str] = field(default_factory=list)
+    blocklist: tuple[str, ...] = ()
 
     name = "fp8"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blocklist", tuple(self.blocklist))
 
     @classmethod
     def of(cls, asked: Fp8) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,7 +30,7 @@ class Recorded(Graph):
         home: the devices that have this mode, in words, and how they are asked for.
     """
 
-    edges: list[int] = field(default_factory=list)
+    edges: tuple[int, ...] = ()
     max_buckets: int = 16
     max_graphs: int | None = None
 
@@ -38,10 +38,9 @@ class Recorded(Graph):
     home: ClassVar[tuple[str, str]]
 
     def __post_init__(self) -> None:
-        edges = tuple(self.edges)
+        edges = self.edges
         if any(edge < 1 for edge in edges) or any(a >= b for a, b in pairwise(edges)):
             raise OptionError("edges", list(edges), "increasing whole numbers from 1, or none: []")
-        object.__setattr__(self, "edges", edges)
         if self.max_buckets < 1:
             raise OptionError("max_buckets", self.max_buckets, "a whole number from 1")
         if self.max_graphs is not None and self.max_graphs < 1:
