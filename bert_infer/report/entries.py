@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bert_infer.files.runs import Run
 
 
+# The names of ``drift.is_reference``'s parts, whose modules would make reports begin later.
 _REFERENCE = {"engine": "transformers", "dtype": "fp32", "graph": "eager", "device": "cpu"}
 
 
