@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from reference import OUTPUTS_ALONE
 from safetensors.torch import load_file, save_file
 
 from bert_infer import compose
+from bert_infer.batching import Padded
+from bert_infer.batching.layouts import PaddedBatch
 from bert_infer.engines.fused import Fused
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.engines.transformers import Transformers
@@ -111,7 +114,7 @@ def test_nothing_is_padded_whatever_the_batching():
     ("choices", "says", "way_out"),
     [
         (["dtype=bf16_autocast"], "dtype=bf16_autocast", "engine=transformers"),
-        (["engine=transformers", "batching=packed"], "batching=packed", "engine"),
+        (["engine=transformers", "batching=packed"], "batching=packed", "engine=fused"),
         (["engine=transformers", "dtype=int8"], "dtype=int8", "engine=fused"),
         (["batching=packed", "batching.max_tokens=2"], "max_tokens=2", "max_tokens=5 or more"),
     ],
@@ -120,6 +123,26 @@ def test_what_it_does_not_take_is_refused(choices, says, way_out):
     with pytest.raises(RefusedError, match=says) as refused:
         compose(["model=minilm", "engine=fused", *choices]).prepare()
     assert way_out in refused.value.remedy
+
+
+def test_a_layout_and_an_engine_of_ones_own_are_refused_by_their_names():
+    """Seen to fail: engine=fused advised where refused; what derives from transformers named so."""
+
+    class LeftPadded(PaddedBatch):
+        pass
+
+    class Mine(Padded):
+        layout = LeftPadded
+
+    class Theirs(Transformers):
+        name = "theirs"
+
+    fused = compose(["model=tiny", "engine=fused"])
+    with pytest.raises(RefusedError, match="engine=fused does not take") as refused:
+        replace(fused, batching=Mine()).prepare()
+    assert "takes every batching of this package" in refused.value.remedy
+    with pytest.raises(RefusedError, match="engine=theirs does not take dtype=int8"):
+        replace(compose(["model=tiny", "dtype=int8"]), engine=Theirs()).prepare()
 
 
 @pytest.mark.parametrize(
@@ -151,4 +174,3 @@ def test_both_engines_draw_the_same_random_weights():
         for name, tensor in weights.make(architecture, 5, part).items():
             assert torch.equal(tensor, whole.pop(name))
     assert whole == {}
-    assert Transformers.takes == (Transformers.layout,)

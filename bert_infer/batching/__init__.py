@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bert_infer.batching.groups import Group
-from bert_infer.batching.layouts import Batch, PackedBatch, PaddedBatch
+from bert_infer.batching.layouts import Batch, PackedBatch
 from bert_infer.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class Batching(ABC):
     """A policy.
 
     Attributes:
-        layout: how its groups are meant to be laid out.
+        layout: what its groups have to be laid out as.
         sized_by: the key that limits a group: its tokens where there is a ``budget``, else its
             sequences.
         less_padding: what to change when too much of a batch is padding.
     """
 
     name: str
-    layout: ClassVar[type[Batch]] = PaddedBatch
+    layout: ClassVar[type[Batch]] = Batch  # type: ignore[type-abstract]  # of any class
     sized_by: ClassVar[str] = "batch"
     less_padding: ClassVar[str] = "Use batching=by_length or batching=token_budget."
 

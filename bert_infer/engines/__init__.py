@@ -30,13 +30,11 @@ class Engine(ABC):
     Attributes:
         imports: the modules it needs, imported in a phase of their own.
         layout: how it lays out the sequences of a batch.
-        takes: the layouts of batching policies that it accepts; it uses its own instead.
     """
 
     name: str
     imports: ClassVar[tuple[str, ...]]
     layout: ClassVar[type[Batch]]
-    takes: ClassVar[tuple[type[Batch], ...]]
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
         """Refuse a model or a number format that it does not compute.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from bert_infer.batching.layouts import Batch, PackedBatch, PaddedBatch
+from bert_infer.batching.layouts import Batch, PackedBatch
 from bert_infer.engines import Encode, Engine
 from bert_infer.errors import RefusedError
 from bert_infer.memory import give_back
@@ -35,7 +35,6 @@ class Fused(Engine):
     name = "fused"
     imports: ClassVar[tuple[str, ...]] = ("torch",)
     layout: ClassVar[type[Batch]] = PackedBatch
-    takes: ClassVar[tuple[type[Batch], ...]] = (PackedBatch, PaddedBatch)
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
         """Refuse what this engine lacks: other activations, autocast, some sizes and formats."""

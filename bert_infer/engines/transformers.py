@@ -27,14 +27,13 @@ class Transformers(Engine):
     name = "transformers"
     imports: ClassVar[tuple[str, ...]] = ("torch", "transformers.models.bert.modeling_bert")
     layout: ClassVar[type[Batch]] = PaddedBatch
-    takes: ClassVar[tuple[type[Batch], ...]] = (PaddedBatch,)
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
         """Refuse weights that are quantised to codes, which BertModel does not take."""
         del architecture
         if dtype.is_quantised:
             raise RefusedError(
-                f"engine=transformers does not take dtype={dtype.name}.", "Use engine=fused."
+                f"engine={self.name} does not take dtype={dtype.name}.", "Use engine=fused."
             )
 
     def load(

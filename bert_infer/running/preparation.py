@@ -108,11 +108,11 @@ def prepare(runner: Runner) -> Prepared:
     dtype.check(device)
     runner.input.check()
     runner.model.check()
-    if runner.batching.layout not in runner.engine.takes:
+    if not issubclass(runner.engine.layout, runner.batching.layout):
         raise RefusedError(
             f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
             "does not take.",
-            "Choose another batching, or engine=fused, which takes every one.",
+            "Choose another of the two; engine=fused takes every batching of this package.",
         )
     runner.engine.check_output(runner.output)
     architecture = runner.model.architecture()
