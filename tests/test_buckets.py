@@ -13,7 +13,6 @@ from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
 from bert_infer.batching.extents import TokenCounts, Widths
 from bert_infer.batching.groups import Group
 from bert_infer.batching.layouts import PackedBatch, PaddedBatch
-from bert_infer.devices.cpu import Cpu
 from bert_infer.errors import RefusedError
 from bert_infer.graphs import Work, buckets
 from bert_infer.graphs.cuda_graphs import CudaGraphs
@@ -31,7 +30,7 @@ LAYOUTS = st.sampled_from([PaddedBatch, PackedBatch])
 def buckets_of(graph, groups, lengths, layout, limit):
     """The buckets of a model that takes ``limit`` tokens."""
     model = Architecture({**ARCHITECTURE.config, "max_position_embeddings": limit})
-    same, found = graph.settled(Work(groups, lengths, Padded(), layout, model, Cpu()))
+    same, found = graph.settled(Work(groups, lengths, Padded(), layout, model))
     assert same is graph
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import pytest
 from test_metrics import finished, forward
@@ -13,6 +12,7 @@ from test_metrics import finished, forward
 from bert_infer import compose, metrics
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
+from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.measuring.ceiling import Ceiling, Matmul
 from bert_infer.measuring.conditions import Conditions
 from bert_infer.measuring.drift import Drift
@@ -196,7 +196,7 @@ def test_a_ceiling_that_moves_or_is_exceeded_is_warned_of(before, after, code):
 class Graphing(Cpu):
     """A processor that passes for a device with CUDA graphs."""
 
-    graphs: ClassVar[frozenset[str]] = frozenset({"cuda_graphs"})
+    graphs = (CudaGraphs,)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ RECORDERS = []
 class Card(Cpu):
     """The processor with graphs, and kernels that can be recorded."""
 
-    graphs = frozenset({CudaGraphs.name})
+    graphs = (CudaGraphs,)
 
     def capture(self, encode, *, asynchronous, most):
         del asynchronous
@@ -305,6 +305,17 @@ def test_torchs_own_graphs_are_known_and_their_results_kept(monkeypatch):
     assert Cuda().compile(overwritten, 1, CompileMode.default) is overwritten
     # One compiles, one records, one replays: none of them is to be measured.
     assert Compile(CompileMode.reduce_overhead).first_forwards == 3
+
+
+def test_what_derives_from_a_devices_graphs_is_one_of_them():
+    """Seen to fail: refused on device=cuda, with the advice to use it."""
+
+    class Mine(CudaGraphs):
+        name = "mine"
+
+    Mine().check(Cuda())
+    with pytest.raises(RefusedError, match="graph=mine is refused on device=hpu"):
+        Mine().check(Hpu())
 
 
 def test_each_devices_graphs_are_refused_on_the_other_which_names_its_own():

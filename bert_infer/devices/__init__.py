@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bert_infer.devices.gauges import Gauges
-from bert_infer.graphs import Eager, GraphChoice
+from bert_infer.graphs import Eager, Graph
 from bert_infer.operators import attention, linears, scaled
 from bert_infer.records import Computed, Outputs
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode
+    from bert_infer.graphs import CompileMode, GraphPlan
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
@@ -51,7 +51,7 @@ class Device(DeviceChoice):
 
     Attributes:
         imports: the modules it needs, imported after its ``variables`` are set.
-        graphs: the names of graph modes that it has besides eager and compile.
+        graphs: the graph modes that it has besides eager and compile.
         has_inductor: torch.compile's backend here is inductor, which builds C++.
         keeps_mask: its attention takes a mask in every graph mode, also where nothing is masked.
         computes_on_cores: its work is done by threads on the cores that all programs share.
@@ -65,7 +65,7 @@ class Device(DeviceChoice):
     """
 
     imports: ClassVar[tuple[str, ...]] = ()
-    graphs: ClassVar[frozenset[str]] = frozenset()
+    graphs: ClassVar[tuple[type[Graph], ...]] = ()
     has_inductor: ClassVar[bool] = True
     keeps_mask: ClassVar[bool] = False
     computes_on_cores: ClassVar[bool] = False
@@ -101,7 +101,7 @@ class Device(DeviceChoice):
             RefusedError: naming the key to change.
         """
 
-    def variables(self, graph: GraphChoice) -> Mapping[str, str]:
+    def variables(self, graph: GraphPlan) -> Mapping[str, str]:
         """Return the environment variables that ``graph`` needs before torch is imported."""
         del graph
         return {}
@@ -159,14 +159,14 @@ class Device(DeviceChoice):
     def synchronize(self) -> None:
         """Wait until the device has done all submitted work."""
 
-    def check_graph(self, graph: GraphChoice) -> None:
+    def check_graph(self, graph: GraphPlan) -> None:
         """Refuse a graph mode that this device's own settings rule out.
 
         Raises:
             RefusedError: naming the key to change.
         """
 
-    def preferred_graph(self) -> GraphChoice:
+    def preferred_graph(self) -> GraphPlan:
         """Return the graph mode that ``graph=auto`` means here."""
         return Eager()
 

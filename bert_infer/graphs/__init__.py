@@ -38,7 +38,6 @@ class Work(NamedTuple):
         batching: made the groups.
         layout: how the engine lays them out.
         architecture: of the model.
-        device: computes them.
     """
 
     groups: Sequence[Group]
@@ -46,7 +45,6 @@ class Work(NamedTuple):
     batching: Batching
     layout: type[Batch]
     architecture: Architecture
-    device: Device
 
 
 class GraphChoice(ABC):
@@ -54,8 +52,16 @@ class GraphChoice(ABC):
 
     name: str
 
-    def resolve(self, device: Device) -> GraphChoice:
+    @abstractmethod
+    def resolve(self, device: Device) -> GraphPlan:
         """Return what is known of the choice once the device is."""
+
+
+class GraphPlan(GraphChoice):
+    """A graph mode, or a rule that picks one by what a pass holds."""
+
+    def resolve(self, device: Device) -> GraphPlan:
+        """Return itself."""
         del device
         return self
 
@@ -75,7 +81,7 @@ class GraphChoice(ABC):
         """
 
 
-class Graph(GraphChoice):
+class Graph(GraphPlan):
     """A graph mode.
 
     Attributes:
@@ -177,13 +183,9 @@ class Auto(GraphChoice):
 
     name = "auto"
 
-    def resolve(self, device: Device) -> GraphChoice:
+    def resolve(self, device: Device) -> GraphPlan:
         """Ask the device."""
         return device.preferred_graph()
-
-    def settled(self, work: Work) -> tuple[Graph, Buckets]:
-        """Settle what the device prefers."""
-        return self.resolve(work.device).settled(work)
 
 
 def distinct(shapes: Collection[Shape]) -> int:

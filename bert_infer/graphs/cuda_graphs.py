@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.errors import RefusedError
-from bert_infer.graphs import Eager, Graph, GraphChoice, Work
+from bert_infer.graphs import Eager, Graph, GraphPlan, Work
 from bert_infer.graphs.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CudaGraphs(Recorded):
 
 
 @dataclass(frozen=True)
-class ByShape(GraphChoice):
+class ByShape(GraphPlan):
     """CUDA graphs where the host takes longer to launch a pass than the card to compute it."""
 
     name = "auto"

@@ -48,10 +48,11 @@ class Recorded(Graph):
 
     def check(self, device: Device) -> None:
         """Refuse a device that does not record graphs of this kind."""
-        if self.name in device.graphs:
+        if isinstance(self, device.graphs):
             return
         who, elsewhere = self.home
-        here = [f"graph={name}" for name in (*sorted(device.graphs), "auto", "eager", "compile")]
+        names = (*(graph.name for graph in device.graphs), "auto", "eager", "compile")
+        here = [f"graph={name}" for name in names]
         raise RefusedError(
             f"graph={self.name} is refused on device={device.name}: only {who}.",
             f"Use {', '.join(here[:-1])} or {here[-1]}, or {elsewhere}.",

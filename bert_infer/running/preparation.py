@@ -143,7 +143,7 @@ def prepare(runner: Runner) -> Prepared:
     except MemoryError:
         raise OptionError("batch", batch, "as many sequences as fit in memory") from None
     lengths, layout = one_pass.lengths, runner.engine.layout
-    work = Work(groups, lengths, batching, layout, architecture, device)
+    work = Work(groups, lengths, batching, layout, architecture)
     graph, buckets = asked.settled(work)
     unfilled = sum(layout.shape_of(group, lengths).slots for group in groups)
     groups = [buckets.fill(group, lengths) for group in groups]

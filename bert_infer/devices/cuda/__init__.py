@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, GraphChoice
+    from bert_infer.graphs import CompileMode, GraphPlan
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
@@ -70,7 +70,7 @@ class Cuda(Device):
     fuses: bool | None = None
 
     name = "cuda"
-    graphs: ClassVar[frozenset[str]] = frozenset({CudaGraphs.name})
+    graphs = (CudaGraphs,)
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "CUDA")
     # 16,384 rows take 0.1 to 0.2 ms on an H200, and a launch 10 us.
     ceiling_rows: ClassVar[tuple[int, ...]] = (65_536, 131_072)
@@ -163,7 +163,7 @@ class Cuda(Device):
 
         torch.cuda.synchronize(self.index)
 
-    def check_graph(self, graph: GraphChoice) -> None:
+    def check_graph(self, graph: GraphPlan) -> None:
         """Refuse torch.compile where inductor would."""
         if isinstance(graph, Compile) and not self._can_fuse():
             raise RefusedError(
@@ -171,7 +171,7 @@ class Cuda(Device):
                 "Use graph=cuda_graphs or graph=eager.",
             )
 
-    def preferred_graph(self) -> GraphChoice:
+    def preferred_graph(self) -> GraphPlan:
         """Return CUDA graphs where they pay, eager elsewhere."""
         return ByShape()
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bert_infer.devices.overlap import Overlap
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, GraphChoice
+    from bert_infer.graphs import CompileMode, GraphPlan
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
 
@@ -76,7 +76,7 @@ class Hpu(Device):
 
     name = "hpu"
     imports: ClassVar[tuple[str, ...]] = plugin.IMPORTS
-    graphs: ClassVar[frozenset[str]] = frozenset({HpuGraphs.name})
+    graphs = (HpuGraphs,)
     has_inductor: ClassVar[bool] = False
     keeps_mask: ClassVar[bool] = True
     profiles: ClassVar[tuple[str, ...]] = ("CPU", "HPU")
@@ -136,12 +136,12 @@ class Hpu(Device):
                 "device.module.",
             )
 
-    def check_graph(self, graph: GraphChoice) -> None:
+    def check_graph(self, graph: GraphPlan) -> None:
         """Refuse a mode that contradicts ``lazy``, the environment, or the torch installed."""
         modes.check(graph, asked=self.lazy)
         variables.check(self.variables(graph))
 
-    def variables(self, graph: GraphChoice) -> Mapping[str, str]:
+    def variables(self, graph: GraphPlan) -> Mapping[str, str]:
         """Return variables for the mode, the card, autocast's lists, and the plugin's own needs."""
         wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
@@ -208,7 +208,7 @@ class Hpu(Device):
         """Send off what lazy mode has gathered, and wait for the card."""
         plugin.synchronize()
 
-    def preferred_graph(self) -> GraphChoice:
+    def preferred_graph(self) -> GraphPlan:
         """Return HPU graphs."""
         return HpuGraphs()
 
