@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from bert_infer import compose
 from bert_infer.batching import Padded
 from bert_infer.batching.layouts import PaddedBatch
+from bert_infer.dtypes import Fp32
 from bert_infer.engines.fused import Fused
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.engines.transformers import Transformers
@@ -143,6 +144,20 @@ def test_a_layout_and_an_engine_of_ones_own_are_refused_by_their_names():
     assert "takes every batching of this package" in refused.value.remedy
     with pytest.raises(RefusedError, match="engine=theirs does not take dtype=int8"):
         replace(compose(["model=tiny", "dtype=int8"]), engine=Theirs()).prepare()
+
+
+def test_no_engine_leaves_out_linear_layers_of_a_dtypes_own():
+    """Seen to fail: engine=transformers took the format, and computed in plain fp32."""
+
+    class Mine(Fp32):
+        name = "mine"
+
+        def linear(self, device):
+            return super().linear(device)
+
+    with pytest.raises(RefusedError, match="dtype=mine: linear layers of our own"):
+        replace(compose(["model=tiny"]), dtype=Mine()).prepare()
+    replace(compose(["model=tiny", "engine=fused"]), dtype=Mine()).prepare()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ class Dtype(ABC):
         autocast_to: the dtype that PyTorch's modules convert weights and activations to for each
             operator; None where weights are converted once.
         is_measuring: a run only measures what the format needs to know of the model.
-        is_quantised: weights become codes, which PyTorch's own modules do not take.
         has_ceiling: its matrix multiplication can be timed by itself.
         has_scales: PyTorch's modules are converted, and hold scales beside their weights.
         multiple: the sizes of the matrices that it multiplies are multiples of this.
@@ -35,7 +34,6 @@ class Dtype(ABC):
     name: str
     autocast_to: ClassVar[str | None] = None
     is_measuring: bool = False
-    is_quantised: ClassVar[bool] = False
     has_ceiling: ClassVar[bool] = True
     has_scales: ClassVar[bool] = False
     multiple: ClassVar[int] = 1
@@ -51,6 +49,12 @@ class Dtype(ABC):
         Raises:
             RefusedError: naming ``dtype``.
         """
+
+    @property
+    def has_own_linears(self) -> bool:
+        """Whether ``linear`` alone computes it, which PyTorch's own modules do not call."""
+        own = type(self)
+        return own.linear is not Dtype.linear and own.converted is Dtype.converted
 
     @abstractmethod
     def weights(self) -> torch.dtype:
@@ -183,7 +187,6 @@ class Int8(Fp32):
     """Single precision, except for multiplications by weight matrices: 8-bit integers."""
 
     name = "int8"
-    is_quantised: ClassVar[bool] = True
 
     def check(self, device: Device) -> None:
         """Refuse a device that does not multiply 8-bit integers."""

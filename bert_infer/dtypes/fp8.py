@@ -66,7 +66,6 @@ class Fp8(Bf16):
 class ByRow(Fp8):
     """A scale for each token, computed as it comes, and one for each output channel."""
 
-    is_quantised: ClassVar[bool] = True
     multiple: ClassVar[int] = 16
 
     def check(self, device: Device) -> None:

@@ -29,11 +29,13 @@ class Transformers(Engine):
     layout: ClassVar[type[Batch]] = PaddedBatch
 
     def check(self, architecture: Architecture, dtype: Dtype) -> None:
-        """Refuse weights that are quantised to codes, which BertModel does not take."""
+        """Refuse formats that linear layers of our own compute: BertModel has PyTorch's."""
         del architecture
-        if dtype.is_quantised:
+        if dtype.has_own_linears:
             raise RefusedError(
-                f"engine={self.name} does not take dtype={dtype.name}.", "Use engine=fused."
+                f"engine={self.name} does not take dtype={dtype.name}: linear layers of our own "
+                "compute it.",
+                "Use engine=fused.",
             )
 
     def load(
