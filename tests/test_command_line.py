@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import torch
 from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, wait_for
 
 from bert_infer import compose
-from bert_infer.errors import RefusedError
+from bert_infer.errors import OptionError, RefusedError
 from bert_infer.models.weights import make
 
 RUN_FILES = {"metrics.json", "forwards.csv", "environment.json", "run.log", ".hydra"}
@@ -330,8 +331,8 @@ def test_options_of_your_own_lie_in_any_directory(command):
         assert ", narrow." in done.stderr
 
 
-def test_the_option_that_the_readme_adds_works(command):
-    """Seen to fail: told to set batching.max_tokens, which it does not have."""
+def test_the_option_that_the_readme_adds_works(command, monkeypatch):
+    """Seen to fail: told to set batching.max_tokens, which it does not have; most=0 taken."""
     section = (ROOT / "README.md").read_text("utf-8").partition("## Adding an option")[2]
     code, declared, option = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)[:3]
     (command.directory / "my_package.py").write_text(code)
@@ -353,6 +354,9 @@ def test_the_option_that_the_readme_adds_works(command):
     assert metrics["workload"]["forwards_per_pass"] == 2
     remedies = [w["remedy"] for w in metrics["warnings"] if w["code"] == "batch_ignored"]
     assert remedies == ["Leave batch out, or set batching.most."]
+    monkeypatch.syspath_prepend(command.directory)
+    with pytest.raises(OptionError, match="most=0 is refused"):
+        importlib.import_module("my_package").LongestFirst(0)
 
 
 def test_a_sweep_compares_a_study_with_none(command):
