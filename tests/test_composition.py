@@ -23,7 +23,7 @@ from bert_infer.configuration.composition import (
     config_from,
     resolve,
 )
-from bert_infer.configuration.options import CONF, groups, options, values
+from bert_infer.configuration.options import CONF, groups, options, options_with, values
 from bert_infer.configuration.overrides import (
     assigned,
     check_agreement,
@@ -38,13 +38,17 @@ from bert_infer.errors import OptionError, RefusedError
 from bert_infer.report.entries import asked
 
 EVERY_OPTION = [(group, option) for group in COMPONENTS for option in options(group)]
-NEEDS = {"input": ["input.path=some.csv"]}
+
+
+def having(group, field):
+    """Return the options of ``group`` that have ``field``, as a message lists them."""
+    return " and ".join(f"{group}={option}" for option in options_with(group, field))
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY_OPTION)
 def test_every_yaml_composes_builds_and_hides_no_field(group, option):
     yaml = OmegaConf.load(CONF / group / f"{option}.yaml")
-    needs = NEEDS.get(group, []) if option in {"lines", "table"} else []
+    needs = [f"{group}.{key}=some.csv" for key in yaml if OmegaConf.is_missing(yaml, key)]
     config = config_from([f"{group}={option}", *needs])
     built = component(group, config[group], COMPONENTS[group])
     assert {*yaml} - {"_target_"} == {field.name for field in fields(built)}
@@ -122,12 +126,15 @@ def test_the_default_is_the_contracts():
         (["nonsense"], ["nonsense", "KEY=VALUE"]),
         (["+extra=1"], ["extra", "no key"]),
         (["+input.extra=1"], ["input.extra", "no key"]),
-        (["input=lines", "text=hello"], ["belongs to input=text. Here there are: input.path."]),
+        (
+            ["input=lines", "text=hello"],
+            [f"belongs to {having('input', 'text')}. Here there are: input.path."],
+        ),
         (
             ["input.path=texts.txt"],
-            ["belongs to input=lines and input=table", "Choose input=lines"],
+            [f"belongs to {having('input', 'path')}.", "Choose input=lines"],
         ),
-        (["engine=onnxruntime"], ["engine takes transformers, fused, fused_cls."]),
+        (["engine=onnxruntime"], [f"engine takes {', '.join(options('engine'))}."]),
         (["experiment=raged"], ["experiment takes null, ", "Did you mean ragged?"]),
         (["+dtype=bf16"], ["+dtype=bf16", "Write dtype=bf16."]),
         (["+experiment=null"], ["+experiment=null", "Write experiment=null."]),
@@ -329,10 +336,8 @@ def test_sweeps_are_expanded_as_hydra_does():
         ["dtype=bf16", "batch=1", "seed=7"],
         ["dtype=bf16", "batch=2", "seed=7"],
     ]
-    assert [run[0] for run in sweep(["dtype=glob(bf*)"])] == [
-        "dtype=bf16",
-        "dtype=bf16_autocast",
-    ]
+    those = [f"dtype={option}" for option in options("dtype") if option.startswith("bf")]
+    assert [run[0] for run in sweep(["dtype=glob(bf*)"])] == those
 
 
 def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
@@ -340,7 +345,8 @@ def test_patterns_choose_among_options_of_ones_own_too(tmp_path):
     (tmp_path / "dtype" / "fp16_mine.yaml").touch()
     given = ["dtype=glob(fp16*)"]
     check_overrides(given, [str(tmp_path)])
-    assert sweep(given, [str(tmp_path)]) == [["dtype=fp16"], ["dtype=fp16_mine"]]
+    assert sweep(given, [str(tmp_path)])[-1] == ["dtype=fp16_mine"]
+    assert ["dtype=fp16"] in sweep(given, [str(tmp_path)])
 
 
 @pytest.mark.parametrize("value", ["a/b-1", "1", "a,b", "it's", "true", "ä", "a=b", "[a]", "null"])
