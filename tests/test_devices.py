@@ -21,7 +21,7 @@ from bert_infer.devices import auto, cuda
 from bert_infer.devices.counters import Counted
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda
-from bert_infer.dtypes import Bf16, Fp32, Tf32
+from bert_infer.dtypes import Bf16, Bf16Autocast, Fp32, Int8, Tf32
 from bert_infer.errors import RefusedError
 from bert_infer.graphs import Compile
 from bert_infer.graphs.cuda_graphs import CudaGraphs
@@ -206,12 +206,16 @@ def test_variables_that_overrule_a_run_are_warned_of(variables, warned):
 
 
 def test_a_processor_that_may_multiply_in_a_shorter_format_is_warned_of():
-    """Seen to fail: nothing was said, and its outputs could become the reference of other runs."""
+    """Seen to fail: nothing was said, and its outputs could become the reference of other runs.
+
+    int8 and autocast, which hold weights in fp32 and multiply otherwise, were warned as well.
+    """
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
         (caveat,) = Cpu().overruled(Fp32(), {name: "BF16"})
         assert caveat.message.startswith(f"{name}=BF16 is set")
         assert not list(Cpu().overruled(Fp32(), {name: "strict"}))
-        assert not list(Cpu().overruled(Bf16(), {name: "BF16"}))
+        for dtype in (Bf16(), Int8(), Bf16Autocast()):
+            assert not list(Cpu().overruled(dtype, {name: "BF16"}))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer import cgroup
 from bert_infer.devices import Device
-from bert_infer.dtypes import Fp32
 from bert_infer.errors import OptionError
 from bert_infer.machine import cpu_flags
 from bert_infer.memory import freed_is_kept
@@ -111,9 +110,11 @@ class Cpu(Device):
 
     def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
         """Warn of what lets oneDNN multiply float32 in a shorter format: its fpmath mode."""
-        for name in FPMATH:
+        import torch
+
+        for name in FPMATH if dtype.matmuls() is torch.float32 else ():
             mode = variables.get(name, "STRICT")
-            if isinstance(dtype, Fp32) and mode.upper() not in {"", "STRICT"}:
+            if mode.upper() not in {"", "STRICT"}:
                 yield Caveat(
                     "fpmath_overruled",
                     f"{name}={mode} is set: oneDNN may have multiplied fp32 in a shorter format.",
