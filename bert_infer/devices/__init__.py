@@ -1,6 +1,7 @@
 """The ``device`` group: where forwards are computed. One device a file.
 
-The only place that knows one device from another.
+Whatever differs between devices is asked of one here. Elsewhere only three things go by a device's
+kind: graph modes of one kind alone, fp8's fields for Gaudi, and drift's reference, on the CPU.
 """
 
 from __future__ import annotations
