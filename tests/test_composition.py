@@ -178,7 +178,7 @@ def test_paths_and_columns_are_taken_as_they_are():
     assert (chosen.input.path, chosen.input.column) == ("/tmp/münchen (1).csv", "täxt ~")
 
 
-@pytest.mark.parametrize("name", ["2026_11_28", "1e5", "1.10", "true", "12"])
+@pytest.mark.parametrize("name", ["2026_11_28", "1e5", "1.10", "12"])
 def test_names_that_look_like_numbers_are_taken_as_they_are(name):
     """Seen to fail: 20261128, 100000.0 and 1.1."""
     given = ["input=table", "input.path=a.csv", f"input.column={name}", f"model.revision={name}"]
@@ -190,6 +190,8 @@ def test_names_that_look_like_numbers_are_taken_as_they_are(name):
     assert (config.hydra.run.dir, str(config.resume), config.seed) == (name, name, 10)
     cpu = compose(["device=cpu", "device.threads=1_0", "device.keep_memory=FALSE"]).device
     assert (cpu.threads, cpu.keep_memory) == (10, False)
+    as_read = ["device.threads=10", "device.keep_memory=false"]
+    assert expand_short_forms(as_read) == as_read, "Nothing that is recorded gets quotes for it."
     assert compose(["input=synthetic", "input.mu=5e0"]).input.mu == 5.0
 
 

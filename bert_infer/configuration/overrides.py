@@ -33,8 +33,9 @@ def expand_short_forms(overrides: Sequence[str]) -> list[str]:
     A text is quoted, unless it is a list or has quotes already: the grammar would refuse
     "Don't panic!" and make two runs of "Hello, world". So is a directory's name, or the value of an
     option's field, that the grammar would take for a number and write otherwise: 2026_11_28, or
-    1.10. The field's type makes a number of it where one is meant. Any other value is quoted only
-    where the grammar fails: a path with an umlaut, say.
+    1.10. The field's type makes a number of it where one is meant. Not so true and false, which few
+    names are and which options take. Any other value is quoted only where the grammar fails: a path
+    with an umlaut, say.
     """
     return [_expanded(override) for override in overrides]
 
@@ -49,8 +50,9 @@ def _expanded(override: str) -> str:
         return key
     if _can_parse(f"{key}={value}"):
         group, _, field = key.lstrip("+").rpartition(".")
-        read = value_of(override) if group in groups() or field in _NAMES else value
-        is_other = isinstance(read, int | float) and str(read) != value
+        may_be_name = group in groups() or field in _NAMES
+        read = value_of(override) if may_be_name else value
+        is_other = type(read) in {int, float} and str(read) != value
         return quoted(key, value) if is_other else _override(key, value)
     is_text = key == "input.text"
     verbatim = quoted(key, literal(value) if is_text else value)
