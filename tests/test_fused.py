@@ -63,12 +63,21 @@ def test_any_size_of_encoder_equals_transformers(tmp_path, minilm, sizes, prose)
     assert (ours.pooled - theirs.pooled).abs().max() < 2e-5
 
 
-def test_transformers_is_not_imported_without_drift(tmp_path):
+def test_nothing_is_imported_before_it_is_needed(tmp_path):
+    """transformers by a model's own tokenizer alone, and torch not even by that.
+
+    A device may have to set what torch reads when it is imported.
+    """
     script = (
         "import sys; from bert_infer import compose; "
-        "r = compose(['model=minilm', 'engine=fused', 'drift.texts=0']).run('One text.'); "
+        "from_transformers = lambda: [m for m in sys.modules if m.startswith('transformers')]; "
+        "quick = ['engine=fused', 'drift.texts=0']; "
+        "compose(['model=minilm', *quick]).prepare(); "
+        "assert from_transformers(); assert 'torch' not in sys.modules; "
+        "[sys.modules.pop(name) for name in from_transformers()]; "
+        "r = compose(['model=tiny', *quick]).run('One text.'); "
         "assert r.record['drift'] is None; "
-        "print([name for name in sys.modules if name.startswith('transformers')])"
+        "print(from_transformers())"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
