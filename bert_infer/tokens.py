@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ FILES = (
 """What transformers reads a BERT tokenizer from, as far as a model has it."""
 _BERT = "BertTokenizer"
 _ANY = {"PreTrainedTokenizer", "PythonBackend"}  # names that say no more than tokenizer.json
+_LEAST = 3  # two tokens are special ones
 _CHUNK = 1024  # texts tokenised at once: enough for the library's threads, little memory
 _CHUNK_CHARACTERS = 1_000_000  # and characters, of which each takes 130 bytes meanwhile
 
@@ -40,14 +42,14 @@ class Tokenizer:
     Attributes:
         max_length: to begin with, what the tokenizer says of itself.
         vocab_size: ids are below it.
-        cut: the side that truncation takes tokens from, "left" or "right".
+        truncation_side: the side that tokens are taken from, "left" or "right".
         provenance: where it came from.
     """
 
     backend: tokenizers.Tokenizer
     max_length: int
     vocab_size: int
-    cut: str
+    truncation_side: str
     provenance: Mapping[str, Any]
 
     def at_most(self, max_length: int) -> Tokenizer:
@@ -60,7 +62,7 @@ class Tokenizer:
         Raises:
             InputError: there is no text at all, or one has a token that the model does not.
         """
-        self.backend.enable_truncation(self.max_length, direction=self.cut)
+        self.backend.enable_truncation(self.max_length, direction=self.truncation_side)
         special = self.backend.num_special_tokens_to_add(is_pair=False)
         ids, lengths, positions = array("i"), array("q"), array("q")
         truncated = skipped = 0
@@ -80,7 +82,7 @@ class Tokenizer:
                 f"There is no text to process (empty ones: {skipped}).",
                 "Give at least one text that is not empty.",
             )
-        if (largest := max(ids)) >= self.vocab_size:
+        if (largest := int(np.frombuffer(ids, np.int32).max())) >= self.vocab_size:
             raise InputError(
                 f"A text has {self.backend.id_to_token(largest)}, token {largest}, and the model "
                 f"only {self.vocab_size} tokens.",
@@ -124,10 +126,10 @@ def load(files: ModelFiles | None, vocab_size: int) -> Tokenizer:
     if files and files.find("tokenizer.json", "vocab.txt"):
         own = _as_transformers(files)
         never_met = {own.pad_token, own.mask_token}
-        backend, max_length, cut = own.backend_tokenizer, own.model_max_length, own.truncation_side
+        backend, max_length, side = own.backend_tokenizer, own.model_max_length, own.truncation_side
         provenance: Mapping[str, Any] = files.provenance
     elif vocab_size == len(vocabulary := _lines(BUNDLED_VOCABULARY)):
-        backend, max_length, cut, never_met = _wordpiece(vocabulary), vocab_size, "right", set()
+        backend, max_length, side, never_met = _wordpiece(vocabulary), sys.maxsize, "right", set()
         provenance = {"source": "bundled uncased vocabulary"}
     else:
         raise WeightsError(
@@ -143,7 +145,7 @@ def load(files: ModelFiles | None, vocab_size: int) -> Tokenizer:
             "Put the model's own tokenizer files beside its weights.",
         )
     backend.no_padding()
-    return Tokenizer(backend, max_length, min(vocab_size, len(entries)), cut, provenance)
+    return Tokenizer(backend, max_length, min(vocab_size, len(entries)), side, provenance)
 
 
 def _as_transformers(files: ModelFiles) -> PreTrainedTokenizerFast:
@@ -151,18 +153,23 @@ def _as_transformers(files: ModelFiles) -> PreTrainedTokenizerFast:
 
     AutoTokenizer itself would import torch, before a device could set what torch reads.
     """
+    kind = _kind(files)
     try:
-        own = _kind(files).from_pretrained(files.directory, local_files_only=True)
-    except WeightsError:
-        raise
+        own = kind.from_pretrained(files.directory, local_files_only=True)
     except Exception as error:  # noqa: BLE001  the library raises no narrower class
         raise WeightsError(
             f"{files.directory} has a tokenizer that cannot be loaded: {error}.",
             "Correct or replace its tokenizer files.",
         ) from None
+    if type(own.model_max_length) is not int or own.model_max_length < _LEAST:
+        raise WeightsError(
+            f"{files.directory} says model_max_length={own.model_max_length}: it takes a whole "
+            f"number from {_LEAST}.",
+            "Correct its tokenizer_config.json.",
+        )
     if not files.find("tokenizer.json"):
         # transformers gives these ids of their own, which the model has never met.
-        needed = {own.unk_token, own.cls_token, own.sep_token}
+        needed = {own.unk_token, own.cls_token, own.sep_token} - {None}
         if missing := needed - own.backend_tokenizer.get_vocab(with_added_tokens=False).keys():
             raise WeightsError(
                 f"{files.find('vocab.txt')} lacks {', '.join(sorted(missing))}.",
@@ -177,16 +184,15 @@ def _kind(files: ModelFiles) -> type[PreTrainedTokenizerFast]:
     Raises:
         WeightsError: it is one that is written in Python.
     """
-    import tokenizers
     import transformers
 
     configs = map(files.find, ("tokenizer_config.json", "config.json"))
     names = (read_json_object(path).get("tokenizer_class") for path in configs if path)
     name = str(next(filter(None, names), _BERT)).removesuffix("Fast")
     path = files.find("tokenizer.json")
-    whole = tokenizers.Tokenizer.from_file(str(path)) if path else None
-    # BertTokenizer would take the entries of any other kind for WordPiece's.
-    is_other = whole is not None and not isinstance(whole.model, tokenizers.models.WordPiece)
+    model = read_json_object(path).get("model") if path else None
+    # BertTokenizer would take the entries of any other kind for WordPiece's; old files name none.
+    is_other = isinstance(model, dict) and model.get("type", "WordPiece") != "WordPiece"
     of_any: type[PreTrainedTokenizerFast] = transformers.PreTrainedTokenizerFast
     if name in _ANY or (name == _BERT and is_other):
         return of_any

@@ -197,6 +197,14 @@ def test_texts_are_cut_where_the_tokenizer_says(tmp_path, prose):
         longest("max_length=600")
 
 
+@pytest.mark.parametrize("limit", [0, "many", 1.5])
+def test_a_limit_that_is_none_is_refused(tmp_path, limit):
+    """Seen to fail: taken, or a TypeError where it was compared."""
+    own = described(tmp_path, tokenizer_config={"model_max_length": limit})
+    with pytest.raises(WeightsError, match=f"model_max_length={limit}"):
+        tokens.load(own, 30522)
+
+
 def test_a_token_that_the_model_lacks_is_met_in_no_text(tmp_path):
     """Seen to fail: without [MASK], which texts do not have, a vocabulary was refused."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "paris"]
