@@ -316,7 +316,7 @@ def test_a_warning_is_of_the_repeats_that_gave_it(sweep):
         edit(sweep / str(number), warnings=loaded if number in {3, 8} else [])
     found = summary.of(sweep, None)
     (warned,) = found.warnings
-    assert warned.where(found) == "run 3, 8"
+    assert warned.where(found) == "runs 3, 8"
     assert warned.said == {("a others.", "Wait."): ["3", "8"], ("b others.", "Wait."): ["3", "8"]}
     for number in range(9):
         edit(sweep / str(number), throughput__sequences_per_s=9.0 if number > 6 else 1.0)

@@ -208,7 +208,8 @@ class Warned:
         """Return the names of the runs, or that it is all of them."""
         if len(self.entries) == sum(summary.counts.values()) > 1:
             return "every run"
-        return f"run {', '.join(entry.name for entry in self.entries)}"
+        names = [entry.name for entry in self.entries]
+        return f"run{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def of(directory: Path, baseline: Baseline | None) -> Summary:

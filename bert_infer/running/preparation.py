@@ -112,7 +112,7 @@ def prepare(runner: Runner) -> Prepared:
         raise RefusedError(
             f"batching={runner.batching.name} makes batches that engine={runner.engine.name} "
             "does not take.",
-            "Choose another of the two; engine=fused takes every batching of this package.",
+            "Choose another batching or engine; engine=fused takes every batching of this package.",
         )
     runner.engine.check_output(runner.output)
     architecture = runner.model.architecture()
