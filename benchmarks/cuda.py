@@ -78,7 +78,7 @@ from bert_infer.models.architecture import Architecture
 from bert_infer.outputs import Pooled, Pooling
 
 if TYPE_CHECKING:
-    from bert_infer.outputs import Sink
+    from bert_infer.outputs import Texts
     from bert_infer.records import Tokens
 
 RESULTS = Path(__file__).parent / "results"
@@ -102,7 +102,7 @@ what remains is taken as the mean length of MLPerf's sequences, which nobody pub
 SQUAD_MEAN_TOKENS = round(SQUAD_WIDTH * (1 - SQUAD_PADDING))
 
 
-def first_states(tokens: Tokens) -> tuple[Sink, ...]:
+def first_states(tokens: Tokens) -> tuple[Texts, ...]:
     """Keep the first token's state of the sequences that are compared."""
     return (Pooled(tokens, Pooling.cls, range(min(COMPARED, tokens.texts))),)
 
@@ -177,14 +177,16 @@ def columns_of(table: Table, squad_flop: int) -> Columns:
         return {
             "host to host, ms": lambda row: f"{row.seconds * 1e3:,.3f}",
             "forward, ms": lambda row: milliseconds(said(row, "latency_ms.p50")),
-        } | common
+            **common,
+        }
     sequences = len(table.workload.tokens)
     return {
         "sequences/s": lambda row: f"{sequences / row.seconds:,.0f}",
         "useful GFLOP/s": partial(useful_gflop_per_s, table),
         "of the ceiling": partial(of_ceiling, table),
         "SQuAD's, scaled, /s": lambda row: f"{table.flop_of(row) / row.seconds / squad_flop:,.0f}",
-    } | common
+        **common,
+    }
 
 
 def said(row: Row, key: str) -> Any:  # noqa: ANN401  whatever JSON holds

@@ -14,11 +14,18 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
 from bert_infer import compose
 from bert_infer.measuring.measure import measured_pass, without_garbage_collection
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bert_infer.batching.layouts import Batch
 
 ROUNDS, PASSES = 15, 400
 
@@ -35,7 +42,7 @@ def main(model: str) -> None:
         torch.zeros(1, prepared.architecture.hidden),
     )
 
-    def one_batch() -> list[tuple[object, tuple[object, ...]]]:
+    def one_batch() -> list[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
         pad_token_id = prepared.architecture.pad_token_id
         batch = runner.engine.layout.of(group, prepared.tokens, pad_token_id)
         return [(batch, runner.engine.inputs(batch, keep_mask=False))]

@@ -38,7 +38,7 @@ def encode(
     with torch.inference_mode():
         order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
         first_states, pooled = [], []
-        for rows in order.split(BATCH):
+        for rows in torch.split(order, BATCH):
             texts = [torch.from_numpy(tokens[row]) for row in rows.tolist()]
             ids = pad_sequence(texts, batch_first=True).to(device)
             lengths = torch.tensor([len(text) for text in texts]).to(device)
@@ -67,7 +67,7 @@ class OnCard(Engine):
         model = bert(files, dtype).to(files.device)
         load_s = time.perf_counter() - start
         is_cuda = files.device == "cuda"
-        synchronize = torch.cuda.synchronize if is_cuda else lambda: None
+        synchronize: Callable[[], None] = torch.cuda.synchronize if is_cuda else lambda: None
 
         def measure(workload: Workload, passes: Passes) -> dict[str, Any]:
             durations_s: list[float] = []
@@ -89,7 +89,7 @@ class OnCard(Engine):
             latest = [encode(forward, workload.tokens, files.device)]
             warmup_s = time.perf_counter() - start
             with without_garbage_collection():
-                for index in passes(lambda: latest[0][0]):
+                for index in passes(lambda: list(latest[0][0])):
                     if index == 1:
                         durations_s.clear()
                     latest[0] = encode(forward, workload.tokens, files.device)

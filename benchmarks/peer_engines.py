@@ -25,7 +25,7 @@ from bert_infer.running.schedule import Schedule
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bert_infer.outputs import Sink
+    from bert_infer.outputs import Texts
     from bert_infer.records import Tokens
 
 THREADS = len(os.sched_getaffinity(0))
@@ -122,6 +122,7 @@ class Engine(ABC):
     def overrides(self, dtype: str) -> str | None:
         """Return what makes it ours, if it is."""
         del dtype
+        return None
 
     def convert(self, files: Files, dtype: str) -> None:
         """Write the files that it loads, where it ``is_converted``."""
@@ -131,12 +132,12 @@ class Engine(ABC):
         """Load it; return what warms up and measures a workload."""
 
 
-def all_states(tokens: Tokens) -> tuple[Sink, ...]:
+def all_states(tokens: Tokens) -> tuple[Texts, ...]:
     """Keep every token's state."""
     return (HiddenStates(tokens),)
 
 
-def nothing(tokens: Tokens) -> tuple[Sink, ...]:
+def nothing(tokens: Tokens) -> tuple[Texts, ...]:
     """Keep nothing: the states of very many texts need much memory."""
     del tokens
     return ()
@@ -153,7 +154,7 @@ class Ours(Engine):
 
     label: str
     choices: Mapping[str, str]
-    kept: Callable[[Tokens], tuple[Sink, ...]] = all_states
+    kept: Callable[[Tokens], tuple[Texts, ...]] = all_states
 
     is_ours: ClassVar[bool] = True
 
@@ -187,7 +188,7 @@ class Ours(Engine):
                 prepared,
                 record,
                 sinks,
-                schedule=Schedule.granted(lambda _: passes(lambda: sinks[0].in_order)),
+                schedule=Schedule.granted(lambda _, __: passes(lambda: sinks[0].in_order)),
             )
             return metrics.of(record)
 

@@ -136,10 +136,12 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
         while True:
             pipe.recv()
             earlier = conditions.snapshot(device)
-            reached = rates.after(found, device, resolved).after_flop_per_s
+            again = rates.after(found, device, resolved)
+            if again is None or again.after_flop_per_s is None:
+                raise FailedError("the device has no memory left for its matmul")
             later = conditions.snapshot(device)
             throttled = conditions.between(earlier, later).throttled
-            pipe.send(Rate(reached, later.accelerator, throttled))
+            pipe.send(Rate(again.after_flop_per_s, later.accelerator, throttled))
 
 
 def surroundings(pipe: Connection, files: Files) -> None:

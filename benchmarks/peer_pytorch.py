@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peer_engines import (
     BATCH,
@@ -22,13 +22,15 @@ from peer_engines import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from bert_infer.batching.layouts import PaddedBatch
     from bert_infer.records import Tokens
 
 
-def bert(files: Files, dtype: str, attention: str = "sdpa") -> torch.nn.Module:
+def bert(files: Files, dtype: str, attention: str = "sdpa") -> Any:  # noqa: ANN401  untyped
     """Return transformers' BertModel."""
     import torch
     from transformers import BertModel
@@ -38,12 +40,12 @@ def bert(files: Files, dtype: str, attention: str = "sdpa") -> torch.nn.Module:
     return BertModel.from_pretrained(files.model, dtype=kind, attn_implementation=attention).eval()
 
 
-def torch_forward(model: torch.nn.Module) -> Forward:
+def torch_forward(model: Callable[..., Any]) -> Forward:
     """Return a forward of transformers' BertModel."""
     import torch
 
     @torch.inference_mode()
-    def forward(batch: PaddedBatch) -> torch.Tensor:
+    def forward(batch: PaddedBatch) -> Any:  # noqa: ANN401  transformers says no more
         ids, mask = torch.from_numpy(batch.token_ids).long(), torch.from_numpy(batch.mask).long()
         return model(input_ids=ids, attention_mask=mask).last_hidden_state
 
@@ -124,8 +126,9 @@ class SentenceTransformers(_OfPyTorch):
 
         def encode(tokens: Tokens) -> States:
             texts = [torch.from_numpy(tokens[i]).long() for i in range(len(tokens))]
-            return model.encode(
+            embeddings: torch.Tensor = model.encode(
                 texts, convert_to_numpy=False, convert_to_tensor=True, show_progress_bar=False
             )
+            return list(embeddings)
 
         return encode

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class Asked:
+class Asked(ABC):
     """A process that takes a turn in every round; this is filled as the sitting goes on.
 
     Attributes:
@@ -36,6 +38,10 @@ class Asked:
     failure: str | None = None
     turns: list[Any] = field(default_factory=list)
     rested: bool = True
+
+    @abstractmethod
+    def load(self, files: Files, stack: ExitStack) -> None:
+        """Start the process, which lives as long as ``stack``."""
 
     def start(self, stack: ExitStack, files: Files, work: Any, *arguments: object) -> None:  # noqa: ANN401  a Worker's
         """Start ``work``, and wait until it is ready for its first turn."""
@@ -159,10 +165,11 @@ def measure(
     for roof in roofs:
         roof.turns = []
     shares = []
+    everyone: list[Asked] = [*entries, *roofs]
     for number in range(rounds):
         say(f"{workload.name}: round {number + 1} of {rounds}")
-        order = [*entries, *roofs] if number % 2 == 0 else [*roofs[::-1], *entries[::-1]]
-        shares.append(others_share(lambda order=order: sum(asked.take_turn() for asked in order)))
+        order = everyone if number % 2 == 0 else everyone[::-1]
+        shares.append(others_share(partial(_take_turns, order)))
     rows = [
         entry.row(cosine, is_latency=workload.is_latency)
         for entry, cosine in zip(entries, cosines, strict=True)
@@ -172,6 +179,11 @@ def measure(
         roofless={roof.dtype: roof.failure for roof in roofs if roof.failure},
         others=shares,
     )
+
+
+def _take_turns(order: Sequence[Asked]) -> float:
+    """Return the processor time that they used."""
+    return sum(asked.take_turn() for asked in order)
 
 
 def min_cosine(pooled: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -191,7 +203,8 @@ def likeness(expected: NDArray[np.float32]) -> float | None:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    lengths: NDArray[np.float64] = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / lengths
 
 
 def say(what: str) -> None:

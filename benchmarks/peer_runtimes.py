@@ -40,7 +40,8 @@ def export_onnx(files: Files, directory: Path) -> None:
                 attention_mask=attention_mask,
                 token_type_ids=torch.zeros_like(input_ids),
             )
-            return outputs.last_hidden_state
+            hidden_states: torch.Tensor = outputs.last_hidden_state
+            return hidden_states
 
     encoder = Encoder().eval()
     names = ["input_ids", "attention_mask", "last_hidden_state"]
@@ -124,6 +125,7 @@ class OnnxRuntime(Peer):
         )
 
         def forward(batch: PaddedBatch) -> NDArray[np.float32]:
+            hidden_states: NDArray[np.float32]
             (hidden_states,) = session.run(None, _inputs(batch))
             return hidden_states
 
@@ -176,7 +178,9 @@ class OpenVino(Peer):
                 # Of 4 dimensions, it is used as it is: what transformers does with one of 2
                 # depends on values, and so cannot be traced.
                 mask = (1.0 - attention_mask[:, None, None, :].float()) * -1e4
-                return self.bert(input_ids=input_ids, attention_mask=mask).last_hidden_state
+                outputs = self.bert(input_ids=input_ids, attention_mask=mask)
+                hidden_states: torch.Tensor = outputs.last_hidden_state
+                return hidden_states
 
         names = ("input_ids", "attention_mask")
         model = openvino.convert_model(
@@ -188,6 +192,8 @@ class OpenVino(Peer):
         import nncf
         import openvino
 
+        if files.calibration is None:
+            raise FailedError("there is no text to calibrate it by")
         batches = [_inputs(batch) for batch in sorted_batches(files.calibration, BATCH)]
         quantized = nncf.quantize(
             openvino.Core().read_model(traced / "model.xml"),

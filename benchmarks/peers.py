@@ -137,8 +137,8 @@ def main() -> None:
         if not arguments.flat:
             sitting(arguments, Path(directory))
             return
-        ours = {name: ENGINES[name] for name in arguments.engines}
-        ours = {name: engine for name, engine in ours.items() if isinstance(engine, Ours)}
+        asked = {name: ENGINES[name] for name in arguments.engines}
+        ours = {name: engine for name, engine in asked.items() if isinstance(engine, Ours)}
         flat(arguments, ours, Path(directory), partial(save, path=arguments.json))
 
 
