@@ -72,8 +72,7 @@ from peer_tables import (
 )
 from peer_workers import FailedError
 
-from bert_infer.files import write_json
-from bert_infer.files.runs import at
+from bert_infer.files import at, write_json
 from bert_infer.models.architecture import Architecture
 from bert_infer.outputs import Pooled, Pooling
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from peer_engines import THREADS, VENDOR
 
-from bert_infer.files.runs import at
+from bert_infer.files import at
 from bert_infer.machine import cpu_flags, cpu_model, package_version
 
 if TYPE_CHECKING:

@@ -1,25 +1,29 @@
-"""Comparing what real runs left: ratios, verdicts, and refusals that name the file and key."""
+"""Comparing what real runs left: ratios, verdicts, and refusals that say why."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shutil
+from collections import defaultdict
 
 import numpy as np
 import pytest
-from conftest import edit
+from conftest import break_off, edit
 
 from bert_infer.errors import RefusedError
-from bert_infer.files import runs
 from bert_infer.measuring.intervals import Interval, of_ratio, verdict
-from bert_infer.report import comparison
+from bert_infer.report import comparison, directories, terminal
 
 
 @pytest.fixture
 def run(sweep, tmp_path):
     """A run of one's own, to spoil."""
     return shutil.copytree(sweep / "0", tmp_path / "run")
+
+
+def rate(run):
+    return json.loads((run / "metrics.json").read_text())["throughput"]["sequences_per_s"]
 
 
 def changed(run, key, value):
@@ -32,7 +36,7 @@ def test_a_sweep_is_compared_with_its_first_run(sweep):
     for compared in found:
         assert compared.baseline.directory.name == "0"
         assert compared.ratio == pytest.approx(
-            compared.run.sequences_per_s / compared.baseline.sequences_per_s
+            rate(compared.run.directory) / rate(compared.baseline.directory)
         )
         assert compared.interval.low < compared.interval.high
     assert "batching: padded | by_length" in found[0].differences
@@ -49,11 +53,12 @@ def test_two_sweeps_are_compared_run_by_run(sweep):
     assert all(c.differences == [] for c in found)
 
 
-def timed_at(run, milliseconds):
+def timed_at(run, milliseconds, first=None):
     """Give the run's forwards these wall times, and the throughput that follows."""
     path = run / "forwards.csv"
     rows = list(csv.DictReader(path.read_text().splitlines()))
     walls = [milliseconds * (1 + 0.01 * (index % 3)) for index in range(len(rows))]
+    walls[0] = walls[0] if first is None else first
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -107,55 +112,118 @@ def test_different_work_is_refused_unless_forced(sweep, run):
     assert comparison.compare([str(sweep / "0"), str(run)], force=True).comparisons
 
 
+DAMAGED = "(unreadable): metrics.json, forwards.csv and environment.json contradict each other"
+
+
+def refusal(run):
+    with pytest.raises(RefusedError) as refused:
+        comparison.compare([str(run), str(run)])
+    assert str(refused.value).startswith(f"{run} cannot be compared (")
+    return str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema_version", 2, "schema_version=2"),
-        ("status", "failed", "status=failed"),
-        ("status", "interrupted", "status=interrupted"),
-        ("throughput.sequences_per_s", "fast", "throughput.sequences_per_s=fast"),
-        ("throughput.sequences_per_s", 1e9, "throughput.sequences_per_s=1000000000.0, but"),
-        ("throughput", None, "throughput.sequences_per_s=None"),
-        ("workload.sequences", 1.5, "workload.sequences=1.5"),
-        ("workload.forwards_per_pass", -1, "workload.forwards_per_pass=-1"),
-        ("measurement", [], "measurement.sample=None"),
-        ("measurement.sample", "xyz", "measurement.sample=xyz"),
-        ("choice", [1], "choice=[1]"),
-        ("throughput.sequences_per_s_ci95", "abc", "sequences_per_s_ci95=abc"),
-        ("throughput.sequences_per_s_ci95", [1], "sequences_per_s_ci95=[1]"),
-        ("workload.forwards_per_pass", 10**30, "divides the 36 rows"),
-        ("compute.useful_flop", None, "compute.useful_flop=None"),
-        ("compute.useful_flop", 10**400, "compute.useful_flop=1"),
-        ("provenance.input.sha256", 7, "provenance.input.sha256=7"),
+        ("schema_version", 2, "(unreadable): "),
+        ("schema_version", 2, "metrics.json: schema_version=2; this version reads 1."),
+        ("status", "failed", "(failed): It was not measured to its end."),
+        ("status", "interrupted", "(interrupted)"),
+        ("throughput.sequences_per_s", "fast", DAMAGED),
+        ("throughput.sequences_per_s", 1e9, DAMAGED),
+        ("throughput.sequences_per_s", 0, DAMAGED),
+        ("throughput.sequences_per_s", 10**400, DAMAGED),
+        ("throughput", None, DAMAGED),
+        ("measurement", [], DAMAGED),
+        ("measurement.sample", "xyz", DAMAGED),
+        ("choice", [1], DAMAGED),
+        ("workload.sequences", None, DAMAGED),
+        ("compute.useful_flop", None, DAMAGED),
+        ("compute.useful_flop", 10**400, DAMAGED),
+        ("provenance.input.sha256", 7, DAMAGED),
+        ("run.config_hash", None, DAMAGED),
     ],
 )
-def test_what_was_edited_is_named_by_file_and_key(run, key, value, says):
+def test_what_contradicts_itself_is_refused(run, key, value, says):
     changed(run, key, value)
-    with pytest.raises(RefusedError) as refused:
-        runs.read(run)
-    assert "metrics.json" in str(refused.value)
-    assert says in str(refused.value)
+    assert says in refusal(run)
 
 
+def test_a_failure_is_refused_in_its_own_words(run):
+    break_off(run, "failed", "Out of memory.")
+    assert refusal(run).endswith("(failed): Out of memory.\n  Mend it.")
+
+
+def leaves(tree, path=()):
+    for key, value in tree.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400, 1e308, int("9" * 309)])
+def test_whatever_a_record_holds_it_is_compared_or_left_out(made_sweep, tmp_path, junk, capsys):
+    names = ("metrics.json", "forwards.csv", "environment.json")
+    paths = list(leaves(json.loads((made_sweep / "4" / "metrics.json").read_text())))
+    for number, keys in enumerate([None, *paths]):
+        (tmp_path / str(number)).mkdir()
+        for name in names:
+            shutil.copy(made_sweep / "4" / name, tmp_path / str(number))
+        if keys:
+            edit(tmp_path / str(number), **{"__".join(keys): junk})
+    report = comparison.compare([str(tmp_path)], force=True)
+    assert len(report.comparisons) + len(report.left_out) == len(paths) > 80
+    terminal.show_comparisons(*report)
+    assert len(capsys.readouterr().out.splitlines()) > len(paths)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"\0" * 99, bytes(range(256)), b"[1]", None, "half"]
+)
 @pytest.mark.parametrize("name", ["metrics.json", "environment.json", "forwards.csv"])
-def test_truncated_files_are_named(run, name):
-    content = (run / name).read_bytes()
-    (run / name).write_bytes(content[: len(content) // 2 - 3])
-    with pytest.raises(RefusedError, match=r"metrics\.json|" + name.replace(".", r"\.")):
-        runs.read(run)
-    (run / name).unlink()
-    with pytest.raises(RefusedError, match=name.replace(".", r"\.")):
-        comparison.compare([str(run), str(run)])
+def test_damaged_files_are_named(run, name, content):
+    path = run / name
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "half":
+        path.write_bytes(whole[: len(whole) // 2 - 3])
+    elif content is not None:
+        path.write_bytes(content)
+    assert name in refusal(run) or (name, content) == ("metrics.json", None)
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    assert name in refusal(run)
 
 
-def test_a_wall_time_that_no_forward_can_have_is_refused(run):
+@pytest.mark.parametrize(
+    "wall_ms", ["-1", "0", "", "x", "nan", "inf", "1e308", '"', "1e-320", "9,9"]
+)
+def test_a_wall_time_that_no_forward_can_have_is_refused(run, wall_ms):
     path = run / "forwards.csv"
-    rows = path.read_text().splitlines()
-    cells = rows[3].split(",")
-    rows[3] = ",".join([*cells[:-1], "-1"])
-    path.write_text("\n".join(rows))
-    with pytest.raises(RefusedError, match=r"forwards\.csv: sequences and wall_ms"):
-        runs.read(run)
+    header, first, *others = path.read_text().splitlines()
+    spoilt = f"{first.rpartition(',')[0]},{wall_ms}"
+    for rows in ([first, spoilt, *others], [spoilt], [spoilt, spoilt], []):
+        path.write_text("\n".join([header, *rows]))
+        assert DAMAGED in refusal(run)
+
+
+@pytest.mark.parametrize("first", [-1.0, 0.0])
+def test_such_a_wall_time_is_refused_though_the_throughput_agrees(run, first):
+    assert DAMAGED in refusal(timed_at(run, 8.0, first))
+
+
+@pytest.mark.parametrize("unit", ["pass", "forward"])
+def test_what_is_resampled_is_what_the_record_says(run, unit):
+    rows = list(csv.DictReader((run / "forwards.csv").read_text().splitlines()))
+    changed(run, "measurement.sample", unit)
+    walls, counts = defaultdict(float), defaultdict(int)
+    for number, row in enumerate(rows):
+        sample = int(row["pass"]) if unit == "pass" else number
+        walls[sample] += float(row["wall_ms"]) / 1e3
+        counts[sample] += int(row["sequences"])
+    assert len(walls) == (6 if unit == "pass" else len(rows))
+    by_hand = [walls[sample] / counts[sample] for sample in sorted(walls)]
+    assert directories.read(run).samples == pytest.approx(by_hand)
 
 
 def test_runs_of_a_sweep_that_did_not_finish_are_left_out_by_name(sweep):
@@ -169,7 +237,7 @@ def test_runs_of_a_sweep_that_left_no_record_are_named_too(sweep):
     """Seen to fail: only directories with a metrics.json were looked at."""
     (sweep / "1" / "metrics.json").unlink()
     assert comparison.compare([str(sweep)]).left_out == [f"{sweep / '1'} (no record)"]
-    with pytest.raises(RefusedError, match=r"1 has no metrics.json \(no record\)"):
+    with pytest.raises(RefusedError, match=r"1 cannot be compared \(no record\)"):
         comparison.compare([str(sweep / "0"), str(sweep / "1")])
 
 

@@ -22,8 +22,7 @@ from bert_infer.cli.request import Request
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.report import charts, entries, figures, page, summary, tables, terminal
 from bert_infer.report.baseline import Baseline
-from bert_infer.report.charts.timeline import thinned
-from bert_infer.report.entries import Duration
+from bert_infer.report.charts.timeline import thinned, timeline
 from bert_infer.report.pareto import front
 from bert_infer.sweeps import sweep as sweeps
 
@@ -522,7 +521,7 @@ def leaves(tree, path=()):
             yield from leaves(value, (*path, key))
 
 
-@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400])
+@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400, 1e308, int("9" * 309)])
 def test_whatever_a_record_holds_there_is_a_row(made_sweep, tmp_path, junk):
     paths = list(leaves(metrics(made_sweep / "4")))
     for number, keys in enumerate(paths):
@@ -575,22 +574,50 @@ def test_the_pareto_front_by_hand():
     assert front([]) == []
 
 
+def forwards(rows):
+    """Batch, start in s and duration in ms of each."""
+    names = ("batch_index", "start_s", "duration_ms")
+    return np.array(rows, [(name, float) for name in names])
+
+
 def test_latency_over_time_is_thinned_and_keeps_its_longest():
-    durations = [Duration("0", float(i), 5.0) for i in range(100_000)]
-    durations[777] = Duration("0", 777.0, 90.0)
-    found = thinned(durations)
+    rows = [(0, i, 5.0) for i in range(100_000)]
+    rows[777] = (0, 777, 90.0)
+    found = thinned(forwards(rows))
     assert len(found) <= 150
     assert max(most for _, _, most in found) == 90
     assert {typical for _, typical, _ in found} == {5}
-    assert thinned(durations[:3]) == [(0, 5, 5), (1, 5, 5), (2, 5, 5)]
-    assert thinned([]) == []
+    assert thinned(forwards(rows[:3])) == [(0, 5, 5), (1, 5, 5), (2, 5, 5)]
+    assert thinned(forwards([])) == []
 
 
 def test_latency_over_time_is_level_whatever_the_batches_lengths():
-    rounds = [Duration(str(i % 2), float(i), (2.0, 8.0)[i % 2]) for i in range(8)]
-    assert {ms for _, ms, _ in thinned(rounds)} == {5}
-    slower = [*rounds, Duration("0", 8.0, 4.0)]
-    assert thinned(slower)[-1][1] == 2 * thinned(slower)[0][1]
+    rounds = [(i % 2, i, (2.0, 8.0)[i % 2]) for i in range(8)]
+    assert {ms for _, ms, _ in thinned(forwards(rounds))} == {5}
+    slower = thinned(forwards([*rounds, (0, 8, 4.0)]))
+    assert slower[-1][1] == 2 * slower[0][1]
+
+
+@pytest.mark.parametrize("junk", ["", "x", "-1", "0", "nan", "inf", "1e308", '"', "\0", "1,1"])
+def test_whatever_forwards_csv_holds_there_is_a_report(sweep, junk):
+    """Seen to fail: inf has no power of ten, and by a batch of 0 ms nothing can be divided."""
+    rows = list(csv.DictReader((sweep / "4" / "forwards.csv").read_text().splitlines()))
+    header = ",".join(rows[0])
+    for number, name in enumerate(rows[0], 10):
+        run = shutil.copytree(sweep / "4", sweep / str(number))
+        edit(run, run__content_hash=name)
+        spoilt = (row | ({name: junk} if row["batch_index"] == "0" else {}) for row in rows)
+        lines = [",".join(row.values()) for row in spoilt]
+        (run / "forwards.csv").write_text("\n".join([header, *lines]))
+    for number, content in enumerate([b"", b"\n\n", header.encode(), bytes(range(256))], 30):
+        run = shutil.copytree(sweep / "4", sweep / str(number))
+        edit(run, run__content_hash=str(number))
+        (run / "forwards.csv").write_bytes(content)
+    found = summary.of(sweep, None)
+    assert len(found.measured) == 8 + len(rows[0]) + 4
+    assert "time" in charts.of(found)
+    for row in found.measured:
+        assert timeline(found, [row]) or len(row.entry.forwards()) == 0
 
 
 def test_an_options_bars_are_bounded_and_numbers_stand_in_their_order(made_sweep, tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from bert_infer.records import Forward
@@ -78,6 +78,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RefusedError(f"{path} holds no JSON object.", "Replace it.")
     return content
+
+
+def at(content: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  whatever JSON holds
+    """Return what stands at a dotted key; None where nothing does."""
+    value: Any = content
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def read_yaml(path: Path, remedy: str, keys: Iterable[str] = ()) -> Any:  # noqa: ANN401  whatever YAML holds

@@ -12,17 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bert_infer.errors import RefusedError
-from bert_infer.files import runs
 from bert_infer.measuring import intervals
 from bert_infer.measuring.environment import different_leaves, lasting
-from bert_infer.report import directories
+from bert_infer.report import directories, speedups
+from bert_infer.report.entries import Problem
+from bert_infer.report.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bert_infer.files.runs import Run
     from bert_infer.measuring.intervals import Interval
     from bert_infer.report.entries import Entry
+
+_DAMAGED = Problem(
+    "Damaged",
+    "metrics.json, forwards.csv and environment.json contradict each other or cannot be read.",
+    "Run it again.",
+)
+_NOT_DONE = Problem(
+    "NotDone", "It was not measured to its end.", "Wait until it is done, or run it again."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +46,8 @@ class Comparison:
         differences: a line for each thing that differs besides what was measured.
     """
 
-    baseline: Run
-    run: Run
+    baseline: Entry
+    run: Entry
     ratio: float
     interval: Interval | None
     differences: list[str]
@@ -68,7 +77,7 @@ def compare(names: Sequence[str], *, force: bool = False) -> Report:
     Raises:
         RefusedError: a directory cannot be read, the work differs, or they are a duel's sides.
     """
-    found: list[list[Run]] = []
+    found: list[list[Entry]] = []
     left_out: list[str] = []
     sweeps = 0
     if len(parents := {Path(name).resolve().parent for name in names}) == 1:
@@ -76,14 +85,11 @@ def compare(names: Sequence[str], *, force: bool = False) -> Report:
     for directory in map(Path, names):
         entries = directories.below(directory)
         if entries[0].directory == directory:
-            found.append([_read(entries[0])])
-            continue
-        measured = [entry.directory for entry in entries if entry.is_measured]
-        left_out += [f"{e.directory} ({e.status})" for e in entries if not e.is_measured]
-        read = {path: runs.read_if_sound(path) for path in measured}
-        left_out += [f"{path} (unreadable)" for path, run in read.items() if run is None]
-        found.append([run for run in read.values() if run])
-        sweeps += 1
+            _check_comparable(entries[0])
+        else:
+            left_out += [f"{e.directory} ({_status(e)})" for e in entries if not _is_comparable(e)]
+            sweeps += 1
+        found.append([entry for entry in entries if _is_comparable(entry)])
     if len(found) == sweeps > 1:
         pairs = _matched(found)
         matched = {run.directory for pair in pairs for run in pair}
@@ -103,47 +109,56 @@ def compare(names: Sequence[str], *, force: bool = False) -> Report:
     return Report([compared(baseline, run) for baseline, run in pairs], left_out)
 
 
-def _read(entry: Entry) -> Run:
-    """Return the run of ``entry``.
+def _is_comparable(entry: Entry) -> bool:
+    return bool(
+        entry.is_measured
+        and len(entry.samples)
+        and entry.work
+        and entry.environment
+        and entry.section("choice")
+        and entry.text("run.config_hash")
+    )
+
+
+def _status(entry: Entry) -> str:
+    """Return the status of what cannot be compared."""
+    return directories.UNREADABLE if entry.is_measured else entry.status
+
+
+def _check_comparable(entry: Entry) -> None:
+    """Refuse what cannot be compared.
 
     Raises:
         RefusedError: it was not measured to its end, or its files are damaged.
     """
-    if entry.status in {directories.RUNNING, directories.DIED, directories.NO_RECORD}:
+    if not _is_comparable(entry):
+        problem = _DAMAGED if entry.is_measured else entry.problem or _NOT_DONE
         raise RefusedError(
-            f"{entry.directory} has no metrics.json ({entry.status}).",
-            entry.problem.remedy if entry.problem else "Wait until it is done.",
+            f"{entry.directory} cannot be compared ({_status(entry)}): {problem.message}",
+            problem.remedy,
         )
-    return runs.read(entry.directory)
 
 
-def compared(baseline: Run, run: Run) -> Comparison:
-    """Return ``run`` compared with ``baseline``."""
-    interval = intervals.of_ratio(baseline.wall_s, run.wall_s)
-    scale = run.sequences / baseline.sequences
-    return Comparison(
-        baseline,
-        run,
-        ratio=run.sequences_per_s / baseline.sequences_per_s,
-        interval=interval.times(scale) if interval else None,
-        differences=differences(baseline, run),
-    )
+def compared(baseline: Entry, run: Entry) -> Comparison:
+    """Return ``run`` compared with ``baseline``; both can be."""
+    ratio, interval = speedups.of(Row((run,)), Row((baseline,)))
+    return Comparison(baseline, run, ratio, interval, differences(baseline, run))
 
 
-def differences(baseline: Run, run: Run) -> list[str]:
+def differences(baseline: Entry, run: Entry) -> list[str]:
     """List what differs in choice, weights, input, software and machine."""
     return [
         line
         for first, second in (
-            (baseline.metrics["choice"], run.metrics["choice"]),
-            (baseline.metrics["provenance"], run.metrics["provenance"]),
+            (baseline.section("choice"), run.section("choice")),
+            (baseline.section("provenance"), run.section("provenance")),
             (lasting(baseline.environment), lasting(run.environment)),
         )
         for line in different_leaves(first, second)
     ]
 
 
-def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:
+def _matched(sweeps: list[list[Entry]]) -> list[tuple[Entry, Entry]]:
     """Pair the runs of the first sweep with those of the others that have their configuration.
 
     Of repeats, the first is paired with the first, the second with the second, and so on.
@@ -166,17 +181,17 @@ def _matched(sweeps: list[list[Run]]) -> list[tuple[Run, Run]]:
     return pairs
 
 
-def _by_configuration(sweep: Iterable[Run]) -> dict[str, list[Run]]:
-    repeats: dict[str, list[Run]] = defaultdict(list)
+def _by_configuration(sweep: Iterable[Entry]) -> dict[str | None, list[Entry]]:
+    repeats: dict[str | None, list[Entry]] = defaultdict(list)
     for run in sweep:
-        repeats[run.metrics["run"]["config_hash"]].append(run)
+        repeats[run.text("run.config_hash")].append(run)
     return repeats
 
 
-def _check_same_work(baseline: Run, run: Run) -> None:
-    if not run.work.is_same(baseline.work):
+def _check_same_work(baseline: Entry, run: Entry) -> None:
+    work, other = run.work, baseline.work
+    if work and other and not work.is_same(other):
         raise RefusedError(
-            f"{run.directory} did other work than {baseline.directory}: "
-            f"{baseline.work.difference(run.work)}.",
+            f"{run.directory} did other work than {baseline.directory}: {other.difference(work)}.",
             "Compare runs of the same texts on the same model, or add --force.",
         )

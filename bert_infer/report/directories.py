@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from bert_infer.configuration.overrides import of_run
 from bert_infer.errors import RefusedError
-from bert_infer.files import read_json_object, runs
+from bert_infer.files import at, read_json_object
 from bert_infer.metrics import SCHEMA_VERSION
 from bert_infer.report.entries import Entry, Problem
 from bert_infer.running import status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 RUNNING, DIED, NO_RECORD, UNREADABLE = "running", "died", "no record", "unreadable"
@@ -50,7 +50,14 @@ def below(directory: Path) -> list[Entry]:
             f"{directory} is no run or sweep directory: there is no run in it.",
             "Name a directory below multirun_outputs/; `ls` lists them.",
         )
-    return [read(path) for path in runs.in_order(found)]
+    return [read(path) for path in in_order(found)]
+
+
+def in_order(directories: Iterable[Path]) -> list[Path]:
+    """Return the runs of a sweep in the order in which they were made: by number, then by name."""
+    return sorted(
+        directories, key=lambda path: (not path.name.isdigit(), len(path.name), path.name)
+    )
 
 
 def check_is_no_duel(directory: Path) -> None:
@@ -135,7 +142,7 @@ def _under_way(directory: Path) -> Entry:
 
 
 def _overrides(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    found = runs.at(metrics, "run.overrides")
+    found = at(metrics, "run.overrides")
     return of_run(map(str, found)) if isinstance(found, list) else ()
 
 

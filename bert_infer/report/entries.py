@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from bert_infer.configuration.overrides import assigned
 from bert_infer.errors import RefusedError
-from bert_infer.files import read_json_object, runs
+from bert_infer.files import at, read_json_object
 from bert_infer.measuring.intervals import Interval
 from bert_infer.records import Caveat
 from bert_infer.running.status import moment
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from bert_infer.files.runs import Run
+    from numpy.typing import NDArray
 
 
+_COMPLETE = ("ok", "drift_exceeded")
+"""The statuses of runs that were measured to their end."""
 # The names of ``drift.is_reference``'s parts, whose modules would make reports begin later.
 _REFERENCE = {"engine": "transformers", "dtype": "fp32", "graph": "eager", "device": "cpu"}
+_COLUMNS = ("pass", "batch_index", "sequences", "start_s", "duration_ms", "wall_ms")
+_MOST = 1e30
+"""More than any figure of a run can be; what is made of less is finite, too."""
+_AGREEMENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,6 @@ class Problem:
     type: str
     message: str
     remedy: str
-
-
-class Duration(NamedTuple):
-    """When a forward of a batch began, in s since the first, and how long it took, in ms."""
-
-    batch: str
-    start_s: float
-    ms: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,33 +77,52 @@ class Entry:
     @property
     def is_measured(self) -> bool:
         """Whether it was measured to its end."""
-        return self.status in runs.COMPLETE
+        return self.status in _COMPLETE
 
     def number(self, key: str) -> float | None:
         """Return the number at a dotted key of the record."""
-        return _number(runs.at(self.metrics, key))
+        return _number(at(self.metrics, key))
 
     def text(self, key: str) -> str | None:
         """Return the string at a dotted key of the record."""
-        value = runs.at(self.metrics, key)
+        value = at(self.metrics, key)
         return value if isinstance(value, str) else None
 
     def interval(self, key: str) -> Interval | None:
         """Return the interval at a dotted key of the record."""
-        value = runs.at(self.metrics, key)
+        value = at(self.metrics, key)
         ends = [_number(end) for end in value] if isinstance(value, list) else []
         return Interval(ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[arg-type]  # noqa: PLR2004
 
+    def section(self, key: str) -> dict[str, Any]:
+        """Return the object at a dotted key of the record; empty where there is none."""
+        return _object(at(self.metrics, key))
+
     @cached_property
-    def run(self) -> Run | None:
-        """Its samples and all that it is compared by; None where its files are damaged."""
-        return runs.read_if_sound(self.directory)
+    def samples(self) -> NDArray[np.float64]:
+        """``[samples]``, wall time a sequence in each (``measurement.sample``), in seconds.
+
+        Empty where it is unknown, or gives another throughput than the record.
+        """
+        forwards, unit = self.forwards(), self.text("measurement.sample")
+        rate = self.number("throughput.sequences_per_s") or 0.0
+        counts, wall_s = forwards["sequences"], forwards["wall_ms"] / 1e3
+        is_sound = (
+            len(forwards) > 0
+            and unit in {"forward", "pass"}
+            and ((counts > 0) & (wall_s > 0)).all()
+            and math.isclose(float(counts.sum()), rate * float(wall_s.sum()), rel_tol=_AGREEMENT)
+        )
+        if not is_sound:
+            return np.empty(0)
+        sample = forwards["pass"] if unit == "pass" else np.arange(len(forwards))
+        _, number = np.unique(sample, return_inverse=True)
+        return np.bincount(number, wall_s) / np.bincount(number, counts)
 
     @cached_property
     def options(self) -> dict[str, str]:
         """What was chosen, resolved where that is known."""
-        choice = runs.at(self.metrics, "choice")
-        return options(choice if isinstance(choice, dict) else {}, self.overrides)
+        return options(self.section("choice"), self.overrides)
 
     @property
     def names(self) -> dict[str, str]:
@@ -137,7 +155,7 @@ class Entry:
     @cached_property
     def warnings(self) -> tuple[Caveat, ...]:
         """The record's warnings."""
-        found = runs.at(self.metrics, "warnings")
+        found = at(self.metrics, "warnings")
         return tuple(
             Caveat(*(str(warning.get(key, "")) for key in ("code", "message", "remedy")))
             for warning in (found if isinstance(found, list) else [])
@@ -155,8 +173,8 @@ class Entry:
     @cached_property
     def command(self) -> tuple[str, ...]:
         """What makes it again: its overrides, its directory of options and its own variables."""
-        sources = runs.at(self._hydra, "hydra.runtime.config_sources")
-        variables = runs.at(self._hydra, "hydra.job.env_set")
+        sources = at(self._hydra, "hydra.runtime.config_sources")
+        variables = _object(at(self._hydra, "hydra.job.env_set"))
         own = [
             str(source.get("path"))
             for source in (sources if isinstance(sources, list) else [])
@@ -167,7 +185,7 @@ class Entry:
             *self.overrides,
             *(
                 assigned(f"+hydra.job.env_set.{name}", str(value))
-                for name, value in (variables if isinstance(variables, dict) else {}).items()
+                for name, value in variables.items()
             ),
         )
 
@@ -180,7 +198,7 @@ class Entry:
                 found = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         except (OSError, yaml.YAMLError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return _object(found)
 
     @cached_property
     def length_histogram(self) -> list[tuple[int, int, int]]:
@@ -188,7 +206,7 @@ class Entry:
         edges, sequences = (
             value if isinstance(value, list) else []
             for value in (
-                runs.at(self.metrics, f"workload.length_histogram.{key}")
+                at(self.metrics, f"workload.length_histogram.{key}")
                 for key in ("edges", "sequences")
             )
         )
@@ -198,16 +216,19 @@ class Entry:
             return []
         return list(zip(edges, edges[1:], sequences, strict=False))
 
-    def durations(self) -> list[Duration]:
-        """Return how long each forward took; nothing where that cannot be read."""
+    def forwards(self) -> NDArray[np.void]:
+        """Return forwards.csv, ``[forwards]``, by column; empty where it cannot be read."""
+        numbers, path = [(name, float) for name in _COLUMNS], self.directory / "forwards.csv"
         try:
-            with (self.directory / "forwards.csv").open(encoding="utf-8", newline="") as file:
-                return [
-                    Duration(row["batch_index"], float(row["start_s"]), float(row["duration_ms"]))
-                    for row in csv.DictReader(file)
-                ]
-        except (OSError, ValueError, TypeError, KeyError, csv.Error):
-            return []
+            with path.open(encoding="utf-8") as file, warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # there are no rows
+                places = [*map(file.readline().rstrip().split(",").index, _COLUMNS)]
+                found = np.loadtxt(
+                    file, numbers, comments=None, delimiter=",", usecols=places, ndmin=1
+                )
+        except (OSError, ValueError, UserWarning):
+            found = np.empty(0, numbers)
+        return found if (np.abs(found.view(float)) < _MOST).all() else found[:0]
 
 
 def options(choice: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, str]:
@@ -241,7 +262,11 @@ def asked(overrides: Iterable[str]) -> dict[str, str]:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if abs(value) < math.inf else None
+    return value if abs(value) < _MOST else None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _written(value: object) -> str:

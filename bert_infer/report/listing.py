@@ -12,7 +12,6 @@ from rich.text import Text
 from bert_infer import console
 from bert_infer.configuration import options
 from bert_infer.errors import RefusedError, nearest
-from bert_infer.files import runs
 from bert_infer.report import directories, figures, rows
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _items(directory: Path) -> Iterator[Item]:
         yield Item(directory, "run", (directories.read(directory),), 1)
         return
     try:
-        children = runs.in_order(path for path in directory.iterdir() if path.is_dir())
+        children = directories.in_order(path for path in directory.iterdir() if path.is_dir())
     except OSError:
         return
     inside = [path for path in children if directories.is_run(path)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert_infer.files import runs
 from bert_infer.measuring import intervals
 from bert_infer.measuring.intervals import Interval
 from bert_infer.report.entries import asked
@@ -174,7 +173,9 @@ def varied(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the options that tell rows apart, those that were asked for first."""
     resolved = [row.entry.options for row in rows]
     first = axes(rows)
-    chosen = dict.fromkeys(key for row in rows for key in _choice(row) if key not in _OUTCOMES)
+    chosen = dict.fromkeys(
+        k for row in rows for k in row.entry.section("choice") if k not in _OUTCOMES
+    )
     return (*first, *(key for key in chosen if key not in first and _differs(key, resolved)))
 
 
@@ -185,13 +186,8 @@ def axes(rows: Sequence[Row]) -> tuple[str, ...]:
     varying = tuple(key for key in keys if len({found.get(key) for found in given}) > 1)
     if varying:
         return varying
-    chosen = dict.fromkeys(key for row in rows for key in _choice(row))
+    chosen = dict.fromkeys(key for row in rows for key in row.entry.section("choice"))
     return tuple(key for key in chosen if _differs(key, [row.entry.options for row in rows]))
-
-
-def _choice(row: Row) -> list[str]:
-    choice = runs.at(row.entry.metrics, "choice")
-    return list(choice) if isinstance(choice, dict) else []
 
 
 def _differs(key: str, options: Sequence[dict[str, str]]) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 
 from bert_infer.errors import NoBaselineError, nearest
 from bert_infer.measuring import intervals
-from bert_infer.report import comparison
 from bert_infer.report.baseline import Baseline
 from bert_infer.report.rows import Row, axes
 
@@ -98,8 +97,7 @@ def of(row: Row, baseline: Row) -> tuple[float, Interval | None]:
     ratio = float(ours.mean() / theirs.mean())
     if len(ours) > 1 or len(theirs) > 1:
         return ratio, intervals.of_ratio(ours, theirs)
-    one, other = row.entry.run, baseline.entry.run
-    return ratio, comparison.compared(other, one).interval if one and other else None
+    return ratio, intervals.of_ratio(baseline.entry.samples, row.entry.samples)
 
 
 def same_work(row: Row, other: Row) -> bool | None:

@@ -14,8 +14,8 @@ from bert_infer.report import tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bert_infer.files.runs import Run
     from bert_infer.report.comparison import Comparison
+    from bert_infer.report.entries import Entry
     from bert_infer.report.summary import Summary
 
 _COLOURS = {"ok": "green", "running": "cyan", "drift_exceeded": "yellow"}
@@ -106,6 +106,7 @@ def show_comparisons(comparisons: Sequence[Comparison], left_out: Sequence[str])
     )
 
 
-def _throughput(run: Run) -> tuple[str, str]:
-    interval = run.metrics["throughput"]["sequences_per_s_ci95"]
-    return console.number(run.sequences_per_s), console.between(interval).strip(" []")
+def _throughput(run: Entry) -> tuple[str, str]:
+    interval = run.interval("throughput.sequences_per_s_ci95")
+    rate = console.number(run.number("throughput.sequences_per_s"))
+    return rate, console.between(interval).strip(" []")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from bert_infer import files
 from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.errors import RefusedError
-from bert_infer.files import runs
 from bert_infer.files.directories import check_writable
 from bert_infer.processes.isolated import GIVE_AGAIN, Isolated, recorded_config, recorded_runner
 
@@ -52,7 +51,7 @@ def rerun(before: Path, directory: Path, watch: Watch) -> Finished:
         found = runner.prepare().content().hash
         if (before / "metrics.json").is_file():
             recorded = files.read_json_object(before / "metrics.json")
-            if runs.at(recorded, "run.content_hash") not in {None, found}:
+            if files.at(recorded, "run.content_hash") not in {None, found}:
                 raise RefusedError(
                     f"The model, the weights or the input of {before} have changed since, or "
                     "another version made it.",

@@ -16,7 +16,6 @@ from bert_infer.configuration.overrides import assigned, key_of, quoted
 from bert_infer.configuration.settings import IfChanged, Isolation
 from bert_infer.errors import RefusedError
 from bert_infer.files.directories import claimed, locked
-from bert_infer.files.runs import at
 from bert_infer.measuring.environment import different_leaves, lasting
 from bert_infer.processes.isolated import Isolated, environment_at
 from bert_infer.processes.task import Task
@@ -148,8 +147,8 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
         except RefusedError as error:
             console.show_text(f"{error.message} Run {path.name} does not count as made.")
             continue
-        tokens = str(at(metrics, "provenance.input.sha256"))
-        run = asked(tokens).get(str(at(metrics, "run.content_hash")))
+        tokens = str(files.at(metrics, "provenance.input.sha256"))
+        run = asked(tokens).get(str(files.at(metrics, "run.content_hash")))
         if run is None or metrics.get("status") != "ok":
             continue
         if tokens == run.content.input:

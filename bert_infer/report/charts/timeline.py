@@ -13,7 +13,8 @@ from bert_infer.report.charts.plot import SERIES, Plot, data, spec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bert_infer.report.entries import Duration
+    from numpy.typing import NDArray
+
     from bert_infer.report.rows import Row
     from bert_infer.report.summary import Summary
 
@@ -23,7 +24,7 @@ _POINTS = 150  # of a line
 def timeline(summary: Summary, rows: Sequence[Row]) -> Plot | None:
     """Return the latency of each forward over time, for the first of ``rows``."""
     shown = rows[:SERIES]
-    lines = [(summary.label(row), thinned(row.entry.durations())) for row in shown]
+    lines = [(summary.label(row), thinned(row.entry.forwards())) for row in shown]
     values = [
         {"label": label, "at": at, "ms": ms, "most": most}
         for label, line in lines
@@ -72,19 +73,24 @@ def timeline(summary: Summary, rows: Sequence[Row]) -> Plot | None:
     )
 
 
-def thinned(durations: Sequence[Duration]) -> list[tuple[float, float, float]]:
+def thinned(forwards: NDArray[np.void]) -> list[tuple[float, float, float]]:
     """Return start in s, median and longest in ms of blocks of neighbouring forwards.
 
     There are at most ``_POINTS`` blocks. Longer batches take longer, which is no change over time:
     each forward is scaled from its own batch's median to the median of the run.
+
+    Args:
+        forwards: ``[forwards]``, as an entry has them.
     """
-    of_batch: dict[str, list[float]] = {}
-    for duration in durations:
-        of_batch.setdefault(duration.batch, []).append(duration.ms)
-    medians = {batch: float(np.median(ms)) for batch, ms in of_batch.items()}
-    typical = float(np.median([duration.ms for duration in durations])) if durations else 0.0
+    rows = forwards[["batch_index", "start_s", "duration_ms"]].tolist()
+    of_batch: dict[float, list[float]] = {}
+    for batch, _, ms in rows:
+        of_batch.setdefault(batch, []).append(ms)
+    medians = {batch: float(np.median(found)) for batch, found in of_batch.items()}
+    typical = float(np.median(forwards["duration_ms"])) if rows else 0.0
     scaled = [
-        (d.start_s, d.ms * typical / medians[d.batch] if typical else d.ms) for d in durations
+        (start, ms * typical / medians[batch] if medians[batch] else ms)
+        for batch, start, ms in rows
     ]
     size = max(1, -(-len(scaled) // _POINTS))
     blocks = (scaled[i : i + size] for i in range(0, len(scaled), size))
