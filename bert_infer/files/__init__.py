@@ -7,30 +7,16 @@ import json
 import os
 import re
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from bert_infer.records import Forward
-
-
-FORWARD_COLUMNS = (
-    "pass",
-    "batch_index",
-    "sequences",
-    "real_tokens",
-    "padded_tokens",
-    "start_s",
-    "lay_out_ms",
-    "copy_in_ms",
-    "duration_ms",
-    "copy_out_ms",
-    "wall_ms",
-)
 
 
 @contextmanager
@@ -147,22 +133,26 @@ def write_forwards(path: Path, forwards: Iterable[Forward]) -> None:
     overlaps them (see ``Forward``). ``duration_ms`` is the synchronised forward alone.
     """
     forwards = list(forwards)
+    columns = _columns(forwards[0].start_s if forwards else 0.0)
     with whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(FORWARD_COLUMNS)
-        rows.writerows(
-            [
-                f.pass_index,
-                f.batch_index,
-                f.sequences,
-                f.real_tokens,
-                f.padded_tokens,
-                f.start_s - forwards[0].start_s,
-                f.lay_out_s * 1e3,
-                f.copy_in_s * 1e3,
-                f.duration_s * 1e3,
-                f.copy_out_s * 1e3,
-                f.wall_s * 1e3,
-            ]
-            for f in forwards
-        )
+        rows.writerow(columns)
+        # Maps call the getters faster than a comprehension by row would.
+        rows.writerows(zip(*(map(cell, forwards) for cell in columns.values()), strict=True))
+
+
+def _columns(began_s: float) -> dict[str, Callable[[Forward], float]]:
+    """Return what forwards.csv says of a forward, by column."""
+    return {
+        "pass": attrgetter("pass_index"),
+        "batch_index": attrgetter("batch_index"),
+        "sequences": attrgetter("sequences"),
+        "real_tokens": attrgetter("real_tokens"),
+        "padded_tokens": attrgetter("padded_tokens"),
+        "start_s": lambda forward: forward.start_s - began_s,
+        "lay_out_ms": lambda forward: forward.lay_out_s * 1e3,
+        "copy_in_ms": lambda forward: forward.copy_in_s * 1e3,
+        "duration_ms": lambda forward: forward.duration_s * 1e3,
+        "copy_out_ms": lambda forward: forward.copy_out_s * 1e3,
+        "wall_ms": lambda forward: forward.wall_s * 1e3,
+    }
