@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from bert_infer.report.entries import Entry
 
-_CHOICE = ("device", "dtype", "graph", "batching", "engine", "model", "weights")
 _SHOWN = ("model", "dtype", "engine", "graph", "batching", "batch")
 _CHOICE_WIDTH = 28  # characters: any fewer make a column of single words
 
@@ -55,11 +55,9 @@ class Item:
     @property
     def status(self) -> str:
         """The run's status; for several runs, how many have each."""
-        count: dict[str, int] = {}
-        for entry in self.found:
-            count[entry.status] = count.get(entry.status, 0) + 1
         if self.kind == "run":
-            return next(iter(count))
+            return self.found[0].status
+        count = Counter(entry.status for entry in self.found)
         return ", ".join(f"{number} {status}" for status, number in count.items())
 
     @property
@@ -168,7 +166,7 @@ def _fits(entry: Entry, wanted: Mapping[str, str]) -> bool:
 
 
 def _check_keys(wanted: Mapping[str, str], found: Iterable[Entry]) -> None:
-    known = {"status", *_CHOICE, *options.groups(), *options.values()}
+    known = {"status", "weights", *options.groups(), *options.values()}
     known.update(key for entry in found for key in entry.options)
     for key in wanted:
         if key not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,9 @@ class Summary:
         return f"No repeats, though the same was computed: {'; '.join(found)}." if found else ""
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Counter[str]:
         """How many runs have each status; every repeat counts."""
-        found: dict[str, int] = {}
-        for row in self.rows:
-            found[row.status] = found.get(row.status, 0) + len(row.entries)
-        return found
+        return Counter(entry.status for row in self.rows for entry in row.entries)
 
     @property
     def warnings(self) -> list[Warned]:
@@ -206,7 +204,7 @@ class Warned:
 
     def where(self, summary: Summary) -> str:
         """Return the names of the runs, or that it is all of them."""
-        if len(self.entries) == sum(summary.counts.values()) > 1:
+        if len(self.entries) == summary.counts.total() > 1:
             return "every run"
         names = [entry.name for entry in self.entries]
         return f"run{'s' if len(names) > 1 else ''} {', '.join(names)}"
