@@ -57,7 +57,7 @@ def latency(summary: Summary) -> Plot | None:
             summary,
             points,
             "p50",
-            alt.X("p50:Q", title="median latency of a forward, ms", **ruler._asdict()),
+            alt.X("p50:Q", title="median latency of a forward, ms", **ruler),
         ),
     )
 
@@ -76,7 +76,7 @@ def drift(summary: Summary) -> Plot | None:
             summary,
             points,
             "drift",
-            alt.X("drift:Q", title="drift, 1 - smallest cosine (log scale)", **ruler._asdict()),
+            alt.X("drift:Q", title="drift, 1 - smallest cosine (log scale)", **ruler),
         ),
     )
 
