@@ -168,7 +168,7 @@ def test_a_report_made_again_has_the_sweeps_own_baseline(sweep, capsys):
 def test_a_baseline_that_no_run_has_is_refused_and_nothing_is_written(made_sweep, baseline, says):
     before = written(made_sweep)
     with pytest.raises(RefusedError) as refused:
-        report.write(made_sweep, Baseline.parse(baseline))
+        commands.report("run.py", [str(made_sweep), "--baseline", baseline])
     assert says in str(refused.value)
     assert "baseline" in str(refused.value)
     assert written(made_sweep) == before
@@ -204,7 +204,8 @@ def troubled(sweep):
 
 
 def test_every_status_is_a_row_that_says_so(troubled):
-    found = report.write(troubled)
+    found = summary.of(troubled, None)
+    report.write(found)
     assert {row.name: row.status for row in found.rows} == {
         "0": "ok",
         "1": "failed",
@@ -275,7 +276,7 @@ def test_runs_of_another_machine_are_no_repeats(sweep, capsys):
     assert {"7", "8"} <= {row.name for row in found.rows}
     assert "cpu.cores_allowed is " in found.elsewhere
     assert "99 in run 8" in found.elsewhere
-    report.write(sweep)
+    report.write(found)
     assert "No repeats, though" in (sweep / "summary.md").read_text()
     terminal.show(found)
     assert found.elsewhere in capsys.readouterr().out
@@ -367,7 +368,8 @@ def test_a_run_that_failed_and_went_well_later_is_counted_and_not_listed(sweep):
     for name in ("7", "8"):
         edit(sweep / name, run__content_hash=content)
     (sweep / "6" / "metrics.json").unlink()  # it was killed: only what was asked is known
-    found = report.write(sweep)
+    found = summary.of(sweep, None)
+    report.write(found)
     assert found.superseded == 3
     assert found.problems == []
     assert {row.name for row in found.rows} == {"0", "1", "2", "3", "4", "5", "9", "10"}
@@ -377,7 +379,8 @@ def test_a_run_that_failed_and_went_well_later_is_counted_and_not_listed(sweep):
     shutil.copytree(sweep / "9", sweep / "11")
     break_off(sweep / "11", "interrupted")
     edit(sweep / "11", run__content_hash=content)
-    found = report.write(sweep)
+    found = summary.of(sweep, None)
+    report.write(found)
     assert found.superseded == 3
     assert [row.name for row in found.problems] == ["11"]
 
@@ -489,14 +492,17 @@ def test_the_headline_says_whether_the_baseline_is_slower_at_all(sweep):
 
 def test_runs_of_other_work_are_marked(sweep):
     edit(sweep / "5", provenance__input__sha256="another text")
-    found = {row.name: row.same_work for row in report.write(sweep).rows}
+    summed_up = summary.of(sweep, None)
+    report.write(summed_up)
+    found = {row.name: row.same_work for row in summed_up.rows}
     assert found.pop("5") is False
     assert set(found.values()) == {True}
     assert "other work" in (sweep / "summary.md").read_text()
 
 
 def test_a_single_run_has_a_report_too(sweep):
-    found = report.write(sweep / "7")
+    found = summary.of(sweep / "7", None)
+    report.write(found)
     assert [row.name for row in found.rows] == ["7"]
     assert found.varied == ()
     assert written(sweep / "7") >= WRITTEN
@@ -541,7 +547,7 @@ def test_whatever_a_record_holds_there_is_a_row(made_sweep, tmp_path, junk):
 
 def test_markdown_shows_what_a_record_says_and_reads_nothing_into_it(sweep):
     break_off(sweep / "1", "failed", "a|b <b>c</b> `d` _e_ by_length [f](g) &amp;\n\n# h")
-    report.write(sweep)
+    report.write(summary.of(sweep, None))
     text = (sweep / "summary.md").read_text()
     said = r"a\|b \<b\>c\</b\> \`d\` \_e\_ by_length [f\](g) \&amp; \# h"
     assert f"| failed | {said} |" in text
@@ -645,7 +651,7 @@ def test_a_directory_that_cannot_be_written_is_refused_whole(sweep, monkeypatch)
     monkeypatch.chdir(sweep)
     (sweep / "summary.md").mkdir()
     with pytest.raises(RefusedError, match="cannot be written"):
-        report.write(sweep)
+        report.write(summary.of(sweep, None))
     assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
 
 

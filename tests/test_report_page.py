@@ -12,6 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from bert_infer import report
+from bert_infer.report import summary
 
 HOSTILE = "<img src=x onerror=window.ran=true><script>window.ran = true</script> \"'`${7*7} 😀"
 
@@ -45,7 +46,7 @@ def page(made_sweep, tmp_path_factory):
     environment = json.loads((sweep / "2" / "environment.json").read_text())
     environment["software"]["torch"] = "2.14.0"
     (sweep / "2" / "environment.json").write_text(json.dumps(environment))
-    report.write(sweep)
+    report.write(summary.of(sweep, None))
     return sweep / "report.html"
 
 

@@ -20,9 +20,14 @@ __all__ = ["Baseline", "preferring", "present", "write"]
 
 
 def preferring(directory: Path, baseline: Baseline | None) -> Summary:
-    """Return the summary against ``baseline``, or the first run while none has its options.
+    """Return the summary of ``directory`` against ``baseline``.
 
-    For a sweep's own baseline, whose run may be yet to come; ``write`` has the arguments.
+    While no run has its options, as that of a sweep's own may be yet to come, it is against the
+    first that went well, and the console says so.
+
+    Args:
+        directory: of a sweep, finished or not, or of a single run.
+        baseline: what the runs are compared with; None: the first that went well.
 
     Raises:
         RefusedError: there is no run in it.
@@ -47,39 +52,21 @@ def present(found: Summary) -> bool:
 
     terminal.show(found)
     try:
-        _write(found)
+        write(found)
     except RunDirectoryError as error:  # a full disk, or one that nobody may write
         sys.stderr.write(f"{error}\n")
         return False
     return True
 
 
-def write(directory: Path, baseline: Baseline | None = None) -> Summary:
-    """Write the report of a sweep into its directory, and return its summary.
+def write(found: Summary) -> None:
+    """Write the report of a sweep, or of a single run, into its directory.
 
     It leaves ``summary.csv``, ``summary.md``, ``report.html`` and each of the report's plots as
     ``report-NAME.svg``; every file is there whole or not at all.
 
-    Args:
-        directory: of a sweep, finished or not, or of a single run.
-        baseline: what the runs are compared with; None: the first that went well.
-
     Raises:
-        RefusedError: there is no run in it, or ``baseline`` matches none; nothing was written.
         RunDirectoryError: the files cannot be written.
-    """
-    from bert_infer.report import summary
-
-    found = summary.of(directory, baseline)
-    _write(found)
-    return found
-
-
-def _write(found: Summary) -> None:
-    """Write the report's files.
-
-    Raises:
-        RunDirectoryError: they cannot be written.
     """
     from bert_infer.errors import RunDirectoryError
     from bert_infer.files import whole
