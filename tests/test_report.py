@@ -314,6 +314,7 @@ def test_a_warning_is_of_the_repeats_that_gave_it(sweep):
     ]
     for number in range(9):
         edit(sweep / str(number), warnings=loaded if number in {3, 8} else [])
+        edit(sweep / str(number), throughput__sequences_per_s=9.0 if number == 3 else 1.0)
     found = summary.of(sweep, None)
     (warned,) = found.warnings
     assert warned.where(found) == "runs 3, 8"
