@@ -374,6 +374,23 @@ def test_a_part_of_the_configuration_is_shown(command):
     assert done.stdout.splitlines() == ["# @package until", "relative_ci: null", "max_s: 3"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shows"),
+    [
+        (["model=tiny", "--info", "defaults-tree"], "\n    model: tiny\n"),
+        (["--config-dir=own", "--info", "searchpath"], "/own |\n"),
+        (["--hydra-help"], "--shell-completion"),
+        (["--shell-completion", "install=bash"], "complete -o nospace"),
+        (["-sc", "query=bash"], "bf16_autocast"),
+    ],
+)
+def test_what_hydra_prints_is_shown(command, arguments, shows):
+    (command.directory / "own").mkdir()
+    done = command(*arguments, env={"COMP_LINE": "python run.py dtype=", "COMP_POINT": "20"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shows in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--multirun", "batch=1,2"], ["ls"]])
 def test_a_python_without_the_packages_is_named(arguments):
     """As when nobody activated the environment: site-packages are left out."""
@@ -535,7 +552,7 @@ def test_of_two_runs_that_begin_together_one_gets_the_directory(command):
         ended = {process: process.communicate()[1] for process in (first, second)}
     good, refused = sorted(ended, key=lambda process: process.returncode)
     assert (good.returncode, refused.returncode) == (0, 2)
-    assert "another run" in ended[refused] or "holds a run" in ended[refused]
+    assert re.search("is being written by|holds a run", ended[refused])
     assert [metrics["status"] for metrics in command.metrics()] == ["ok"]
 
 

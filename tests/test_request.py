@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from bert_infer.cli import commands
 from bert_infer.cli.request import Request
@@ -26,8 +25,7 @@ def test_a_flag_with_an_optional_value_stands_before_or_after_overrides(argument
     """Seen to fail: --info took the override for its value, and Hydra refused that by its usage."""
     request = Request.of(arguments)
     request.check_view()
-    seen = get_args_parser().parse_args(request.for_hydra())
-    assert (seen.overrides, seen.info) == (["model=tiny"], "all")
+    assert (request.overrides, request.asked.info) == (["model=tiny"], "all")
 
 
 def test_an_override_in_the_place_of_a_flags_value_is_refused_in_short():
@@ -81,7 +79,7 @@ def test_what_a_shell_asks_is_refused_where_none_does(monkeypatch):
     with pytest.raises(RefusedError, match="in COMP_LINE"):
         Request.of(["-sc", "query=bash"])
     monkeypatch.setenv("COMP_LINE", "python run.py dtype=")
-    assert Request.of(["-sc", "query=bash"]).for_hydra() == ["query=bash", "-sc"]
+    assert Request.of(["-sc", "query=bash"]).only_shows
 
 
 @pytest.mark.parametrize("program", ["bert-infer", "python -m bert_infer"])

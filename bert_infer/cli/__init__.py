@@ -6,11 +6,9 @@ be written, 2 the request was refused, 130 interrupted.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,16 +16,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bert_infer.cli.commands import COMMANDS
 from bert_infer.cli.help import help_text, own_options
-from bert_infer.configuration.options import CONF
 from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
 from bert_infer.processes import ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from omegaconf import DictConfig
+    from collections.abc import Sequence
 
     from bert_infer.cli.request import Request
+    from bert_infer.processes.isolated import Isolated
 
 _REFUSED, _FAILED, _INTERRUPTED = 2, 1, 130
 
@@ -114,13 +110,12 @@ def _run(arguments: Sequence[str], program: str) -> int:
     request = Request.of(arguments)
     try:
         if request.only_shows:
-            request.check_view()
-            logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
-            return _by_hydra(request)
+            request.show()
+            return 0
         if request.is_sweep:
             make = partial(sweep.carry_out, request.plan(), program)
         else:
-            make = partial(_by_hydra, request, request.check())
+            make = partial(_carry_out, request, *request.check())
         try:
             return make()
         except OSError as error:
@@ -132,68 +127,36 @@ def _run(arguments: Sequence[str], program: str) -> int:
         raise RefusedError(str(error).strip(), "Try --help.") from error
 
 
-def _by_hydra(request: Request, directory: Path | None = None) -> int:
-    """Let Hydra make one run, or show what it is asked to; return the exit code.
+def _carry_out(request: Request, directory: Path, isolated: Isolated | None) -> int:
+    """Make the single run that has been checked; return the exit code.
 
-    Args:
-        request: it has been checked.
-        directory: the run's; None where Hydra only shows something.
+    Raises:
+        KeyboardInterrupt: passed on, after the run has its record if it was begun.
     """
-    import hydra
-
-    from bert_infer.configuration.schema import interpolation_refused
-    from bert_infer.devices import variables
-    from bert_infer.files.directories import alone_in
-    from bert_infer.running import status
-
-    codes = [0]
-
-    @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
-    def job(config: DictConfig) -> None:
-        codes.append(_execute(config))
-
-    with (
-        alone_in(directory) if directory else nullcontext(),
-        _arguments(request.for_hydra(directory)),
-        variables.temporarily({"HYDRA_FULL_ERROR": "1"}),  # raise, rather than print and exit
-        interpolation_refused(),
-    ):
-        try:
-            job()
-        except KeyboardInterrupt:
-            begun = directory and (directory / "run.log").exists()
-            if directory and begun and not (directory / "metrics.json").exists():
-                status.bury(directory, status.INTERRUPTED)
-            raise
-    return codes[-1]
-
-
-def _execute(config: DictConfig) -> int:
-    """Make one run in the directory that Hydra made for it; return its exit code."""
-    from hydra.core.hydra_config import HydraConfig
-
     from bert_infer import console
-    from bert_infer.configuration.composition import runner_from, sweep_settings
-    from bert_infer.processes.isolated import Isolated
+    from bert_infer.configuration.composition import hydra_at_hand, searching
+    from bert_infer.configuration.overrides import quoted
+    from bert_infer.configuration.schema import interpolation_refused
+    from bert_infer.files.directories import alone_in
     from bert_infer.processes.task import Task
     from bert_infer.processes.worker import Watch
-    from bert_infer.running import terminal
+    from bert_infer.running import status, terminal
 
-    settings, isolated = sweep_settings(config), None
-    if settings.wants_process(has_variables=bool(HydraConfig.get().job.env_set)):
-        isolated = Isolated(tuple(runner_from(config).preload), settings.timeout_s)
-    with console.progress_bar("start") as bar:
-        finished = Task(isolated, Watch(bar.progress, bar.phase))(config)
-    terminal.show(finished, HydraConfig.get().runtime.output_dir)
+    # Hydra would name the directory anew, by the time.
+    settled = [quoted("hydra.run.dir", str(directory)), "hydra.mode=RUN"]
+    overrides = [*request.overrides, *settled, *searching(request.searchpath)]
+    with (
+        alone_in(directory),
+        interpolation_refused(),
+        console.progress_bar("start") as bar,
+        hydra_at_hand() as hydra,
+    ):
+        try:
+            job = hydra.run("config", Task(isolated, Watch(bar.progress, bar.phase)), overrides)
+        except KeyboardInterrupt:
+            if (directory / "run.log").exists() and not (directory / "metrics.json").exists():
+                status.bury(directory, status.INTERRUPTED)
+            raise
+    finished = job.return_value
+    terminal.show(finished, directory.resolve())
     return _FAILED if finished.metrics["error"] else 0
-
-
-@contextmanager
-def _arguments(arguments: list[str]) -> Iterator[None]:
-    """Let Hydra, which reads sys.argv, see ``arguments``."""
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before

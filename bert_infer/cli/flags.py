@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-VIEWS = ("--cfg", "--info", "--hydra-help")
-"""The flags with which Hydra prints what it would compose."""
+_WAYS = ("--run", "--multirun", "--cfg", "--info", "--hydra-help", "--shell-completion")
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -34,6 +33,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
                 f"--{flag.replace('_', '-')} is not supported.",
                 "Give overrides; --config-dir=DIR adds options of your own.",
             )
+    given = [flag for flag in _WAYS if getattr(asked, flag.strip("-").replace("-", "_"))]
+    if len(given) > 1:
+        raise RefusedError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
     if asked.resolve and not asked.cfg:
         raise RefusedError("--resolve belongs to --cfg.", "Write --cfg job --resolve.")
     if asked.shell_completion:
@@ -59,19 +61,6 @@ def _check_completion(overrides: Sequence[str]) -> None:
             "query= is a shell's own question, with the line that is being typed in COMP_LINE.",
             "To have the shell ask it: eval what --shell-completion install=bash prints.",
         )
-
-
-def way(asked: argparse.Namespace) -> str:
-    """Return which of the mutually exclusive flags is given; ``--run`` where none is.
-
-    Raises:
-        RefusedError: two are given.
-    """
-    flags = ("--run", "--multirun", *VIEWS, "--shell-completion")
-    given = [flag for flag in flags if getattr(asked, flag.strip("-").replace("-", "_"))]
-    if len(given) > 1:
-        raise RefusedError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
-    return given[0] if given else "--run"
 
 
 def _refuse(message: str, arguments: Sequence[str], flags: list[str]) -> NoReturn:

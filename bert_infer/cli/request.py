@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from bert_infer.cli import flags
@@ -14,7 +17,9 @@ from bert_infer.cli.commands import COMMANDS
 from bert_infer.configuration.composition import (
     check_values,
     config_from,
+    hydra_at_hand,
     runner_from,
+    searching,
     sweep_settings,
 )
 from bert_infer.configuration.limits import check_node
@@ -25,13 +30,13 @@ from bert_infer.configuration.overrides import (
     check_overrides,
     expand_short_forms,
     key_of,
-    quoted,
     sweep,
 )
 from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.configuration.settings import SweepSettings
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.files.directories import check_apart, check_free, check_writable, usable
+from bert_infer.processes.isolated import Isolated
 from bert_infer.report import Baseline
 from bert_infer.running import status
 from bert_infer.sweeps import combinations, resumption
@@ -48,21 +53,16 @@ class Request:
     """What is asked for.
 
     Attributes:
-        flags: Hydra's own arguments.
+        asked: Hydra's own flags.
         overrides: short forms expanded.
         searchpath: further directories with options.
         is_sweep: whether every combination of the overrides is a run.
-        only_shows: whether Hydra prints something and nothing is run.
-        view: the part of the configuration that Hydra prints (job, hydra or all), and a key in it
-            or None; None as a whole where Hydra prints nothing of it.
     """
 
-    flags: list[str]
+    asked: Namespace
     overrides: list[str]
     searchpath: list[str]
     is_sweep: bool
-    only_shows: bool
-    view: tuple[str, str | None] | None
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Request:
@@ -74,35 +74,43 @@ class Request:
         asked = flags.parsed(arguments)
         overrides = expand_short_forms(asked.overrides)
         directories = searchpath(asked.config_dir)
-        way = flags.way(asked)
         if not asked.shell_completion:
             _check_words(overrides)
             check_overrides(overrides, directories)
             check_agreement(overrides)
-        return cls(
-            flags=[argument for argument in arguments if argument not in asked.overrides],
-            overrides=overrides,
-            searchpath=directories,
-            is_sweep=asked.multirun or "hydra.mode=MULTIRUN" in overrides,
-            only_shows=way in {*flags.VIEWS, "--shell-completion"},
-            view=(asked.cfg or "all", asked.package) if way in flags.VIEWS else None,
-        )
+        is_sweep = asked.multirun or "hydra.mode=MULTIRUN" in overrides
+        return cls(asked, overrides, directories, is_sweep)
 
     @property
     def kind(self) -> str:
         """Hydra's word for it: run or sweep."""
         return "sweep" if self.is_sweep else "run"
 
-    def for_hydra(self, directory: Path | None = None) -> list[str]:
-        """Return it as Hydra's own arguments.
+    @property
+    def only_shows(self) -> bool:
+        """Whether Hydra prints something and nothing is run."""
+        asked = self.asked
+        return bool(asked.cfg or asked.info or asked.hydra_help or asked.shell_completion)
 
-        Args:
-            directory: the run's, which Hydra would name anew, by the time; None where it only
-                shows something.
+    def show(self) -> None:
+        """Let Hydra print what is asked for.
+
+        Raises:
+            RefusedError: what it would compose has a mistake.
         """
-        settled = [quoted(f"hydra.{self.kind}.dir", str(directory))] if directory else []
-        # Flags come last: one whose value is optional, as --info's, would take an override for it.
-        return [*self.overrides, *settled, *self.flags]
+        asked, overrides = self.asked, [*self.overrides, *searching(self.searchpath)]
+        if not asked.shell_completion:
+            self.check_view()
+        logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
+        with hydra_at_hand() as hydra, interpolation_refused():
+            if asked.cfg:
+                hydra.show_cfg("config", overrides, asked.cfg, asked.package, asked.resolve)
+            elif asked.info:
+                hydra.show_info(asked.info, "config", overrides)
+            elif asked.hydra_help:
+                hydra.hydra_help("config", get_args_parser(), Namespace(overrides=overrides))
+            else:
+                hydra.shell_completion("config", overrides)
 
     def check_view(self) -> None:
         """Compose what Hydra is to print, so that mistakes are reported as they are for a run.
@@ -110,14 +118,12 @@ class Request:
         Raises:
             RefusedError: the first mistake.
         """
-        if self.view is None:
-            return
-        part, key = self.view
         check_is_one_run(self.overrides, "Give each key one value.", self.searchpath)
         config = config_from(self.overrides, self.searchpath, job=0)
         check_values(config)
         with interpolation_refused():
             check_node(config.hydra, self.kind)
+        part, key = self.asked.cfg or "all", self.asked.package
         if key in {None, "", "_global_"}:
             return
         keys = {"job": [*groups(), *values()], "hydra": ["hydra"], "all": [*config]}[part]
@@ -127,11 +133,11 @@ class Request:
                 allowed = f"what has a value in {', '.join(keys)}"
                 raise OptionError("--package", key, allowed, nearest(parent, keys))
 
-    def check(self) -> Path:
+    def check(self) -> tuple[Path, Isolated | None]:
         """Compose and prepare the run, so that a mistake ends the command before anything is made.
 
         Returns:
-            The run's directory.
+            The run's directory, and what makes it in a process of its own if it gets one.
 
         Raises:
             RefusedError: the first mistake.
@@ -139,8 +145,10 @@ class Request:
         check_is_one_run(self.overrides, "Add --multirun (or -m) to make a sweep.", self.searchpath)
         self._check_kind()
         config = config_from(self.overrides, self.searchpath, job=0)
-        sweep_settings(config).check_single()
-        runner_from(config).prepare()
+        settings = sweep_settings(config)
+        settings.check_single()
+        runner = runner_from(config)
+        runner.prepare()
         with interpolation_refused():
             check_node(config.hydra, self.kind)
             _check_directory(config, self.kind)
@@ -150,7 +158,9 @@ class Request:
                 f"{directory} is being written by process {pid}.",
                 "Wait until it is done, or choose another: hydra.run.dir=DIR.",
             )
-        return directory
+        if settings.wants_process(has_variables=bool(config.hydra.job.env_set)):
+            return directory, Isolated(tuple(runner.preload), settings.timeout_s)
+        return directory, None
 
     def plan(self) -> Plan:
         """Compose and prepare every run of a sweep.
