@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bert_infer.cli.commands import COMMANDS
 from bert_infer.cli.help import help_text, own_options
+from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.errors import BertInferError, RefusedError, RunDirectoryError
 from bert_infer.processes import ending
 
@@ -99,6 +100,7 @@ def _end(error: BaseException) -> tuple[str, int]:
             return str(error), _FAILED
 
 
+@interpolation_refused()
 def _run(arguments: Sequence[str], program: str) -> int:
     """Check every run that is asked for, then make them; return the exit code."""
     from hydra.errors import HydraException
@@ -136,7 +138,6 @@ def _carry_out(request: Request, directory: Path, isolated: Isolated | None) -> 
     from bert_infer import console
     from bert_infer.configuration.composition import hydra_at_hand, searching
     from bert_infer.configuration.overrides import quoted
-    from bert_infer.configuration.schema import interpolation_refused
     from bert_infer.files.directories import alone_in
     from bert_infer.processes.task import Task
     from bert_infer.processes.worker import Watch
@@ -145,12 +146,7 @@ def _carry_out(request: Request, directory: Path, isolated: Isolated | None) -> 
     # Hydra would name the directory anew, by the time.
     settled = [quoted("hydra.run.dir", str(directory)), "hydra.mode=RUN"]
     overrides = [*request.overrides, *settled, *searching(request.searchpath)]
-    with (
-        alone_in(directory),
-        interpolation_refused(),
-        console.progress_bar("start") as bar,
-        hydra_at_hand() as hydra,
-    ):
+    with alone_in(directory), console.progress_bar("start") as bar, hydra_at_hand() as hydra:
         try:
             job = hydra.run("config", Task(isolated, Watch(bar.progress, bar.phase)), overrides)
         except KeyboardInterrupt:

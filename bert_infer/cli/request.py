@@ -32,7 +32,6 @@ from bert_infer.configuration.overrides import (
     key_of,
     sweep,
 )
-from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.configuration.settings import SweepSettings
 from bert_infer.errors import OptionError, RefusedError, RunDirectoryError, nearest
 from bert_infer.files.directories import check_apart, check_free, check_writable, usable
@@ -102,7 +101,7 @@ class Request:
         if not asked.shell_completion:
             self.check_view()
         logging.raiseExceptions = False  # Hydra logs what it shows, perhaps to a closed pipe
-        with hydra_at_hand() as hydra, interpolation_refused():
+        with hydra_at_hand() as hydra:
             if asked.cfg:
                 hydra.show_cfg("config", overrides, asked.cfg, asked.package, asked.resolve)
             elif asked.info:
@@ -121,17 +120,15 @@ class Request:
         check_is_one_run(self.overrides, "Give each key one value.", self.searchpath)
         config = config_from(self.overrides, self.searchpath, job=0)
         check_values(config)
-        with interpolation_refused():
-            check_node(config.hydra, self.kind)
+        check_node(config.hydra, self.kind)
         part, key = self.asked.cfg or "all", self.asked.package
         if key in {None, "", "_global_"}:
             return
         keys = {"job": [*groups(), *values()], "hydra": ["hydra"], "all": [*config]}[part]
         parent = str(key).partition(".")[0]
-        with interpolation_refused():
-            if parent not in keys or OmegaConf.select(config, str(key)) is None:
-                allowed = f"what has a value in {', '.join(keys)}"
-                raise OptionError("--package", key, allowed, nearest(parent, keys))
+        if parent not in keys or OmegaConf.select(config, str(key)) is None:
+            allowed = f"what has a value in {', '.join(keys)}"
+            raise OptionError("--package", key, allowed, nearest(parent, keys))
 
     def check(self) -> tuple[Path, Isolated | None]:
         """Compose and prepare the run, so that a mistake ends the command before anything is made.
@@ -149,10 +146,9 @@ class Request:
         settings.check_single()
         runner = runner_from(config)
         runner.prepare()
-        with interpolation_refused():
-            check_node(config.hydra, self.kind)
-            _check_directory(config, self.kind)
-            directory = Path(config.hydra.run.dir)
+        check_node(config.hydra, self.kind)
+        _check_directory(config, self.kind)
+        directory = Path(config.hydra.run.dir)
         if (pid := status.writer(directory)) is not None:
             raise RunDirectoryError(
                 f"{directory} is being written by process {pid}.",
@@ -198,27 +194,26 @@ class Request:
             raise OptionError("baseline", one.baseline, f"what a run of the sweep has: {there}")
         if one.fail_fast and not combinations.starts_runs_itself(configs[0]):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")
-        with interpolation_refused():
-            check_node(configs[0].hydra, self.kind)
-            folders = [config.hydra.sweep.subdir for config in configs]
-            if one.resume is None:
-                _check_directory(configs[0], self.kind, folders)
-            if one.repeats > 1 or one.resume is not None:  # as for the first run, made once more
-                later = config_from(overrides[0], request.searchpath, job=len(runs))
-                folders.append(later.hydra.sweep.subdir)
-            check_apart(folders)
-            return Plan(
-                directory=Path(one.resume or configs[0].hydra.sweep.dir),
-                is_chosen=any(key_of(o) == "hydra.sweep.dir" for o in request.overrides),
-                overrides=request.overrides,
-                searchpath=request.searchpath,
-                settings=one,
-                baseline=baseline,
-                seed=int(configs[0].seed),
-                runs=[run.planned for run in runs],
-                preload=tuple(sorted({name for run in runs for name in run.preload})),
-                places=tuple({run.place for run in runs}),
-            )
+        check_node(configs[0].hydra, self.kind)
+        folders = [config.hydra.sweep.subdir for config in configs]
+        if one.resume is None:
+            _check_directory(configs[0], self.kind, folders)
+        if one.repeats > 1 or one.resume is not None:  # as for the first run, made once more
+            later = config_from(overrides[0], request.searchpath, job=len(runs))
+            folders.append(later.hydra.sweep.subdir)
+        check_apart(folders)
+        return Plan(
+            directory=Path(one.resume or configs[0].hydra.sweep.dir),
+            is_chosen=any(key_of(o) == "hydra.sweep.dir" for o in request.overrides),
+            overrides=request.overrides,
+            searchpath=request.searchpath,
+            settings=one,
+            baseline=baseline,
+            seed=int(configs[0].seed),
+            runs=[run.planned for run in runs],
+            preload=tuple(sorted({name for run in runs for name in run.preload})),
+            places=tuple({run.place for run in runs}),
+        )
 
     def _check_kind(self) -> None:
         """Refuse what says where the other kind of request writes, and would mean nothing.
