@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -85,8 +84,8 @@ def test_what_a_shell_asks_is_refused_where_none_does(monkeypatch):
 @pytest.mark.parametrize("program", ["bert-infer", "python -m bert_infer"])
 def test_what_completes_a_sweep_is_a_command_of_the_program_that_was_called(program):
     """Seen to fail: it was `python run.py` whatever had been called."""
-    plan = Request.of(["--multirun", "model=tiny", "batch=1,2", "fail_fast=true"]).plan()
-    completing = command_to_complete(plan, Path("a sweep"), program)
+    asked = ["--multirun", "model=tiny", "batch=1,2", "fail_fast=true", "hydra.sweep.dir=a sweep"]
+    completing = command_to_complete(Request.of(asked).plan(), program)
     options = "--multirun model=tiny batch=1,2 'resume=a sweep' fail_fast=false"
     assert completing == f"{program} {options}"
 

@@ -25,15 +25,17 @@ import pytest
 from conftest import PLUGIN, QUICK, ROOT, WITH_PLUGIN, Command, wait_for
 
 from bert_infer import compose
+from bert_infer.cli.request import Request
 from bert_infer.configuration.settings import Order
 from bert_infer.engines.fused import Fused
-from bert_infer.files.directories import claimed
+from bert_infer.errors import RunDirectoryError
 from bert_infer.processes import worker
 from bert_infer.running import status
 from bert_infer.running.preparation import Content
 from bert_infer.sweeps import resumption
 from bert_infer.sweeps.board import Board
 from bert_infer.sweeps.plan import Planned, missing, ordered
+from bert_infer.sweeps.sweep import carry_out
 
 TINY = (*QUICK, "hydra.sweep.dir=sweep")
 DEADLY = (
@@ -632,6 +634,24 @@ def test_a_sweep_belongs_to_one_process(command):
     assert [m["status"] for m in records(command).values()] == ["interrupted", "ok"]
 
 
+def test_of_two_sweeps_that_begin_together_one_gets_the_directory(command):
+    """Seen to fail: the later one's runs were added to the other's."""
+    sweep = command.directory / "sweep"
+    asked = ("--multirun", *QUICK, f"hydra.sweep.dir={sweep}")
+    plan = Request.of(asked).plan()  # while nothing is there
+    with command.running(*asked, "iterations=10000000") as process:
+        wait_for(lambda: "measure" in phases(command))
+        with pytest.raises(RunDirectoryError, match=f"being written by process {process.pid}"):
+            carry_out(plan, "run.py")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    before = {path: path.read_bytes() for path in sweep.rglob("[!.]*") if path.is_file()}
+    with pytest.raises(RunDirectoryError, match="holds a run or sweep already"):
+        carry_out(plan, "run.py")
+    assert {path: path.read_bytes() for path in before} == before
+    assert [m["status"] for m in records(command).values()] == ["interrupted"]
+
+
 def test_a_run_is_made_again_from_its_directory(command):
     texts = command.directory / "texts.txt"
     texts.write_text("one\ntwo\n")
@@ -789,12 +809,3 @@ def test_interleaved_rounds_alternate_so_that_a_drift_cancels():
 def test_what_is_done_is_left_out_once_for_each_time_it_was_done():
     runs, done = planned("abab"), planned("aac")
     assert missing(runs, Counter(run.content_hash() for run in done)) == [runs[1], runs[3]]
-
-
-def test_a_directory_that_another_sweep_took_in_the_same_moment_is_not_shared(tmp_path):
-    now = tmp_path / "2026-11-25" / "10-00-00-000000"
-    assert {claimed(now, is_chosen=False).name for _ in range(3)} == {
-        now.name,
-        f"{now.name}-2",
-        f"{now.name}-3",
-    }

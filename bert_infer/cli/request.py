@@ -204,7 +204,6 @@ class Request:
         check_apart(folders)
         return Plan(
             directory=Path(one.resume or configs[0].hydra.sweep.dir),
-            is_chosen=any(key_of(o) == "hydra.sweep.dir" for o in request.overrides),
             overrides=request.overrides,
             searchpath=request.searchpath,
             settings=one,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import tempfile
 from contextlib import contextmanager
@@ -87,26 +86,6 @@ def check_writable(root: Path, remedy: str) -> None:
         raise RunDirectoryError(
             f"The run directory cannot be written: {there}: {error.strerror}.", remedy
         ) from None
-
-
-def claimed(directory: Path, *, is_chosen: bool) -> Path:
-    """Make ``directory`` and return it; one beside it if another sweep has just made it.
-
-    Args:
-        directory: as configured, usually with the present time in its name.
-        is_chosen: whether the user named it.
-    """
-    if is_chosen:
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-    for number in itertools.count(1):
-        beside = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
-        try:
-            beside.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
-    return beside
 
 
 @contextmanager

@@ -46,7 +46,6 @@ class Plan(NamedTuple):
 
     Attributes:
         directory: where it goes, or lies already.
-        is_chosen: whether the user named it.
         overrides: of all runs together, and ``searchpath`` as in ``Request``.
         runs: each configuration once.
         preload: the modules that runs need.
@@ -54,7 +53,6 @@ class Plan(NamedTuple):
     """
 
     directory: Path
-    is_chosen: bool
     overrides: list[str]
     searchpath: list[str]
     settings: SweepSettings

@@ -15,7 +15,7 @@ from bert_infer.configuration.composition import hydra_at_hand, searching
 from bert_infer.configuration.overrides import assigned, key_of, quoted
 from bert_infer.configuration.settings import IfChanged, Isolation
 from bert_infer.errors import RefusedError
-from bert_infer.files.directories import claimed, locked
+from bert_infer.files.directories import check_free, locked
 from bert_infer.measuring.environment import different_leaves, lasting
 from bert_infer.processes.isolated import Isolated, environment_at
 from bert_infer.processes.task import Task
@@ -44,54 +44,55 @@ def carry_out(plan: Plan, program: str) -> int:
         program: as it was called, for the command that makes what is left.
 
     Raises:
-        RefusedError: the directory is another process', or holds runs that cannot be mixed.
+        RefusedError: the directory is another process', or holds runs that cannot be mixed, or has
+            been another sweep's since it was checked.
         KeyboardInterrupt: passed on, after every run that was begun has its record.
     """
-    settings = plan.settings
-    directory = (
-        plan.directory if settings.resume else claimed(plan.directory, is_chosen=plan.is_chosen)
-    )
+    settings, directory = plan.settings, plan.directory
+    directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
+        if not settings.resume:
+            check_free(directory, "sweep", ())
         bury_the_dead(directory)
-        done = _done(directory, plan) if settings.resume else Counter()
+        done = _done(plan) if settings.resume else Counter()
         wanted = ordered(plan.runs, settings.repeats, settings.order, plan.seed)
         left = missing(wanted, done)
         if len(left) < len(wanted):
             console.show_text(f"{len(wanted) - len(left)} of {len(wanted)} runs are there already.")
         begun = len(_runs(directory))
         try:
-            failed = bool(left) and _launch(plan, directory, left)
+            failed = bool(left) and _launch(plan, left)
         finally:
-            is_summed_up = _sum_up(plan, directory)
+            is_summed_up = _sum_up(plan)
             if not_made := len(left) - (len(_runs(directory)) - begun):
                 console.show_text(
                     f"Not started: {not_made} of {len(left)} runs. To make them, and those that "
-                    f"failed:\n  {command_to_complete(plan, directory, program)}"
+                    f"failed:\n  {command_to_complete(plan, program)}"
                 )
     return int(failed or not is_summed_up)
 
 
-def command_to_complete(plan: Plan, directory: Path, program: str) -> str:
-    """Return the command of ``program`` that makes what ``plan`` wants and ``directory`` lacks."""
+def command_to_complete(plan: Plan, program: str) -> str:
+    """Return the command of ``program`` that makes what ``plan``'s directory lacks."""
     replaced = {"resume", "fail_fast", "hydra.sweep.dir"}
     kept = [o for o in plan.overrides if key_of(o) not in replaced]
     # The last: those that the sweep has recorded come first, and with resume anyway.
     ours = [f"--config-dir={plan.searchpath[-1]}"] if plan.searchpath else []
-    own = [*kept, assigned("resume", str(directory)), "fail_fast=false"]
+    own = [*kept, assigned("resume", str(plan.directory)), "fail_fast=false"]
     return f"{program} {shlex.join(['--multirun', *ours, *own])}"
 
 
-def _sum_up(plan: Plan, directory: Path) -> bool:
+def _sum_up(plan: Plan) -> bool:
     """Print the report of the sweep so far and write it; tell whether it could be written."""
     from bert_infer import report
 
     is_written = False
     try:
-        bury_the_dead(directory)
-        is_written = report.present(report.preferring(directory, plan.baseline))
+        bury_the_dead(plan.directory)
+        is_written = report.present(report.preferring(plan.directory, plan.baseline))
     except (OSError, RefusedError) as error:  # no run at all
         console.show_text(str(error))
-    console.show_directory(directory.resolve())
+    console.show_directory(plan.directory.resolve())
     return is_written
 
 
@@ -122,7 +123,7 @@ def _numbers(directory: Path) -> Iterator[int]:
         yield from map(int, re.findall(r"\d+", path.name))
 
 
-def _done(directory: Path, plan: Plan) -> Counter[str]:
+def _done(plan: Plan) -> Counter[str]:
     """Count the runs that need not be made again, by their content's hash.
 
     Raises:
@@ -136,10 +137,11 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
 
     complete: dict[Path, Planned] = {}
     of_other_input: dict[Path, tuple[Planned, str]] = {}
-    for path in _runs(directory):
+    for path in _runs(plan.directory):
         if not (path / "metrics.json").exists():
             raise RefusedError(
-                f"Process {status.writer(path)} is still making run {path.name} of {directory}.",
+                f"Process {status.writer(path)} is still making run {path.name} of "
+                f"{plan.directory}.",
                 "Wait until it is done, or end it.",
             )
         try:
@@ -177,8 +179,9 @@ def _done(directory: Path, plan: Plan) -> Counter[str]:
     if changed and plan.settings.if_changed is IfChanged.refuse:
         path, lines = next(iter(changed.items()))
         raise RefusedError(
-            f"{len(changed)} of the {len(complete) + len(stale)} finished runs in {directory} were "
-            f"made otherwise. Run {path.name} had | now is:\n  " + "\n  ".join(lines),
+            f"{len(changed)} of the {len(complete) + len(stale)} finished runs in "
+            f"{plan.directory} were made otherwise. Run {path.name} had | now is:\n  "
+            + "\n  ".join(lines),
             "Choose if_changed=rerun or if_changed=keep.",
         )
     return alike
@@ -200,7 +203,7 @@ def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
     return differing
 
 
-def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
+def _launch(plan: Plan, left: Sequence[Planned]) -> bool:
     """Make the runs ``left`` with Hydra's launcher; tell whether any failed."""
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -208,6 +211,7 @@ def _launch(plan: Plan, directory: Path, left: Sequence[Planned]) -> bool:
     from hydra.types import HydraContext, RunMode
     from omegaconf import OmegaConf
 
+    directory = plan.directory
     where = quoted("hydra.sweep.dir", str(directory))
     own = [o for o in plan.overrides if not key_of(o).startswith("hydra")]
     of_hydra = [o for o in plan.overrides if o not in own and key_of(o) != "hydra.sweep.dir"]
