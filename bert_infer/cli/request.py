@@ -39,7 +39,7 @@ from bert_infer.processes.isolated import Isolated
 from bert_infer.report import Baseline
 from bert_infer.running import status
 from bert_infer.sweeps import combinations, resumption
-from bert_infer.sweeps.plan import Plan
+from bert_infer.sweeps.plan import Plan, shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,7 +190,9 @@ class Request:
         if baseline and not any(
             baseline.matches(options) for run in runs for options in run.options
         ):
-            there = ", ".join(combinations.varied(overrides)) or " ".join(overrides[0])
+            common = shared(overrides)
+            own = dict.fromkeys(o for given in overrides for o in given if o not in common)
+            there = ", ".join(own or overrides[0])
             raise OptionError("baseline", one.baseline, f"what a run of the sweep has: {there}")
         if one.fail_fast and not combinations.starts_runs_itself(configs[0]):
             raise OptionError("fail_fast", "true", "false with a launcher that starts all runs")

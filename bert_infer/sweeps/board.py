@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bert_infer import files
 from bert_infer.console import OUT, between, number
+from bert_infer.sweeps.plan import shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ class Board:
 
     def __init__(self, runs: Sequence[Sequence[str]]) -> None:
         self._runs = len(runs)
-        self._common = set(runs[0]).intersection(*runs) if self._runs > 1 else set()
+        self._common = shared(runs)
         self._statuses: list[str] = []
         self._now: tuple[str, str] | None = None
         self._began = self._run_began = time.monotonic()

@@ -10,7 +10,7 @@ from bert_infer.configuration.overrides import of_run
 from bert_infer.configuration.schema import interpolation_refused
 from bert_infer.errors import RefusedError
 from bert_infer.report.entries import alternatives
-from bert_infer.sweeps.plan import Place, Planned
+from bert_infer.sweeps.plan import Place, Planned, shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
     Raises:
         RefusedError: listing every combination that is refused, and why.
     """
-    found = []
+    found, common = [], shared(overrides)
     refused: dict[str, list[str]] = {}
     # Hydra is set up once for all; each of them still takes it a tenth of a second.
     with hydra_at_hand(), console.progress_bar("checking runs") as bar:
@@ -33,7 +33,8 @@ def checked(overrides: Sequence[list[str]], searchpath: Sequence[str]) -> list[C
             try:
                 found.append(Combination.of(one, searchpath, number))
             except RefusedError as error:
-                refused.setdefault(str(error), []).append(" ".join(_varied(one, overrides)))
+                own = " ".join(o for o in one if o not in common)
+                refused.setdefault(str(error), []).append(own)
     if refused:
         raise _all_refused(refused, len(overrides))
     return found
@@ -79,16 +80,6 @@ class Combination(NamedTuple):
 def starts_runs_itself(config: DictConfig) -> bool:
     """Tell whether this process starts the runs, one by one, and no launcher's process does."""
     return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
-
-
-def varied(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return the overrides that tell runs apart."""
-    return list(dict.fromkeys(o for one in overrides for o in _varied(one, overrides)))
-
-
-def _varied(one: Sequence[str], of_all: Sequence[Sequence[str]]) -> list[str]:
-    """Return the overrides of a run that not all runs have."""
-    return [override for place, override in enumerate(one) if len({o[place] for o in of_all}) > 1]
 
 
 def _all_refused(refused: dict[str, list[str]], runs: int) -> RefusedError:

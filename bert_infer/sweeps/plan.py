@@ -63,6 +63,11 @@ class Plan(NamedTuple):
     places: tuple[Place, ...]
 
 
+def shared(runs: Sequence[Sequence[str]]) -> set[str]:
+    """Return the overrides that all of several runs have, which tell none of them apart."""
+    return set(runs[0]).intersection(*runs) if len(runs) > 1 else set()
+
+
 def ordered(runs: Sequence[Planned], repeats: int, order: Order, seed: int) -> list[Planned]:
     """Return each of ``runs`` ``repeats`` times.
 
