@@ -25,7 +25,7 @@ from bert_infer.sweeps.board import Board, drawn, followed
 from bert_infer.sweeps.plan import missing, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from hydra.core.utils import JobReturn
@@ -130,13 +130,43 @@ def _done(plan: Plan) -> Counter[str]:
         RefusedError: other versions, another machine or another input made some, and
             ``if_changed`` says refuse; or one is still being made.
     """
+    now = cache(lambda: [environment_at(place, plan.preload) for place in plan.places])
+    keep = plan.settings.if_changed is IfChanged.keep
+    alike: Counter[str] = Counter()
+    otherwise: list[tuple[str, Path, list[str]]] = []
+    for path, run, tokens in _recorded(plan):
+        if tokens != run.content.input:
+            lines = [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
+        else:
+            lines = [] if keep else _other_environment(path, now())
+        if lines:
+            otherwise.append((run.content_hash(), path, lines))
+        else:
+            alike[run.content_hash()] += 1
+    stale = [one for one in otherwise if alike[one[0]] < plan.settings.repeats]
+    if keep:
+        return alike + Counter(content for content, _, _ in stale)
+    if stale and plan.settings.if_changed is IfChanged.refuse:
+        _, path, lines = stale[0]
+        raise RefusedError(
+            f"{len(stale)} of the {alike.total() + len(otherwise)} finished runs in "
+            f"{plan.directory} were made otherwise. Run {path.name} had | now is:\n  "
+            + "\n  ".join(lines),
+            "Choose if_changed=rerun or if_changed=keep.",
+        )
+    return alike
 
-    @cache
-    def asked(tokens: str) -> dict[str, Planned]:
-        return {run.content_hash(tokens): run for run in plan.runs}
 
-    complete: dict[Path, Planned] = {}
-    of_other_input: dict[Path, tuple[Planned, str]] = {}
+def _recorded(plan: Plan) -> list[tuple[Path, Planned, str]]:
+    """Return the runs that ended well and are asked for, those of another input too.
+
+    Each comes with what asks for it, and with the hash of its own input's tokens.
+
+    Raises:
+        RefusedError: one is still being made.
+    """
+    asked = cache(lambda tokens: {run.content_hash(tokens): run for run in plan.runs})
+    found = []
     for path in _runs(plan.directory):
         if not (path / "metrics.json").exists():
             raise RefusedError(
@@ -151,56 +181,18 @@ def _done(plan: Plan) -> Counter[str]:
             continue
         tokens = str(files.at(metrics, "provenance.input.sha256"))
         run = asked(tokens).get(str(files.at(metrics, "run.content_hash")))
-        if run is None or metrics.get("status") != "ok":
-            continue
-        if tokens == run.content.input:
-            complete[path] = run
-        else:
-            of_other_input[path] = run, tokens
-    made = Counter(run.content_hash() for run in complete.values())
-    stale = {
-        path: (run, tokens)
-        for path, (run, tokens) in of_other_input.items()
-        if made[run.content_hash()] < plan.settings.repeats
-    }
-    if plan.settings.if_changed is IfChanged.keep:
-        return made + Counter(run.content_hash() for run, _ in stale.values())
-    changed = {
-        path: [f"the input's tokens, by SHA-256: {tokens} | {run.content.input}"]
-        for path, (run, tokens) in stale.items()
-    }
-    otherwise = _changed(complete, plan)
-    alike = Counter(run.content_hash() for path, run in complete.items() if path not in otherwise)
-    changed |= {
-        path: lines
-        for path, lines in otherwise.items()
-        if alike[complete[path].content_hash()] < plan.settings.repeats
-    }
-    if changed and plan.settings.if_changed is IfChanged.refuse:
-        path, lines = next(iter(changed.items()))
-        raise RefusedError(
-            f"{len(changed)} of the {len(complete) + len(stale)} finished runs in "
-            f"{plan.directory} were made otherwise. Run {path.name} had | now is:\n  "
-            + "\n  ".join(lines),
-            "Choose if_changed=rerun or if_changed=keep.",
-        )
-    return alike
+        if run and metrics.get("status") == "ok":
+            found.append((path, run, tokens))
+    return found
 
 
-def _changed(complete: Collection[Path], plan: Plan) -> dict[Path, list[str]]:
-    """Return what differs between the environments of runs and the present one."""
-    now = [environment_at(place, plan.preload) for place in plan.places] if complete else []
-    differing = {}
-    for path in complete:
-        try:
-            then = lasting(files.read_json_object(path / "environment.json"))
-        except RefusedError as error:
-            lines = [error.message]
-        else:
-            lines = min((different_leaves(then, other) for other in now), key=len)
-        if lines:
-            differing[path] = lines
-    return differing
+def _other_environment(path: Path, now: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what differs between the environment of a run and the nearest of the present ones."""
+    try:
+        then = lasting(files.read_json_object(path / "environment.json"))
+    except RefusedError as error:
+        return [error.message]
+    return min((different_leaves(then, one) for one in now), key=len)
 
 
 def _launch(plan: Plan, left: Sequence[Planned]) -> bool:
