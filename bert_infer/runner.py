@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _ONE_AT_A_TIME = RLock()
-"""Runs of several threads would share the device, the precision and the figures."""
+"""Runs of several threads would share the tokenizer, the device, the precision, the figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +90,16 @@ class Runner:
         is_some = isinstance(texts, Iterable) and not isinstance(texts, str)
         given = list(texts) if is_some else texts  # type: ignore[arg-type]
         runner = self if texts is None else replace(self, input=Prompt(given))
-        prepared = runner.prepare()
-        if runner.sinks(prepared.tokens):
-            raise RefusedError(
-                "output.save and profile=true write files, and a run from Python writes none.",
-                "Leave them out, and take the result's tensors; or run it by the command line.",
-            )
-        hidden_states = HiddenStates(prepared.tokens)
-        pooled = Pooled(prepared.tokens, runner.output.pooling)
-        record = runner.new_record()
         with _ONE_AT_A_TIME:
+            prepared = runner.prepare()
+            if runner.sinks(prepared.tokens):
+                raise RefusedError(
+                    "output.save and profile=true write files, and a run from Python writes none.",
+                    "Leave them out, and take the result's tensors; or run it by the command line.",
+                )
+            hidden_states = HiddenStates(prepared.tokens)
+            pooled = Pooled(prepared.tokens, runner.output.pooling)
+            record = runner.new_record()
             execution.execute(prepared, record, (hidden_states, pooled))
         return Result(
             record=metrics.of(record),

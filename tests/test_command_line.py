@@ -533,16 +533,19 @@ def test_what_a_run_from_python_returns_is_the_callers_own():
 
 
 def test_runs_of_several_threads_wait_for_one_another():
-    """Seen to fail: "Library object has been destroyed"; each measured beside the other."""
+    """Seen to fail: "Library object has been destroyed"; texts cut as another run cuts them."""
     script = (
         "from concurrent.futures import ThreadPoolExecutor; from bert_infer import compose; "
-        "run = lambda text: compose(['model=tiny', 'engine=fused', 'drift.texts=0']).run(text); "
-        "print([r.record['status'] for r in ThreadPoolExecutor(3).map(run, 'abc')])"
+        "tiny = ['model=tiny', 'engine=fused', 'drift.texts=0', 'batch=64']; "
+        "runners = [compose([*tiny, f'max_length={n}']) for n in (8, 64, 16)]; "
+        "runners[0].run('a'); "  # loads the tokenizer
+        "runs = ThreadPoolExecutor(3).map(lambda r: r.run(['word ' * 99] * 2000), runners); "
+        "print([(r.record['status'], {len(text) for text in r.hidden_states}) for r in runs])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert done.stdout == "['ok', 'ok', 'ok']\n", done.stderr
+    assert done.stdout == "[('ok', {8}), ('ok', {64}), ('ok', {16})]\n", done.stderr
 
 
 def test_of_two_runs_that_begin_together_one_gets_the_directory(command):
