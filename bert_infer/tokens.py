@@ -145,7 +145,8 @@ def load(files: ModelFiles | None, vocab_size: int) -> Tokenizer:
             "Put the model's own tokenizer files beside its weights.",
         )
     backend.no_padding()
-    return Tokenizer(backend, max_length, min(vocab_size, len(entries)), side, provenance)
+    ids = 1 + max(entries.values(), default=0)  # a vocabulary may have a line twice
+    return Tokenizer(backend, max_length, min(vocab_size, ids), side, provenance)
 
 
 def _as_transformers(files: ModelFiles) -> PreTrainedTokenizerFast:

@@ -218,6 +218,21 @@ def test_a_token_that_the_model_lacks_is_met_in_no_text(tmp_path):
         tokens.load(own, 4)
 
 
+def test_a_vocabulary_with_a_line_twice_has_more_ids_than_entries(tmp_path):
+    """Seen to fail: "A text has None, token 7, and the model only 7 tokens", where it had 8."""
+    from transformers import AutoTokenizer
+
+    own = described(tmp_path)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "of", "of", "paris"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)("Paris of")["input_ids"]
+    assert theirs == [2, 7, 6, 3]
+    tokenizer = tokens.load(own, 9).at_most(9)  # some models' embeddings are rounded up
+    assert list(tokenizer.encode([Text(0, "Paris of")])[0]) == theirs
+    chosen = compose(["input=synthetic", "input.texts=50", "input.max=9", "input.min=9"])
+    assert set(chosen.input.tokens(tokenizer).ids.tolist()) == {1, 2, 3, 4, 5, 6, 7}
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config", "config"])
 def test_a_tokenizer_that_is_written_in_python_is_refused(tmp_path, file):
     """Seen to fail: of config.json, where the published Japanese ones have it."""
