@@ -22,6 +22,7 @@ from bert_infer.errors import OptionError, OutOfMemoryError
 from bert_infer.measuring.attempts import Attempt, first_half_that_fits, out_of_memory
 from bert_infer.memory import ran_out
 from bert_infer.processes import worker
+from bert_infer.records import Computed, Outputs
 
 sys.path.append(str(PLUGIN))
 from small import Small
@@ -91,8 +92,9 @@ def test_the_batch_that_failed_is_named_and_the_largest_that_fitted(
     assert (tmp_path / "metrics.json").is_file()
 
 
+@pytest.mark.parametrize("in_flight", [1, 2])
 @pytest.mark.parametrize("where", ["copy_in", "copy_out", "engine"])
-def test_wherever_memory_ends(tmp_path, where):
+def test_wherever_memory_ends(tmp_path, where, in_flight):
     """Seen to fail: the next batch named where the outputs of the last do not fit the host."""
 
     @dataclass(frozen=True)
@@ -112,8 +114,16 @@ def test_wherever_memory_ends(tmp_path, where):
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().torch_device()
 
-    texts = [SHORT] * 4 + [LONG] * 4
-    error = record(tmp_path, *BY_LENGTH, "batching.window=4", texts=texts, device=Full())["error"]
+    class FullAtTwo(Full):
+        in_flight = 2
+
+        def submit(self, encode, inputs, _clock):
+            outputs = Outputs(*encode(*self.copy_in(inputs)))
+            return lambda: Computed(self.copy_out(outputs), 0.0, 0.0, 0.0)
+
+    device = Full() if in_flight == 1 else FullAtTwo()
+    chosen = [*BY_LENGTH, "batching.window=4", f"warmup={2 - in_flight}"]  # one by one in it
+    error = record(tmp_path, *chosen, texts=[SHORT] * 4 + [LONG] * 4, device=device)["error"]
     assert error["remedy"].startswith("Lower batch")
     if where == "engine":
         assert error["message"] == "CUDA out of memory. (phase: load)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_infer.batching.groups import Group
@@ -13,12 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from bert_infer.batching import Batching
     from bert_infer.batching.layouts import Batch
-    from bert_infer.engines import Encode
 
 
 class Attempt(NamedTuple):
@@ -31,64 +28,33 @@ class Attempt(NamedTuple):
         sequences = len(self.group.sequences)
         return f"{sequences:,} sequence{'s' * (sequences > 1)}, {self.tokens:,} tokens"
 
-    @classmethod
-    def of(cls, group: Group, batch: Batch) -> Attempt:
-        """Return the attempt at ``batch``, which was made of ``group``."""
-        return cls(group, batch.padded_tokens)
-
 
 class Attempts:
-    """A run's forwards, in the order in which their batches are laid out.
+    """A run's forwards, as their batches are laid out.
 
     Attributes:
+        latest: the one under way, or the last; None while a batch is laid out.
         largest: the one with the most tokens, of those known to have fitted in memory.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Attempt] = deque()
-        self._latest: Attempt | None = None
-        self._is_computing = False
-        self._is_laying_out = False
+        self.latest: Attempt | None = None
         self.largest: Attempt | None = None
 
     def following(
         self, groups: Iterable[Group], lay_out: Callable[[Group], tuple[Batch, Any]]
     ) -> Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]]:
-        """Yield each group's batch and inputs, which ``lay_out`` makes of it."""
-        self._waiting.clear()  # a batch laid out before may never have been computed
+        """Yield each group's batch and inputs, which ``lay_out`` makes of it.
+
+        The caller computes what it is given: to ask for more tells that the latest fitted.
+        """
         for group in groups:
-            self._is_laying_out = True
+            fitted, self.latest = self.latest, None
+            if fitted and (self.largest is None or fitted.tokens > self.largest.tokens):
+                self.largest = fitted
             batch, inputs = lay_out(group)
-            self._is_laying_out = False
-            self._waiting.append(Attempt.of(group, batch))
+            self.latest = Attempt(group, batch.padded_tokens)
             yield batch, inputs
-
-    def watching(self, encode: Encode) -> Encode:
-        """Return ``encode``, each call noted as the attempt at the next batch laid out."""
-
-        def attempt(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  as encode
-            self._fitted()
-            self._latest = self._waiting.popleft() if self._waiting else None
-            self._is_computing = True
-            outputs = encode(*inputs)
-            self._is_computing = False
-            return outputs
-
-        return attempt
-
-    def broken_off(self) -> Attempt | None:
-        """Return the attempt that an exception ended; None where a batch was being laid out."""
-        if self._is_laying_out:
-            return None
-        if self._is_computing or not self._waiting:  # it was computing, or being waited for
-            return self._latest
-        self._fitted()
-        return self._waiting[0]
-
-    def _fitted(self) -> None:
-        """Note that the latest attempt fitted in memory: the next one has begun."""
-        if self._latest and (self.largest is None or self._latest.tokens > self.largest.tokens):
-            self.largest = self._latest
 
 
 def first_half_that_fits(group: Group, compute: Callable[[Group], Attempt]) -> Attempt | None:

@@ -58,7 +58,7 @@ class Passes:
         """Return the passes of ``encode``, an encoder that takes tensors on the device."""
         plain = prepared.device.fed(encode)
         wrapped = prepared.graph.wrap(plain, prepared.shapes, prepared.device)
-        return cls(prepared, record.attempts.watching(wrapped), plain, record)
+        return cls(prepared, wrapped, plain, record)
 
     def compile(self) -> None:
         """Run every shape until compilers and recorders have seen it as often as they need."""
@@ -145,13 +145,13 @@ class Passes:
         def compute(group: Group) -> Attempt:
             batch, inputs = self.lay_out(group)
             forward(self.plain, inputs, self.prepared.device)
-            return Attempt.of(group, batch)
+            return Attempt(group, batch.padded_tokens)
 
         tried = self.record.attempts
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            failed = tried.broken_off()
+            failed = tried.latest
             if failed is None or not memory.ran_out(error):
                 raise
             memory.forget(error)
