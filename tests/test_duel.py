@@ -24,7 +24,6 @@ from bert_infer.duel.side import Turn
 from bert_infer.measuring.intervals import of_paired_ratio
 from bert_infer.records import Caveat
 from bert_infer.running.execution import execute
-from bert_infer.running.schedule import Schedule
 
 
 def duel_of(*pairs):
@@ -107,14 +106,12 @@ class Metered(Cpu):
         return self.meter
 
 
-@pytest.mark.parametrize(
-    ("schedule", "energy_j"), [(None, 1.0), (Schedule.granted(lambda *_: range(2)), None)]
-)
-def test_what_the_other_side_takes_is_no_energy_of_this_one(schedule, energy_j):
+@pytest.mark.parametrize(("turns", "energy_j"), [(None, 1.0), (lambda *_: range(2), None)])
+def test_what_the_other_side_takes_is_no_energy_of_this_one(turns, energy_j):
     """Seen to fail: it was all that the card took from a side's first turn to its last."""
     runner = compose(["model=tiny", "drift.texts=0", "text=Good morning BERT!"])
     prepared, record = replace(runner.prepare(), device=Metered()), runner.new_record()
-    execute(prepared, record, schedule=schedule)
+    execute(prepared, record, turns=turns)
     assert metrics.of(record)["accelerator"]["measured_energy_j"] is None, "too short for a counter"
     record.phases.seconds["measure"] = 2.0
     counted = metrics.of(record)["accelerator"]

@@ -36,7 +36,7 @@ from bert_infer.measuring.warmup import (
 from bert_infer.records import Forward, Outputs
 from bert_infer.running.execution import execute
 from bert_infer.running.run_record import Record
-from bert_infer.running.schedule import Schedule, as_long_as_asked
+from bert_infer.running.schedule import as_long_as_asked
 from bert_infer.running.status import Status
 
 
@@ -234,9 +234,16 @@ def test_passes_end_when_the_time_is_up():
     assert len(Passes(5, Until(0.001, 30), iter(lambda: 0.5, None)).forwards) == 30
 
 
-def test_how_many_passes_there_will_be_is_known_where_they_are_counted():
-    assert Schedule.of(7, Until(None, 60), lambda: None).passes == 7
-    assert Schedule.of(7, Until(0.02, 60), lambda: None).passes is None
+@pytest.mark.parametrize(
+    ("until", "turns", "total"),
+    [("null", None, 3), ("0.9", None, None), ("null", lambda *_: iter(range(3)), None)],
+)
+def test_how_many_forwards_there_will_be_is_known_where_passes_are_counted(until, turns, total):
+    chosen = ["model=tiny", "drift.texts=0", "iterations=3", "until.max_s=1e-9"]
+    runner, told = compose([*chosen, f"until.relative_ci={until}"]), []
+    told_of = lambda *given: told.append(given)  # noqa: E731
+    execute(runner.prepare(), runner.new_record(), progress=told_of, turns=turns)
+    assert told == [(1, total), (2, total), (3, total)]
 
 
 def test_no_collection_begins_by_itself_while_measuring():

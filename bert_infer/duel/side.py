@@ -13,7 +13,6 @@ from bert_infer.errors import BertInferError
 from bert_infer.processes import process, worker
 from bert_infer.processes.isolated import recorded_runner
 from bert_infer.records import wall_s
-from bert_infer.running.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,7 +165,7 @@ def _run(pipe: Connection, assignment: Assignment) -> None:
                 lambda: recorded_runner(assignment.directory),
                 assignment.directory,
                 isolation="process",
-                schedule=Schedule.granted(partial(_turns, pipe, assignment.fewest)),
+                turns=partial(_turns, pipe, assignment.fewest),
             )
         )
 

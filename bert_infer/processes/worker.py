@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from bert_infer.runner import Runner
-    from bert_infer.running.execution import ShowProgress
-    from bert_infer.running.schedule import Schedule
+    from bert_infer.running.execution import ShowProgress, Turns
 
 _LOG = logging.getLogger(__name__)
 _COMPILERS = ("torch._dynamo.exc", "torch._inductor", "triton")
@@ -82,7 +81,7 @@ def carry_out(
     directory: Path,
     watch: Watch = NOBODY,
     isolation: str = "inline",
-    schedule: Schedule | None = None,
+    turns: Turns | None = None,
 ) -> Finished:
     """Make one run, and leave its record in ``directory`` whatever happens.
 
@@ -91,7 +90,7 @@ def carry_out(
         directory: where its files go; it is there.
         watch: is told how the run goes on.
         isolation: "process" where this process makes no other run, else "inline".
-        schedule: as in ``execution.execute``.
+        turns: as in ``execution.execute``.
 
     Raises:
         KeyboardInterrupt: passed on, after the record is written.
@@ -111,7 +110,7 @@ def carry_out(
         prepared = runner.prepare()
         record.run["content_hash"] = prepared.content().hash
         sinks = runner.sinks(prepared.tokens)
-        batch, computed = execute(prepared, record, sinks, progress, schedule)
+        batch, computed = execute(prepared, record, sinks, progress, turns)
         with record.phases("write"):
             for sink in sinks:
                 sink.write(directory)

@@ -18,12 +18,13 @@ from bert_infer.models import weights
 from bert_infer.records import wall_s
 from bert_infer.running import interruption
 from bert_infer.running.passes import Passes
-from bert_infer.running.schedule import Schedule
+from bert_infer.running.schedule import as_long_as_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from bert_infer.batching.layouts import Batch
+    from bert_infer.measuring.conditions import Pauses
     from bert_infer.outputs import Sink
     from bert_infer.records import Forward, Outputs
     from bert_infer.running.preparation import Prepared
@@ -32,13 +33,16 @@ if TYPE_CHECKING:
 ShowProgress = Callable[[int, "int | None"], None]
 """Takes the number of forwards done, and their total; None where that is unknown."""
 
+Turns = Callable[["list[Forward]", "Pauses"], "Iterator[int]"]
+"""Takes what has been measured so far, and what notes pauses; yields the index of each pass."""
+
 
 def execute(
     prepared: Prepared,
     record: Record,
     sinks: Sequence[Sink] = (),
     progress: ShowProgress = lambda _done, _total: None,
-    schedule: Schedule | None = None,
+    turns: Turns | None = None,
 ) -> tuple[Batch, Outputs]:
     """Load, warm up, measure; fill ``record`` and ``sinks`` on the way.
 
@@ -47,7 +51,8 @@ def execute(
         record: holds what was found out even when this breaks off.
         sinks: are given every batch of every pass; the last pass is what they keep.
         progress: is told of every forward, never while the clock runs.
-        schedule: which passes are measured; None: as many as the settings ask.
+        turns: yields the passes to measure where other runs work on the machine between them;
+            None: as many as the settings ask, and this run is alone.
 
     Returns:
         The last batch and its outputs, in host memory.
@@ -58,7 +63,7 @@ def execute(
     """
     record.prepared = prepared
     with _imported(prepared, record):
-        return _executed(prepared, record, sinks, progress, schedule)
+        return _executed(prepared, record, sinks, progress, turns)
 
 
 def _executed(
@@ -66,13 +71,14 @@ def _executed(
     record: Record,
     sinks: Sequence[Sink],
     progress: ShowProgress,
-    schedule: Schedule | None,
+    turns: Turns | None,
 ) -> tuple[Batch, Outputs]:
     import torch
 
     runner, device, architecture = prepared.runner, prepared.device, prepared.architecture
-    schedule = schedule or Schedule.of(runner.settings.iterations, runner.until, record.relative_ci)
-    total = prepared.workload.forwards * schedule.passes if schedule.passes else None
+    iterations, until, is_alone = runner.settings.iterations, runner.until, turns is None
+    is_counted = is_alone and until.relative_ci is None
+    total = prepared.workload.forwards * iterations if is_counted else None
     compared = drift.sample(prepared)
     record.emulated = device.emulates(prepared.dtype.matmuls())
     with torch.inference_mode(), device.active():
@@ -99,9 +105,14 @@ def _executed(
                     runner.settings.warmup, is_single=total == prepared.workload.forwards
                 )
                 earlier, pauses = conditions.snapshot(device), conditions.Pauses(device)
+                indices = (
+                    turns(record.forwards, pauses)
+                    if turns
+                    else as_long_as_asked(iterations, until, record.forwards, record.relative_ci)
+                )
                 last = _measure(
                     record,
-                    work.measured(schedule.indices(record.forwards, pauses)),
+                    work.measured(indices),
                     sinks,
                     lambda: progress(len(record.forwards), total),
                 )
@@ -109,7 +120,7 @@ def _executed(
             counted = Counted(begun, earlier.counters, later.counters)
             record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
             record.conditions = conditions.between(earlier, later, pauses.spans)
-            if schedule.is_alone:
+            if is_alone:
                 record.counted = counted
                 with record.phases("ceiling"):
                     record.ceiling = ceiling.after(record.ceiling, device, prepared.dtype)

@@ -1,9 +1,8 @@
-"""Which passes are measured: as many as the settings ask, or those that a duel grants."""
+"""Which passes of a run on its own are measured: as many as the settings ask."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bert_infer.records import wall_s
@@ -12,38 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bert_infer.configuration.settings import Until
-    from bert_infer.measuring.conditions import Pauses
     from bert_infer.records import Forward
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which passes are measured.
-
-    Attributes:
-        indices: given what has been measured so far, and what takes note of pauses, yields the
-            index of each pass to measure.
-        passes: how many there will be; None where that is not known in advance.
-        is_alone: whether no other run works on the machine between two passes.
-    """
-
-    indices: Callable[[list[Forward], Pauses], Iterator[int]]
-    passes: int | None
-    is_alone: bool
-
-    @classmethod
-    def of(cls, iterations: int, until: Until, relative_ci: Callable[[], float | None]) -> Schedule:
-        """Return the schedule of a run on its own; see ``as_long_as_asked``."""
-        return cls(
-            lambda forwards, _pauses: as_long_as_asked(iterations, until, forwards, relative_ci),
-            passes=iterations if until.relative_ci is None else None,
-            is_alone=True,
-        )
-
-    @classmethod
-    def granted(cls, indices: Callable[[list[Forward], Pauses], Iterator[int]]) -> Schedule:
-        """Return a schedule of granted passes; other runs work on the machine between them."""
-        return cls(indices, passes=None, is_alone=False)
 
 
 def as_long_as_asked(
