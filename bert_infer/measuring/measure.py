@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bert_infer.records import Computed, Forward, Outputs
@@ -172,34 +173,17 @@ def measured_pass(
     """
     if gc.get_count()[0] > _OBJECTS_WORTH_COLLECTING:
         gc.collect(0)  # what has come since the last: going through all objects takes long
-    remaining, batch_index = iter(batches), 0
+    places, remaining = zip(repeat(pass_index), count()), iter(batches)
     while True:
         done: list[tuple[Forward, Batch, Outputs]] = []
         try:
-            for batch, start_s, lay_out_s, computed, wall_s in _at_once(
-                remaining, encode, device, clock
-            ):
-                forward = Forward(
-                    pass_index=pass_index,
-                    batch_index=batch_index + len(done),
-                    sequences=len(batch.sequences),
-                    real_tokens=batch.real_tokens,
-                    padded_tokens=batch.padded_tokens,
-                    start_s=start_s,
-                    lay_out_s=lay_out_s,
-                    copy_in_s=computed.copy_in_s,
-                    duration_s=computed.duration_s,
-                    copy_out_s=computed.copy_out_s,
-                    wall_s=wall_s,
-                )
-                done.append((forward, batch, computed.outputs))
+            done.extend(_at_once(places, remaining, encode, device, clock))
         except BaseException:
             yield from done  # what was measured before it broke off
             raise
         if not done:
             return
         yield from done
-        batch_index += len(done)
 
 
 def allocated_pinned(size: int) -> int:
@@ -208,17 +192,18 @@ def allocated_pinned(size: int) -> int:
 
 
 def _at_once(
+    places: Iterator[tuple[int, int]],
     batches: Iterator[tuple[Batch, tuple[NDArray[np.generic], ...]]],
     encode: Encode,
     device: Device,
     clock: Clock,
-) -> Iterator[tuple[Batch, float, float, Computed, float]]:
+) -> Iterator[tuple[Forward, Batch, Outputs]]:
     """Yield forwards that overlap; the device is idle before the first and after the last.
 
     With one in flight that is one forward. With more, they follow each other until ``_HELD_BYTES``
     of outputs lie in host memory or ``_HELD_S`` have passed: until then the caller keeps none of
-    them, and all would be lost with the process. Each comes with its start, the seconds it took to
-    lay out, and its share of wall time, counted from when the forward before it was done.
+    them, and all would be lost with the process. ``places`` numbers them: the pass, and the batch
+    in it.
     """
     most = _HELD_BYTES if device.in_flight > 1 else 0
     submitted: deque[tuple[Batch, float, Callable[[], Computed]]] = deque()
@@ -238,5 +223,17 @@ def _at_once(
         computed = wait()
         end = clock()
         held += sum(allocated_pinned(tensor.nbytes) for tensor in vars(computed.outputs).values())
-        yield batch, start, lay_out_s, computed, end - start
+        forward = Forward(
+            *next(places),
+            sequences=len(batch.sequences),
+            real_tokens=batch.real_tokens,
+            padded_tokens=batch.padded_tokens,
+            start_s=start,
+            lay_out_s=lay_out_s,
+            copy_in_s=computed.copy_in_s,
+            duration_s=computed.duration_s,
+            copy_out_s=computed.copy_out_s,
+            wall_s=end - start,  # from when the forward before it was done
+        )
+        yield forward, batch, computed.outputs
         start = end
