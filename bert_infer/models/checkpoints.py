@@ -25,19 +25,6 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 """The pooler's parameters, which models for token-level tasks lack."""
 
 
-def check(path: Path, architecture: Architecture) -> None:
-    """Check the names, shapes and kinds of a file's tensors before the model is loaded.
-
-    Raises:
-        WeightsError: as ``reader``.
-    """
-    if _is_safetensors(path):
-        fit(path, _safetensors_header(path), architecture)
-    else:
-        tensors = _read_torch(path, mmap=_is_mappable(path))  # only torch can tell
-        fit(path, _described(tensors), architecture)
-
-
 class Reader(NamedTuple):
     """Reads a file's parameters by transformers' names; the file has none of those in ``lacks``."""
 

@@ -154,7 +154,7 @@ def prepare(runner: Runner) -> Prepared:
     if tokens.version(runner.model.tokenizer_files()) != versions[1]:  # it came with the weights
         return prepare(runner)
     if source.path:
-        checkpoints.check(source.path, architecture)
+        checkpoints.reader(source.path, architecture)  # refuses a file that does not fit
     return Prepared(
         runner=runner,
         device=device,
