@@ -52,6 +52,9 @@ class Batching(ABC):
             device: where batches are computed.
             layout: how they are laid out.
             longest: tokens of the longest sequence.
+
+        Raises:
+            InputError: the settings cannot hold it; naming the smallest value that works.
         """
         del device, layout, longest
         return self
@@ -71,13 +74,6 @@ class Batching(ABC):
 
         Raises:
             OptionError: naming the key to change.
-        """
-
-    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
-        """Refuse settings that cannot hold these sequences.
-
-        Raises:
-            InputError: naming the smallest value that works.
         """
 
 
@@ -151,8 +147,15 @@ class Budgeted(Batching):
 
     def resolve(self, device: Device, layout: type[Batch], longest: int) -> Batching:
         """Return the policy with the ``max_tokens`` that suits ``device``, unless it is set."""
-        suited = max(longest, device.tokens_at_once(layout))
-        return replace(self, max_tokens=self.max_tokens or suited)
+        if self.max_tokens is None:
+            return replace(self, max_tokens=max(longest, device.tokens_at_once(layout)))
+        if self.max_tokens < longest:
+            raise InputError(
+                f"batching.max_tokens={self.max_tokens} is less than the longest sequence, "
+                f"{longest} tokens.",
+                f"Set batching.max_tokens={longest} or more, or a smaller max_length.",
+            )
+        return self
 
     @property
     def budget(self) -> int:
@@ -164,15 +167,6 @@ class Budgeted(Batching):
         if self.max_tokens is None:
             raise ValueError("max_tokens is not set: resolve the policy first")
         return self.max_tokens
-
-    def check_lengths(self, lengths: NDArray[np.int64]) -> None:
-        """Refuse a budget that the longest sequence does not fit."""
-        if self.budget < lengths.max():
-            raise InputError(
-                f"batching.max_tokens={self.budget} is less than the longest sequence, "
-                f"{lengths.max()} tokens.",
-                f"Set batching.max_tokens={lengths.max()} or more, or a smaller max_length.",
-            )
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,6 @@ def prepare(runner: Runner) -> Prepared:
         one_pass = runner.input.fill(one_pass, batch)
         longest = int(one_pass.lengths.max())
         batching = runner.batching.resolve(device, runner.engine.layout, longest)
-        batching.check_lengths(one_pass.lengths)
         groups = list(batching.plan(one_pass.lengths, batch, architecture.max_length))
         _check_groups(groups, one_pass.lengths, architecture.max_length, batching.name)
     except MemoryError:
