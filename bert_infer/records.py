@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Text(NamedTuple):
-    """One input string and its position in the input, counted from 0, empty texts included."""
-
-    position: int
-    string: str
-
-
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """The token ids of every sequence, laid end to end.
@@ -31,7 +24,7 @@ class Tokens:
     Attributes:
         ids: ``int32 [real tokens]``.
         offsets: ``int64 [sequences + 1]``; sequence i is ``ids[offsets[i]:offsets[i + 1]]``.
-        positions: ``int64 [texts]``, each text's position in the input.
+        positions: ``int64 [texts]``, each text's position in the input, empty ones counted.
         truncated: texts that were longer than the maximum and lost their end.
         skipped: empty texts, which have no tokens here.
         sha256: hash of the input's ids and offsets, which copies share.

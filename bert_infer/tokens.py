@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from bert_infer.records import ModelFiles, Text
+    from bert_infer.records import ModelFiles
 
 BUNDLED_VOCABULARY = Path(__file__).parent / "data" / "vocab.txt"
 FILES = (
@@ -56,7 +57,7 @@ class Tokenizer:
         """Return the same tokenizer with another limit."""
         return replace(self, max_length=max_length)
 
-    def encode(self, texts: Iterable[Text]) -> Tokens:
+    def encode(self, texts: Iterable[str]) -> Tokens:
         """Tokenise ``texts``, leaving out those without a token besides the special ones.
 
         Raises:
@@ -66,17 +67,15 @@ class Tokenizer:
         special = self.backend.num_special_tokens_to_add(is_pair=False)
         ids, lengths, positions = array("i"), array("q"), array("q")
         truncated = skipped = 0
-        for chunk in _chunks(texts):
-            for text, encoding in zip(
-                chunk, self.backend.encode_batch([t.string for t in chunk]), strict=True
-            ):
-                if len(encoding.ids) <= special:
-                    skipped += 1
-                    continue
-                ids.extend(encoding.ids)
-                lengths.append(len(encoding.ids))
-                positions.append(text.position)
-                truncated += bool(encoding.overflowing)
+        encodings = chain.from_iterable(map(self.backend.encode_batch, _chunks(texts)))
+        for position, encoding in enumerate(encodings):
+            if len(encoding.ids) <= special:
+                skipped += 1
+                continue
+            ids.extend(encoding.ids)
+            lengths.append(len(encoding.ids))
+            positions.append(position)
+            truncated += bool(encoding.overflowing)
         if not positions:
             raise InputError(
                 f"There is no text to process (empty ones: {skipped}).",
@@ -97,13 +96,13 @@ class Tokenizer:
         )
 
 
-def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield ``texts`` in lists that are tokenised at once."""
-    chunk: list[Text] = []
+    chunk: list[str] = []
     characters = 0
     for text in texts:
         chunk.append(text)
-        characters += len(text.string)
+        characters += len(text)
         if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

@@ -23,7 +23,7 @@ def tokenizer():
 
 
 def strings(source):
-    return [text.string for text in source.texts()]
+    return list(source.texts())
 
 
 def test_lines_keep_their_place_when_empty_ones_are_skipped(tmp_path, tokenizer):
@@ -188,7 +188,7 @@ def test_a_cell_may_be_a_book(tmp_path):
 
 def cells(tmp_path, values):
     pa.parquet.write_table(pa.table({"text": values}), tmp_path / "cells.parquet")
-    return [text.string for text in Table(str(tmp_path / "cells.parquet")).texts()]
+    return list(Table(str(tmp_path / "cells.parquet")).texts())
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_line_ends_of_old_macs_are_named(tmp_path, name):
     with pytest.raises(InputError, match="as old Macs did"):
         list(source.texts())
     (tmp_path / "log.txt").write_bytes(b"10 %\r20 %\r\ndone\n")
-    assert [t.string for t in Lines(str(tmp_path / "log.txt")).texts()] == ["10 %\r20 %", "done"]
+    assert list(Lines(str(tmp_path / "log.txt")).texts()) == ["10 %\r20 %", "done"]
 
 
 def test_a_column_of_lists_is_no_text(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from bert_infer import compose, tokens
 from bert_infer.errors import InputError, RefusedError, WeightsError
 from bert_infer.inputs.prompt import Prompt
-from bert_infer.records import ModelFiles, Text
+from bert_infer.records import ModelFiles
 
 ODD = [
     "Déjà vu!",
@@ -27,7 +27,7 @@ def test_bundled_vocabulary_tokenises_as_transformers_does(prose):
 
     reference = BertTokenizer(str(tokens.BUNDLED_VOCABULARY), do_lower_case=True)
     texts = [*prose, *ODD]
-    encoded = tokens.load(None, 30522).at_most(512).encode(Text(i, t) for i, t in enumerate(texts))
+    encoded = tokens.load(None, 30522).at_most(512).encode(texts)
     for index, text in enumerate(texts):
         assert list(encoded[index]) == reference(text, truncation=True, max_length=512)["input_ids"]
 
@@ -40,19 +40,19 @@ def test_a_text_of_no_token_is_left_out(tmp_path):
     named = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     without = tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 30522).at_most(512)
-    encoded = without.encode(Text(i, t) for i, t in enumerate(["one", "\u200b", "two"]))
+    encoded = without.encode(["one", "\u200b", "two"])
     assert encoded.lengths.tolist() == [1, 1]
     assert encoded.positions.tolist() == [0, 2]
     assert encoded.skipped == 1
     with pytest.raises(InputError, match="no text"):
-        without.encode([Text(0, "\u200b")])
+        without.encode(["\u200b"])
 
 
 @pytest.mark.parametrize("nothing", ["\u200b", "\x00", "\ufeff", "\xad\x07", "\ue000"])
 def test_a_text_of_special_tokens_alone_is_left_out(nothing):
     """Seen to fail: [CLS][SEP] was taken for an embedding, and counted."""
     tokenizer = tokens.load(None, 30522).at_most(512)
-    encoded = tokenizer.encode(Text(i, t) for i, t in enumerate(["one", nothing, "[CLS]"]))
+    encoded = tokenizer.encode(["one", nothing, "[CLS]"])
     assert encoded.positions.tolist() == [0, 2]
     assert encoded.skipped == 1
 
@@ -72,7 +72,7 @@ def test_few_long_texts_are_tokenised_at_once(prose):
 
     long = " ".join(prose) * 60
     spied = replace(tokenizer, backend=Spy())
-    encoded = spied.encode(Text(i, long) for i in range(7))
+    encoded = spied.encode([long] * 7)
     assert len(encoded) == 7
     assert len({encoded[i].tobytes() for i in range(7)}) == 1
     assert sum(at_once) == 7 * len(long)
@@ -81,15 +81,15 @@ def test_few_long_texts_are_tokenised_at_once(prose):
 
 def test_a_models_own_tokenizer_is_used_without_its_truncation_and_padding(minilm, prose):
     files = ModelFiles(minilm, {"source": "directory"})
-    own = tokens.load(files, 30522).at_most(512).encode(Text(i, t) for i, t in enumerate(prose))
-    bundled = tokens.load(None, 30522).at_most(512).encode(Text(i, t) for i, t in enumerate(prose))
+    own = tokens.load(files, 30522).at_most(512).encode(prose)
+    bundled = tokens.load(None, 30522).at_most(512).encode(prose)
     assert own.sha256 == bundled.sha256  # the same vocabulary; its file says 128 tokens, padded
     assert own.lengths.max() == 512
 
 
 def test_truncation_is_counted_and_keeps_the_special_tokens(prose):
-    encoded = tokens.load(None, 30522).at_most(16).encode(Text(i, t) for i, t in enumerate(prose))
-    whole = tokens.load(None, 30522).at_most(512).encode(Text(i, t) for i, t in enumerate(prose))
+    encoded = tokens.load(None, 30522).at_most(16).encode(prose)
+    whole = tokens.load(None, 30522).at_most(512).encode(prose)
     assert encoded.truncated == (whole.lengths > 16).sum()
     assert encoded.lengths.max() == 16
     assert all((encoded[i][0], encoded[i][-1]) == (101, 102) for i in range(len(encoded)))
@@ -105,7 +105,7 @@ def test_a_cased_vocabulary_keeps_case(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = tokens.load(ModelFiles(tmp_path, {"source": "directory"}), 7).at_most(512)
-    assert list(cased.encode([Text(0, "Paris paris")])[0]) == [2, 5, 6, 3]
+    assert list(cased.encode(["Paris paris"])[0]) == [2, 5, 6, 3]
 
 
 def described(directory, **files):
@@ -163,7 +163,7 @@ def test_a_models_files_are_read_as_transformers_reads_them(tmp_path, files):
     reference = AutoTokenizer.from_pretrained(tmp_path)
     texts = ["Schön, déjà vu! [ENT] Paris [ENT] [unused1]", " ".join(map(str, range(99))), *ODD]
     tokenizer = tokens.load(own, 30523).at_most(60)
-    encoded = tokenizer.encode(Text(i, t) for i, t in enumerate(texts))
+    encoded = tokenizer.encode(texts)
     for index, text in enumerate(texts):
         theirs = reference(text, truncation=True, max_length=60)["input_ids"]
         assert list(encoded[index]) == theirs, text
@@ -177,7 +177,7 @@ def test_a_tokenizer_of_another_kind_stays_one(tmp_path):
     pairs = Tokenizer(models.BPE(entries, [("a", "b")], unk_token="[UNK]"))
     pairs.pre_tokenizer = pre_tokenizers.Whitespace()
     own = described(tmp_path, tokenizer=json.loads(pairs.to_str()))
-    encoded = tokens.load(own, 30522).at_most(512).encode([Text(0, "aab ab")])
+    encoded = tokens.load(own, 30522).at_most(512).encode(["aab ab"])
     assert list(encoded[0]) == [1, 3, 3]
 
 
@@ -211,9 +211,9 @@ def test_a_token_that_the_model_lacks_is_met_in_no_text(tmp_path):
     own = described(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = tokens.load(own, 5).at_most(9)
-    assert list(tokenizer.encode([Text(0, "Paris")])[0]) == [2, 4, 3]
+    assert list(tokenizer.encode(["Paris"])[0]) == [2, 4, 3]
     with pytest.raises(InputError, match=r"has \[MASK\], token 5, and the model only 5"):
-        tokenizer.encode([Text(0, "Paris [MASK]")])
+        tokenizer.encode(["Paris [MASK]"])
     with pytest.raises(WeightsError, match=r"the model only 4: paris"):
         tokens.load(own, 4)
 
@@ -228,7 +228,7 @@ def test_a_vocabulary_with_a_line_twice_has_more_ids_than_entries(tmp_path):
     theirs = AutoTokenizer.from_pretrained(tmp_path)("Paris of")["input_ids"]
     assert theirs == [2, 7, 6, 3]
     tokenizer = tokens.load(own, 9).at_most(9)  # some models' embeddings are rounded up
-    assert list(tokenizer.encode([Text(0, "Paris of")])[0]) == theirs
+    assert list(tokenizer.encode(["Paris of"])[0]) == theirs
     chosen = compose(["input=synthetic", "input.texts=50", "input.max=9", "input.min=9"])
     assert set(chosen.input.tokens(tokenizer).ids.tolist()) == {1, 2, 3, 4, 5, 6, 7}
 

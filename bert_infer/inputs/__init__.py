@@ -12,7 +12,7 @@ from bert_infer.files import why_unreadable
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from bert_infer.records import Text, Tokens
+    from bert_infer.records import Tokens
     from bert_infer.tokens import Tokenizer
 
 
@@ -55,7 +55,7 @@ class TextInput(Input):
     """A source of strings."""
 
     @abstractmethod
-    def texts(self) -> Iterator[Text]:
+    def texts(self) -> Iterator[str]:
         """Yield every text, empty ones included."""
 
     def tokens(self, tokenizer: Tokenizer) -> Tokens:

@@ -12,7 +12,6 @@ from typing import IO, TYPE_CHECKING
 
 from bert_infer.errors import InputError, OptionError
 from bert_infer.inputs import FileInput
-from bert_infer.records import Text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -45,7 +44,7 @@ class Lines(FileInput):
         """Return the file's modification time and size; None for standard input, read only once."""
         return None if self.path == _STANDARD_INPUT else super().version()
 
-    def texts(self) -> Iterator[Text]:
+    def texts(self) -> Iterator[str]:
         """Yield the lines without their ends."""
         if self.path == _STANDARD_INPUT:
             yield from decoded(_standard_input(), "standard input")
@@ -81,7 +80,7 @@ def spooled() -> IO[bytes] | None:
     return file
 
 
-def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> Iterator[Text]:
+def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> Iterator[str]:
     """Yield each of ``lines`` as a text, without a byte-order mark.
 
     Args:
@@ -106,4 +105,4 @@ def decoded(lines: Iterable[bytes], name: str, *, keep_ends: bool = False) -> It
                 f"{name} ends its lines as old Macs did, with a carriage return alone.",
                 "Convert the file first: tr '\\r' '\\n' < FILE.",
             )
-        yield Text(position, text if keep_ends else bare)
+        yield text if keep_ends else bare

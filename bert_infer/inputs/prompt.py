@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from bert_infer.errors import OptionError
 from bert_infer.inputs import TextInput, is_unicode
 from bert_infer.machine import memory_bytes
-from bert_infer.records import Text, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bert_infer.records import Tokens
 
 _BYTES_A_SEQUENCE = 64  # its offset, length and place in the order, some of them twice
 
@@ -31,9 +32,9 @@ class Prompt(TextInput):
             raise OptionError("text", repr(self.text), "a string or a list of strings, in UTF-8")
         object.__setattr__(self, "text", tuple(texts))
 
-    def texts(self) -> Iterator[Text]:
+    def texts(self) -> Iterator[str]:
         """Yield the prompts."""
-        yield from (Text(position, string) for position, string in enumerate(self.text))
+        yield from self.text
 
     def fill(self, tokens: Tokens, batch: int) -> Tokens:
         """Repeat a single prompt's sequence ``batch`` times.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from bert_infer.errors import InputError, OptionError, nearest
 from bert_infer.inputs import FileInput, is_unicode
 from bert_infer.inputs.lines import decoded
-from bert_infer.records import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +54,7 @@ class Table(FileInput):
             raise OptionError("input.path", self.path, f"a file ending in {', '.join(_FORMATS)}")
         next(self.texts(), None)
 
-    def texts(self) -> Iterator[Text]:
+    def texts(self) -> Iterator[str]:
         """Yield the column's cells.
 
         Raises:
@@ -76,8 +75,8 @@ class Table(FileInput):
                 f"a column of {self.path}: {', '.join(names)}",
                 file.advice(names) or nearest(self.column, names),
             )
-        for position, cell in enumerate(file.cells(self.column) if names else ()):
-            yield Text(position, "" if cell is None else cell)
+        for cell in file.cells(self.column) if names else ():
+            yield "" if cell is None else cell
 
 
 class _File(ABC):
@@ -128,16 +127,16 @@ class _JsonLines(_File):
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with Path(self.path).open("rb") as file:
-            for position, text in decoded(file, self.path):
+            for line, text in enumerate(decoded(file, self.path), 1):
                 if not text.strip():
                     continue
                 try:
                     row = json.loads(text, parse_constant=_constant)
                 except (ValueError, RecursionError) as error:
-                    raise self._no_object(position + 1, f"{error}") from None
+                    raise self._no_object(line, f"{error}") from None
                 if not isinstance(row, dict):
-                    raise self._no_object(position + 1, f"{text[:40]}")
-                yield position + 1, row
+                    raise self._no_object(line, f"{text[:40]}")
+                yield line, row
 
     def _no_object(self, line: int, reason: str) -> InputError:
         return InputError(
@@ -196,7 +195,7 @@ class _Csv(_File):
         """
         csv.field_size_limit(sys.maxsize)  # a cell may be a book
         with Path(self.path).open("rb") as file:
-            lines = (text.string for text in decoded(file, self.path, keep_ends=True))
+            lines = decoded(file, self.path, keep_ends=True)
             delimiter = self.delimiter or self.usual
             rows = csv.reader(lines, delimiter=delimiter, quoting=self.quoting, strict=True)
             try:
