@@ -124,15 +124,13 @@ def carry_out(
         record.broke_off(*status.INTERRUPTED)
         status.close(directory, record)
         raise
-    except RefusedError as error:  # what was checked a moment ago has changed
-        _LOG.error("The run was refused: %s", error)
-        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
-    except BertInferError as error:
-        _LOG.exception("The run failed.")
-        record.broke_off("failed", type(error).__name__, error.message, error.remedy)
     except Exception as error:  # noqa: BLE001  whatever happened, it is recorded
-        _LOG.exception("The run failed.")
-        record.broke_off("failed", type(error).__name__, str(error), _remedy(error, record))
+        # A refusal needs no traceback: what was checked a moment ago has changed.
+        _LOG.error("The run failed: %s", error, exc_info=not isinstance(error, RefusedError))
+        message, remedy = str(error), _remedy(error, record)
+        if isinstance(error, BertInferError):
+            message, remedy = error.message, error.remedy
+        record.broke_off("failed", type(error).__name__, message, remedy)
     return Finished(status.close(directory, record), outputs)
 
 
