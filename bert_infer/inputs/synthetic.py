@@ -14,8 +14,6 @@ from bert_infer.inputs import Input
 from bert_infer.records import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from bert_infer.tokens import Tokenizer
@@ -64,26 +62,15 @@ class Synthetic(Input):
                 "input.max", self.max, f"at most max_length, {tokenizer.max_length} tokens here"
             )
         generator = np.random.default_rng(self.seed)
-        lengths = _DRAW[self.lengths](self, generator).clip(self.min, self.max).astype(np.int64)
+        drawn: NDArray[np.number]
+        match self.lengths:
+            case Lengths.fixed:
+                drawn = np.full(self.texts, self.max)
+            case Lengths.uniform:
+                drawn = generator.integers(self.min, self.max, self.texts, endpoint=True)
+            case Lengths.lognormal:
+                drawn = generator.lognormal(self.mu, self.sigma, self.texts).round()
+        lengths = drawn.clip(self.min, self.max).astype(np.int64)
         # Ids from 1: id 0 is padding in every BERT vocabulary.
         ids = generator.integers(1, tokenizer.vocab_size, lengths.sum(), dtype=np.int32)
         return Tokens.of(ids, lengths)
-
-
-def _fixed(of: Synthetic, _: np.random.Generator) -> NDArray[np.number]:
-    return np.full(of.texts, of.max)
-
-
-def _uniform(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
-    return generator.integers(of.min, of.max, of.texts, endpoint=True)
-
-
-def _lognormal(of: Synthetic, generator: np.random.Generator) -> NDArray[np.number]:
-    return generator.lognormal(of.mu, of.sigma, of.texts).round()
-
-
-_DRAW: dict[Lengths, Callable[[Synthetic, np.random.Generator], NDArray[np.number]]] = {
-    Lengths.fixed: _fixed,
-    Lengths.uniform: _uniform,
-    Lengths.lognormal: _lognormal,
-}
