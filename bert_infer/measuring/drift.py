@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bert_infer.devices import Device
-    from bert_infer.dtypes import Dtype
-    from bert_infer.engines import Engine
-    from bert_infer.graphs import Graph
     from bert_infer.models.architecture import Architecture
     from bert_infer.outputs import Pooling, Sink
     from bert_infer.records import Tokens, Weights
@@ -86,9 +82,9 @@ class Drift:
         )
 
 
-def is_reference(engine: Engine, dtype: Dtype, device: Device, graph: Graph) -> bool:
+def is_reference(prepared: Prepared) -> bool:
     """Tell whether a run computes exactly what the reference does, except for padding."""
-    parts = (engine, dtype, graph, type(device))
+    parts = (prepared.runner.engine, prepared.dtype, prepared.graph, type(prepared.device))
     return parts == (Transformers(), Fp32(), Eager(), Cpu)
 
 
@@ -175,8 +171,7 @@ def sample(prepared: Prepared) -> Sample | None:
     """
     runner, tokens = prepared.runner, prepared.tokens
     asked = runner.drift
-    parts = (runner.engine, prepared.dtype, prepared.device, prepared.graph)
-    if not asked.texts or (asked.min_cosine is None and is_reference(*parts)):
+    if not asked.texts or (asked.min_cosine is None and is_reference(prepared)):
         return None
     chosen = spread(tokens.lengths[: tokens.texts], asked.texts)
     return Sample(tokens, chosen, runner.output.pooling, runner.engine.layout.kept)
