@@ -561,7 +561,8 @@ def test_of_two_runs_that_begin_together_one_gets_the_directory(command):
 
 def test_a_runs_variables_are_set_before_torch_is_imported(command):
     """Seen to fail: checking a PyTorch file imports torch, and the variable came too late."""
-    weights = make(compose(["model=tiny"]).model.architecture(), seed=0)
+    architecture = compose(["model=tiny"]).model.architecture()
+    weights = make(architecture, 0, architecture.parameters)
     torch.save(weights, command.directory / "tiny.bin")
     variable = "+hydra.job.env_set.OMP_NUM_THREADS=1"
     own = {"OMP_NUM_THREADS": "2"}

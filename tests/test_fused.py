@@ -193,7 +193,7 @@ def test_models_that_it_does_not_compute_are_refused_before_weights_load(
 def test_both_engines_draw_the_same_random_weights():
     """One function makes them, a part at a time or all at once."""
     architecture = compose(["model=tiny"]).model.architecture()
-    whole = weights.make(architecture, 5)
+    whole = weights.make(architecture, 5, architecture.parameters)
     for part in architecture.parts:
         for name, tensor in weights.make(architecture, 5, part).items():
             assert torch.equal(tensor, whole.pop(name))

@@ -59,7 +59,8 @@ def large_reference(prose):
     config = BertConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     )
-    weights = make(Architecture(config.to_dict()), seed=0)
+    architecture = Architecture(config.to_dict())
+    weights = make(architecture, 0, architecture.parameters)
     bert = BertModel.from_pretrained(None, config=config, state_dict=weights).eval()
     return list(directly(bert, prose[:BRIEF]))
 

@@ -97,10 +97,8 @@ def identity(source: WeightsSource) -> dict[str, Any]:
     return {**source.provenance, "sha256": content}
 
 
-def make(
-    architecture: Architecture, seed: int, names: Iterable[str] | None = None
-) -> dict[str, torch.Tensor]:
-    """Return random weights for ``names``, or for all, initialised as BERT's are for training.
+def make(architecture: Architecture, seed: int, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return random weights for ``names``, initialised as BERT's are for training.
 
     Matrices are normal with the config's ``initializer_range``, LayerNorm is the identity, biases
     are zero. Each parameter draws from a stream of its own, so neither threads nor the order in
@@ -111,7 +109,7 @@ def make(
     scale = np.float32(architecture.initializer_range)
     known = list(architecture.parameters)
     streams = dict(zip(known, np.random.SeedSequence(seed).spawn(len(known)), strict=True))
-    wanted = known if names is None else list(names)
+    wanted = list(names)
 
     def draw(name: str) -> torch.Tensor:
         shape = architecture.parameters[name]
