@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import create_autospec
 
+import psutil
 import pytest
 
 from bert_infer.cgroup import Periods
@@ -89,3 +91,10 @@ def test_passes_too_short_to_tell_are_looked_at_with_the_ceiling_after_them():
     assert conditions.completed(found, before, ceiling).other_processes == pytest.approx(0.5)
     long = conditions.between(before, ceiling)
     assert conditions.completed(long, before, passes) is long
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, FileNotFoundError])
+def test_a_clock_that_cannot_be_read_ends_no_run(monkeypatch, error):
+    """Seen to fail: where cpufreq is there without its files, as in sandboxes."""
+    monkeypatch.setattr(psutil, "cpu_freq", create_autospec(psutil.cpu_freq, side_effect=error))
+    assert conditions.snapshot(Cpu()).cpu_mhz is None

@@ -150,7 +150,6 @@ def snapshot(device: Device) -> Snapshot:
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     own = psutil.Process().cpu_times()
     gauges = device.gauges()
-    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return Snapshot(
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         cores=cores,
@@ -160,7 +159,7 @@ def snapshot(device: Device) -> Snapshot:
         total_s=total,
         quota=cgroup.periods(),
         swapped_bytes=_swapped_bytes(),
-        cpu_mhz=frequency.current if frequency and frequency.current else None,
+        cpu_mhz=_cpu_mhz(),
         accelerator=gauges.readings(),
         accelerator_processes=gauges.other_processes(),
         throttled=gauges.throttle_reasons(),
@@ -225,6 +224,14 @@ def _own_times() -> tuple[int, Any]:
 
 def _grown(before: float | None, after: float | None, scale: float = 1) -> float | None:
     return None if before is None or after is None else (after - before) * scale
+
+
+def _cpu_mhz() -> float | None:
+    try:
+        frequency = psutil.cpu_freq()
+    except (AttributeError, NotImplementedError, OSError):  # some systems show a part of cpufreq
+        return None
+    return (frequency and frequency.current) or None
 
 
 def _swapped_bytes() -> int | None:
