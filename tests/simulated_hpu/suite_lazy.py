@@ -23,7 +23,7 @@ from bert_infer import cli, compose
 from bert_infer.models import weights
 from bert_infer.running.execution import execute
 from bert_infer.operators.attention import ByMask
-from bert_infer.devices.hpu import Hpu, claims, host
+from bert_infer.devices.hpu import Hpu, host
 from bert_infer.errors import RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.batching.layouts import PaddedBatch
@@ -509,14 +509,19 @@ def test_half_precision_is_refused_on_a_card_of_the_first_generation(driver):
 
 
 def test_a_second_run_is_told_who_has_the_card(card, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with claims.claimed(["hpu-0"], ""):
-        assert cli.main(["model=tiny", "device=hpu"], "run.py") == 2
+    processes, here = tmp_path / "proc", tmp_path / "here"
+    for directory in (processes / "4242" / "fd", here):
+        directory.mkdir(parents=True)
+    (processes / "4242" / "fd" / "3").symlink_to("/dev/hl0")
+    monkeypatch.setattr(host, "PROCESSES", processes)
+    monkeypatch.chdir(here)
+    assert cli.main(["model=tiny", "device=hpu"], "run.py") == 2
     said = capsys.readouterr().err
-    assert f"process {host.os.getpid()} (" in said
+    assert "process 4242 (" in said
     assert said.count("device=hpu is refused") == 1
-    assert not list(tmp_path.iterdir())
-    card.taken = True  # by what does not know our locks
+    assert not list(here.iterdir())
+    monkeypatch.setattr(host, "PROCESSES", here)
+    card.taken = True  # by another user's process
     with pytest.raises(RefusedError, match="cannot be had"):
         runner().run(["a"])
 

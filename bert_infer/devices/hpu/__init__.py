@@ -110,26 +110,18 @@ class Hpu(Device):
             path = getattr(self, field)
             if path is not None and not os.path.isfile(path):  # noqa: PTH113  as the plugin reads
                 raise OptionError(f"device.{field}", path, "null or a file that is there")
-        from bert_infer.devices.hpu import claims
-
-        claims.check(self.slots(), self._when_taken())
-        others = host.holders()
-        if self.module is None and len(others) >= len(host.cards()):
+        if others := self._holders():
             raise RefusedError(
                 "device=hpu is refused: a Gaudi card serves one process at a time, and "
                 f"{' and '.join(map(str, others))} has it.",
                 self._when_taken(),
             )
 
-    def slots(self) -> list[str]:
-        """Return names for the cards of which it takes one, as in ``claims``."""
-        if self.module is not None:
-            return [f"hpu-{self.module}"]
-        return [f"hpu-{number}" for number in range(len(host.cards()))]
-
     def check_beside(self, other: Device) -> None:
         """Refuse if the two could only share one card."""
-        if isinstance(other, Hpu) and len({*self.slots(), *other.slots()}) == 1:
+        if isinstance(other, Hpu) and (
+            len(host.cards()) == 1 or (self.module is not None and self.module == other.module)
+        ):
             raise RefusedError(
                 "Both ask for one Gaudi card at once, and a card serves one process at a time.",
                 "Make a sweep of the two (--multirun), or give each a card of its own: "
@@ -160,14 +152,11 @@ class Hpu(Device):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Take the card, and prepare it for inference."""
-        from bert_infer.devices.hpu import claims
-
         with ExitStack() as stack:
-            stack.enter_context(claims.claimed(self.slots(), self._when_taken()))
             try:
                 stack.enter_context(plugin.inference())
             except RuntimeError as error:
-                others = " and ".join(map(str, host.holders()))
+                others = " and ".join(map(str, self._holders()))
                 raise RefusedError(
                     f"device=hpu is refused: the card cannot be had ({error}).",
                     f"{others} has it. {self._when_taken()}"
@@ -286,6 +275,15 @@ class Hpu(Device):
 
         zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
         return zeros.masked_fill(~mask, torch.finfo(dtype).min)
+
+    def _holders(self) -> tuple[host.Holder, ...]:
+        """Return the other processes because of which no card is left, or not the one asked for."""
+        others = host.holders()
+        if len({node for other in others for node in other.nodes}) >= len(host.cards()):
+            return others
+        if self.module is None:
+            return ()
+        return tuple(o for o in others if self.module in map(host.module_of, o.nodes))
 
     def _when_taken(self) -> str:
         return "Wait until it ends" + (

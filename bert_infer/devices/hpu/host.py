@@ -34,10 +34,11 @@ _PAGE = "docs/gaudi.md has the whole installation."
 
 
 class Holder(NamedTuple):
-    """A process that has a card."""
+    """A process that has cards, by their nodes in /dev."""
 
     pid: int
     command: str
+    nodes: frozenset[Path]
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command})"
@@ -126,18 +127,24 @@ def holders() -> tuple[Holder, ...]:
     return tuple(sorted(holder for holder in found if holder))
 
 
-def command_of(pid: int) -> str:
-    """Return a process' command line, or a question mark."""
+def module_of(node: Path) -> int | None:
+    """Return the module id of a card; None where the driver does not tell it, as older ones."""
+    with suppress(OSError, ValueError):
+        return int((ACCELERATORS / node.name / "device" / "module_id").read_text("ascii"))
+    return None
+
+
+def _command_of(process: Path) -> str:
+    """Return its command line, or a question mark."""
     with suppress(OSError):
-        words = (PROCESSES / str(pid) / "cmdline").read_bytes().split(b"\0")
+        words = (process / "cmdline").read_bytes().split(b"\0")
         return b" ".join(words).decode(errors="replace").strip() or "?"
     return "?"
 
 
 def _holder(process: Path) -> Holder | None:
-    if any(_gaudis(process)):
-        pid = int(process.name)
-        return Holder(pid, command_of(pid))
+    if nodes := frozenset(_gaudis(process)):
+        return Holder(int(process.name), _command_of(process), nodes)
     return None
 
 
