@@ -8,6 +8,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from bert_infer import compose
+from bert_infer.devices import cpu
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32, Int8
 from bert_infer.errors import RefusedError
@@ -133,7 +134,7 @@ def test_a_row_of_zeros_gives_the_bias_and_one_that_is_no_number_gives_none():
 
 
 def test_int8_is_refused_where_sums_are_wrong(monkeypatch):
-    monkeypatch.setattr(Cpu, "has_int8", False)
+    monkeypatch.setattr(cpu, "cpu_flags", frozenset)
     with pytest.raises(RefusedError, match="dtype=int8"):
         compose(["model=tiny", "engine=fused", "dtype=int8"]).prepare()
     monkeypatch.setattr(

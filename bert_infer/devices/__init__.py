@@ -61,8 +61,6 @@ class Device(DeviceChoice):
             matmul takes no time beside computing it.
         in_flight: forwards that are submitted before the first of them is waited for.
         compiles_regions: what ``region`` returns is compiled when it is called.
-        has_tf32: it multiplies matrices in this format; ``has_bf16`` and so on likewise say that
-            it computes in theirs.
     """
 
     imports: ClassVar[tuple[str, ...]] = ()
@@ -74,11 +72,6 @@ class Device(DeviceChoice):
     ceiling_rows: ClassVar[tuple[int, ...]] = ()
     in_flight: int = 1
     compiles_regions: bool = False
-    has_tf32: bool = False
-    has_bf16: bool = True
-    has_fp16: bool = True
-    has_fp8: bool = False
-    has_int8: bool = False
 
     @abstractmethod
     def torch_device(self) -> torch.device:
@@ -94,6 +87,10 @@ class Device(DeviceChoice):
         Raises:
             RefusedError: naming ``device``.
         """
+
+    def formats(self) -> frozenset[str]:
+        """Return the number formats that it computes in, or multiplies matrices in."""
+        return frozenset({"fp32", "bf16", "fp16"})
 
     def check_beside(self, other: Device) -> None:
         """Refuse to serve one process while ``other`` serves another.

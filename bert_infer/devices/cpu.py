@@ -82,10 +82,9 @@ class Cpu(Device):
         packed = (linears.OneDnnPacked,) if linears.can_pack(dtype) else ()
         return (*packed, *super().linears(dtype))
 
-    @property
-    def has_int8(self) -> bool:  # type: ignore[override]
-        """Look for AVX2, without which oneDNN multiplies integers a thousand times slower."""
-        return "avx2" in cpu_flags()
+    def formats(self) -> frozenset[str]:
+        """Return int8 with AVX2: without, oneDNN multiplies integers a thousand times slower."""
+        return super().formats() | ({"int8"} if "avx2" in cpu_flags() else set())
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.

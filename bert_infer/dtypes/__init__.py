@@ -29,6 +29,9 @@ class Dtype(ABC):
         has_ceiling: its matrix multiplication can be timed by itself.
         has_scales: PyTorch's modules are converted, and hold scales beside their weights.
         multiple: the sizes of the matrices that it multiplies are multiples of this.
+        format: what of a device's ``formats`` it needs.
+        lacking: which devices have that, as the refusal says.
+        instead: what to choose on others.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Dtype(ABC):
     has_ceiling: ClassVar[bool] = True
     has_scales: ClassVar[bool] = False
     multiple: ClassVar[int] = 1
+    format: ClassVar[str] = "fp32"
+    lacking: ClassVar[str] = ""
+    instead: ClassVar[str] = ""
 
     def resolve(self, device: Device) -> Dtype:
         """Return the format as ``device`` implements it."""
@@ -49,6 +55,10 @@ class Dtype(ABC):
         Raises:
             RefusedError: naming ``dtype``.
         """
+        if self.format not in device.formats():
+            raise RefusedError(
+                f"dtype={self.name} is refused on this {device.name}: {self.lacking}", self.instead
+            )
 
     @property
     def has_own_linears(self) -> bool:
@@ -104,15 +114,12 @@ class Tf32(Fp32):
     """Single precision weights, multiplied with 10 bits of mantissa by NVIDIA's tensor cores."""
 
     name = "tf32"
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without TensorFloat-32."""
-        if not device.has_tf32:
-            raise RefusedError(
-                f"dtype=tf32 is refused on this {device.name}: TensorFloat-32 is a mode of the "
-                "tensor cores of NVIDIA GPUs of compute capability 8.0 (Ampere) and later.",
-                "Use dtype=fp32 or dtype=bf16.",
-            )
+    format: ClassVar[str] = "tf32"
+    lacking: ClassVar[str] = (
+        "TensorFloat-32 is a mode of the tensor cores of NVIDIA GPUs of compute capability 8.0 "
+        "(Ampere) and later."
+    )
+    instead: ClassVar[str] = "Use dtype=fp32 or dtype=bf16."
 
     def active(self, device: Device) -> AbstractContextManager[None]:
         """Allow TensorFloat-32."""
@@ -124,10 +131,12 @@ class Bf16(Dtype):
     """Bfloat16 throughout."""
 
     name = "bf16"
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without bfloat16."""
-        _check_bf16(self, device)
+    format: ClassVar[str] = "bf16"
+    lacking: ClassVar[str] = (
+        "bfloat16 came to NVIDIA GPUs with compute capability 8.0 (Ampere), and to emulate it is "
+        "slower than float32."
+    )
+    instead: ClassVar[str] = "Use dtype=fp16 or dtype=fp32."
 
     def weights(self) -> torch.dtype:
         """Return bfloat16."""
@@ -141,15 +150,11 @@ class Fp16(Dtype):
     """Half precision throughout."""
 
     name = "fp16"
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without half precision."""
-        if not device.has_fp16:
-            raise RefusedError(
-                f"dtype=fp16 is refused on this {device.name}: a Gaudi card of the first "
-                "generation computes in float32 and bfloat16.",
-                "Use dtype=bf16.",
-            )
+    format: ClassVar[str] = "fp16"
+    lacking: ClassVar[str] = (
+        "a Gaudi card of the first generation computes in float32 and bfloat16."
+    )
+    instead: ClassVar[str] = "Use dtype=bf16."
 
     def weights(self) -> torch.dtype:
         """Return float16."""
@@ -164,10 +169,9 @@ class Bf16Autocast(Fp32):
 
     name = "bf16_autocast"
     autocast_to: ClassVar[str | None] = "bf16"
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without bfloat16."""
-        _check_bf16(self, device)
+    format: ClassVar[str] = Bf16.format
+    lacking: ClassVar[str] = Bf16.lacking
+    instead: ClassVar[str] = Bf16.instead
 
     def matmuls(self) -> torch.dtype:
         """Return bfloat16, what matrix multiplications are autocast to."""
@@ -187,15 +191,11 @@ class Int8(Fp32):
     """Single precision, except for multiplications by weight matrices: 8-bit integers."""
 
     name = "int8"
-
-    def check(self, device: Device) -> None:
-        """Refuse a device that does not multiply 8-bit integers."""
-        if not device.has_int8:
-            raise RefusedError(
-                f"dtype=int8 is refused: this {device.name} has no fast 8-bit integer matrix "
-                "multiplication here (processors need AVX2).",
-                "Use dtype=bf16 or dtype=fp32.",
-            )
+    format: ClassVar[str] = "int8"
+    lacking: ClassVar[str] = (
+        "it has no fast 8-bit integer matrix multiplication here (processors need AVX2)."
+    )
+    instead: ClassVar[str] = "Use dtype=bf16 or dtype=fp32."
 
     def matmuls(self) -> torch.dtype:
         """Return int8."""
@@ -230,12 +230,3 @@ class Int8(Fp32):
                 "Use dtype=bf16 or dtype=fp32, or another version of torch.",
             )
         return Quantised
-
-
-def _check_bf16(dtype: Dtype, device: Device) -> None:
-    if not device.has_bf16:
-        raise RefusedError(
-            f"dtype={dtype.name} is refused on this {device.name}: bfloat16 came to NVIDIA GPUs "
-            "with compute capability 8.0 (Ampere), and to emulate it is slower than float32.",
-            "Use dtype=fp16 or dtype=fp32.",
-        )

@@ -42,6 +42,11 @@ class Fp8(Bf16):
     blocklist: tuple[str, ...] = ()
 
     name = "fp8"
+    format: ClassVar[str] = "fp8"
+    lacking: ClassVar[str] = (
+        "Gaudi 2 and 3 have it, and NVIDIA GPUs of compute capability 8.9 (Ada, Hopper) and later."
+    )
+    instead: ClassVar[str] = "Use dtype=bf16."
 
     @classmethod
     def of(cls, asked: Fp8) -> Self:
@@ -51,15 +56,6 @@ class Fp8(Bf16):
     def resolve(self, device: Device) -> Fp8:
         """Return the device's own variant."""
         return device.fp8(self)
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without the format."""
-        if not device.has_fp8:
-            raise RefusedError(
-                f"dtype=fp8 is refused on this {device.name}: Gaudi 2 and 3 have it, and NVIDIA "
-                "GPUs of compute capability 8.9 (Ada, Hopper) and later.",
-                "Use dtype=bf16.",
-            )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from bert_infer.operators.linears import MakeLinear
     from bert_infer.records import Caveat
 
-_ADA, _CLEARS_IN_ORDER = (8, 9), "2.12"
+_AMPERE, _ADA, _CLEARS_IN_ORDER = (8, 0), (8, 9), "2.12"
+_SINCE = {"fp32": (0, 0), "fp16": (0, 0), "tf32": _AMPERE, "bf16": _AMPERE, "fp8": _ADA}
 _LACKS = (
     "this machine lacks Triton, a C compiler (CC, gcc or clang) or Python's headers, or its card "
     "is older than Volta"
@@ -119,20 +120,9 @@ class Cuda(Device):
 
         return torch.cuda.get_device_capability(self.index)
 
-    @property
-    def has_tf32(self) -> bool:  # type: ignore[override]
-        """Whether the card is Ampere's or later."""
-        return self.capability() >= (8, 0)
-
-    @property
-    def has_bf16(self) -> bool:  # type: ignore[override]
-        """Whether the card is Ampere's or later."""
-        return self.capability() >= (8, 0)
-
-    @property
-    def has_fp8(self) -> bool:  # type: ignore[override]
-        """Whether the card is Ada's, Hopper's or later."""
-        return self.capability() >= (8, 9)
+    def formats(self) -> frozenset[str]:
+        """Return those of the card's generation."""
+        return frozenset(name for name, since in _SINCE.items() if self.capability() >= since)
 
     @contextmanager
     def active(self) -> Iterator[None]:

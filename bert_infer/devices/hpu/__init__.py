@@ -87,15 +87,10 @@ class Hpu(Device):
         if self.in_flight < 1:
             raise OptionError("in_flight", self.in_flight, "a whole number from 1")
 
-    @property
-    def has_fp16(self) -> bool:  # type: ignore[override]
-        """Whether the card is of the second generation or later."""
-        return host.generation() != 1
-
-    @property
-    def has_fp8(self) -> bool:  # type: ignore[override]
-        """Whether the card is of the second generation or later."""
-        return host.generation() != 1
+    def formats(self) -> frozenset[str]:
+        """Return fp16 and fp8 from the second generation on."""
+        later = {"fp16", "fp8"} if host.generation() != 1 else set()
+        return frozenset({"fp32", "bf16"} | later)
 
     def torch_device(self) -> torch.device:
         """Return PyTorch's name for the one card that a process sees."""

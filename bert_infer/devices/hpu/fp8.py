@@ -50,7 +50,7 @@ class Converted(Fp8):
 
     def check(self, device: Device) -> None:
         """Refuse a card without the format, and a machine without neural_compressor."""
-        super().check(device)
+        Fp8().check(device)  # by the option's name
         if find_spec("neural_compressor") is None:
             raise RefusedError(
                 "dtype=fp8 is refused: neural_compressor, which converts models, is not installed.",
