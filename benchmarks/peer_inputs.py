@@ -141,7 +141,7 @@ def ceiling(pipe: Connection, files: Files, dtype: str) -> None:
                 raise FailedError("the device has no memory left for its matmul")
             later = conditions.snapshot(device)
             throttled = conditions.between(earlier, later).throttled
-            pipe.send(Rate(again.after_flop_per_s, later.accelerator, throttled))
+            pipe.send(Rate(again.after_flop_per_s, later.device.gauges, throttled))
 
 
 def surroundings(pipe: Connection, files: Files) -> None:

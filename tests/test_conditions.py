@@ -13,6 +13,7 @@ import pytest
 
 from bert_infer.cgroup import Periods
 from bert_infer.devices.cpu import Cpu
+from bert_infer.devices.readings import Reading
 from bert_infer.measuring import conditions
 
 BESIDE = """
@@ -49,7 +50,7 @@ def test_what_goes_on_in_pauses_is_not_beside_a_run():
         stolen_s=1.0,
         quota=Periods(10, 5),
         swapped_bytes=100,
-        throttled_s={"heat": 0.1},
+        device=Reading(throttled_s={"heat": 0.1}),
     )
 
     def later(than, total, busy, own):
@@ -63,8 +64,7 @@ def test_what_goes_on_in_pauses_is_not_beside_a_run():
         stolen_s=1.5,
         quota=Periods(20, 15),
         swapped_bytes=900,
-        throttled_s={"heat": 0.3},
-        accelerator_processes=(7,),
+        device=Reading(processes=(7,), throttled_s={"heat": 0.3}),
     )
     end = replace(later(ended, 4, 3, 2), quota=Periods(30, 16))
     found = conditions.between(start, end, [(begun, ended)])

@@ -30,7 +30,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
 from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, PaddedHeads
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
-from bert_infer.devices.gauges import Gauges
+from bert_infer.devices.readings import Reading
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.dtypes.fp8 import ByRow, Fp8
 from bert_infer.engines.fused import Fused, Layer
@@ -159,7 +159,7 @@ def card(monkeypatch):
     for name in ("torch_device", "check", "synchronize"):
         monkeypatch.setattr(Cuda, name, getattr(Cpu, name))
     for name in (
-        *("active", "copy_in", "copy_out", "memory_bytes", "gauges"),
+        *("active", "copy_in", "copy_out", "memory_bytes", "reading"),
         *("peak_memory", "reset_peak_memory", "describe"),
     ):
         monkeypatch.setattr(Cuda, name, getattr(Device, name))
@@ -691,7 +691,7 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
         throttled_s["power cap"] += 0.1
         return rate(matmul, *rest)
 
-    monkeypatch.setattr(Gauges, "throttled_s", lambda _self: dict(throttled_s))
+    monkeypatch.setattr(Cuda, "reading", lambda _self: Reading(throttled_s=dict(throttled_s)))
     monkeypatch.setattr(ceiling, "rate", watched)
     pipe = SimpleNamespace(send=answers.append, recv=iter(["measure"]).__next__)
     with pytest.raises(StopIteration):

@@ -54,7 +54,7 @@ def test_a_cards_readings_have_their_units(nvml):
     }[kind]
     nvml.nvmlDeviceGetTemperature.return_value = 61
     nvml.nvmlDeviceGetPowerUsage.return_value = 512_300  # milliwatts
-    assert Cuda().gauges().readings() == {
+    assert Cuda().reading().gauges == {
         "sm_clock_mhz": 1980.0,
         "memory_clock_mhz": 3201.0,
         "temperature_c": 61.0,
@@ -72,12 +72,12 @@ def test_a_card_names_other_processes_and_why_it_is_slow(nvml):
     nvml.nvmlDeviceGetCurrentClocksEventReasons.return_value = (
         pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonGpuIdle
     )
-    assert Cuda().gauges().other_processes() == (7,)
-    assert Cuda().gauges().throttle_reasons() == ("power cap",)
+    assert Cuda().reading().processes == (7,)
+    assert Cuda().reading().throttled == ("power cap",)
     nvml.nvmlDeviceGetCurrentClocksEventReasons.return_value = (
         pynvml.nvmlClocksEventReasonHwThermalSlowdown | pynvml.nvmlClocksEventReasonHwSlowdown
     )
-    assert Cuda().gauges().throttle_reasons() == ("hardware slowdown", "hardware temperature")
+    assert Cuda().reading().throttled == ("hardware slowdown", "hardware temperature")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_process_in_a_container_does_not_take_itself_for_another(
     nvml.nvmlDeviceGetComputeRunningProcesses.return_value = [
         SimpleNamespace(pid=pid or os.getpid()) for pid in listed
     ]
-    assert Cuda().gauges().other_processes() == others
+    assert Cuda().reading().processes == others
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,10 @@ def test_a_list_of_processes_that_cannot_be_read_ends_no_run(nvml, listed, other
     nvml.nvmlDeviceGetComputeRunningProcesses.side_effect = (
         listed if isinstance(listed, Exception) else [[SimpleNamespace(pid=pid) for pid in listed]]
     )
-    assert Cuda().gauges().other_processes() == others
+    reading = Cuda().reading()
+    assert reading.processes == others
+    assert reading.gauges, "and it costs no other figure"
+    assert reading.counters
 
 
 def test_a_part_of_a_card_is_asked_by_its_own_id(nvml):
@@ -125,7 +128,7 @@ def test_a_part_of_a_card_is_asked_by_its_own_id(nvml):
     nvml.nvmlDeviceGetClockInfo.return_value = 1980
     nvml.nvmlDeviceGetTemperature.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     nvml.nvmlDeviceGetPowerUsage.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert Cuda().gauges().readings() == {"sm_clock_mhz": 1980.0, "memory_clock_mhz": 1980.0}
+    assert Cuda().reading().gauges == {"sm_clock_mhz": 1980.0, "memory_clock_mhz": 1980.0}
     nvml.nvmlDeviceGetHandleByUUID.assert_called_with("MIG-0123")
 
 
@@ -143,11 +146,11 @@ def test_throttling_between_two_readings_is_seen(nvml):
 
     nvml.nvmlDeviceGetViolationStatus.side_effect = status
     before = snapshot(Cuda())
-    assert Cuda().gauges().throttled_s() == {"power cap": 0, "temperature": 0.009}
+    assert before.device.throttled_s == {"power cap": 0, "temperature": 0.009}
     counted[pynvml.NVML_PERF_POLICY_POWER] = 1_000_000
     after = snapshot(Cuda())
     assert between(before, after).throttled == ("power cap",)
-    counted_j = Counted(before.counters, before.counters, after.counters).as_json()
+    counted_j = Counted(*(moment.device.counters for moment in (before, before, after))).as_json()
     assert counted_j["measured_energy_j"] == 7.5
 
 
@@ -391,18 +394,18 @@ def test_an_older_drivers_name_for_throttling_is_asked_too(nvml):
     nvml.nvmlDeviceGetCurrentClocksThrottleReasons.return_value = (
         pynvml.nvmlClocksEventReasonSwPowerCap
     )
-    assert Cuda().gauges().throttle_reasons() == ("power cap",)
+    assert Cuda().reading().throttled == ("power cap",)
 
 
 def test_what_nvml_cannot_say_is_unknown(nvml):
     nvml.nvmlDeviceGetPowerUsage.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     nvml.nvmlDeviceGetClockInfo.return_value = 1
     nvml.nvmlDeviceGetTemperature.return_value = 1
-    assert set(Cuda().gauges().readings()) == {"sm_clock_mhz", "memory_clock_mhz", "temperature_c"}
+    assert set(Cuda().reading().gauges) == {"sm_clock_mhz", "memory_clock_mhz", "temperature_c"}
     nvml.nvmlDeviceGetTotalEnergyConsumption.side_effect = nvml.nvmlDeviceGetPowerUsage.side_effect
-    assert Cuda().gauges().counters() is None
+    assert Cuda().reading().counters is None
     nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-    assert Cuda().gauges().other_processes() == ()
-    assert Cuda().gauges().throttle_reasons() == ()
-    assert Cuda().gauges().throttled_s() == {}
-    assert Cuda().gauges().readings() == {}
+    assert Cuda().reading().processes == ()
+    assert Cuda().reading().throttled == ()
+    assert Cuda().reading().throttled_s == {}
+    assert Cuda().reading().gauges == {}

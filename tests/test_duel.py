@@ -18,7 +18,7 @@ from conftest import PLUGIN, QUICK, WITH_PLUGIN, wait_for
 from bert_infer import compose, duel, metrics
 from bert_infer.devices.counters import Counters
 from bert_infer.devices.cpu import Cpu
-from bert_infer.devices.gauges import Gauges
+from bert_infer.devices.readings import Reading
 from bert_infer.duel import CONFIDENCE, Duel, terminal
 from bert_infer.duel.side import Turn
 from bert_infer.measuring.intervals import of_paired_ratio
@@ -88,22 +88,15 @@ def test_the_sentence_says_what_the_interval_supports(ratios, says):
     assert duel_of(ratios).ratio == pytest.approx(np.exp(np.log(ratios).mean()))
 
 
-class Meter(Gauges):
-    """Has taken a joule more at each reading."""
-
-    def __init__(self):
-        self.readings_so_far = count()
-
-    def counters(self):
-        return Counters(compilations=1, energy_j=float(next(self.readings_so_far)))
-
-
 @dataclass(frozen=True)
 class Metered(Cpu):
-    meter: Meter = field(default_factory=Meter)
+    """Has taken a joule more at each reading."""
 
-    def gauges(self):
-        return self.meter
+    readings_so_far: count = field(default_factory=count)
+
+    def reading(self):
+        taken = float(next(self.readings_so_far))
+        return Reading(counters=Counters(compilations=1, energy_j=taken))
 
 
 @pytest.mark.parametrize(("turns", "energy_j"), [(None, 1.0), (lambda *_: range(2), None)])

@@ -21,6 +21,7 @@ from bert_infer import compose, duel
 from bert_infer.devices import variables
 from bert_infer.devices.counters import Counted, Counters
 from bert_infer.devices.hpu import Hpu, hlml, host, plugin
+from bert_infer.devices.readings import Reading
 from bert_infer.errors import RefusedError
 from bert_infer.graphs import Compile, Eager
 from bert_infer.graphs.hpu_graphs import HpuGraphs
@@ -168,7 +169,7 @@ def test_the_generation_is_read_from_the_pci_id(gaudi, device_id, generation):
     assert ("fp16" in Hpu().formats()) == (generation > 1)
 
 
-def test_a_process_that_has_the_card_is_named(gaudi):
+def test_a_process_that_has_the_card_is_named(gaudi, monkeypatch):
     opened(gaudi, 4242, "/dev/null", "/dev/hl_controlD0")
     other = gaudi.processes / "4242"
     (other / "cmdline").write_bytes(b"python\0serve.py\0")
@@ -178,7 +179,8 @@ def test_a_process_that_has_the_card_is_named(gaudi):
     # Another card is still to be had, and shared by nobody.
     (gaudi.driver / SECOND).mkdir()
     compose(["model=tiny", "device=hpu"]).prepare()
-    assert Hpu().gauges().other_processes() == ()
+    monkeypatch.setattr(plugin, "counters", Counters)
+    assert Hpu().reading().processes == ()
 
 
 def test_readings_are_of_the_card_that_this_process_has_open(gaudi):
@@ -327,7 +329,7 @@ def test_a_cards_readings_have_their_units(pyhlml):
     pyhlml.hlmlDeviceGetTotalEnergyConsumption.return_value = 9_000_500  # millijoules
     pyhlml.hlmlDeviceGetClockInfo.return_value = 1650
     pyhlml.hlmlDeviceGetUtilizationRates.return_value = SimpleNamespace(aip=97, memory=12)
-    assert hlml.readings(SECOND) == {
+    assert hlml.reading(SECOND).gauges == {
         "power_w": 412.5,
         "temperature_c": 51.0,
         "energy_j": 9000.5,
@@ -337,7 +339,7 @@ def test_a_cards_readings_have_their_units(pyhlml):
     pyhlml.hlmlDeviceGetPowerUsage.assert_called_once_with(f"card at {SECOND}")
     pyhlml.hlmlShutdown.assert_called_once_with()
     pyhlml.hlmlDeviceGetTotalEnergyConsumption.side_effect = pyhlml.hlml_error.HLMLError(3)
-    assert hlml.readings(SECOND).keys() == {
+    assert hlml.reading(SECOND).gauges.keys() == {
         *("power_w", "temperature_c", "clock_mhz", "utilisation")
     }, "what this card does not tell is left out alone"
 
@@ -347,13 +349,14 @@ def test_why_a_card_is_slow_and_its_driver(pyhlml):
     power = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_POWER)
     heat = int(types.HLML_DEFINES.HLML_CLOCKS_THROTTLE_REASON_THERMAL)
     pyhlml.hlmlDeviceGetCurrentClocksThrottleReasons.return_value = power | heat
-    assert hlml.throttle_reasons(SECOND) == ("power cap", "temperature")
+    assert hlml.reading(SECOND).throttled == ("power cap", "temperature")
+    pyhlml.hlmlDeviceGetCurrentClocksThrottleReasons.side_effect = pyhlml.hlml_error.HLMLError(3)
+    assert "power_w" in hlml.reading(SECOND).gauges, "the other figures are there all the same"
     pyhlml.hlmlGetDriverVersion.return_value = b"1.24.2-abc"
     assert hlml.driver_version() == "1.24.2-abc"
 
 
 def test_without_hlmls_library_nothing_is_known_and_nothing_printed(capfd):
-    assert hlml.readings(FIRST) == {}
-    assert hlml.throttle_reasons(FIRST) == ()
+    assert hlml.reading(FIRST) == Reading()
     assert hlml.driver_version() is None
     assert capfd.readouterr() == ("", "")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from bert_infer.devices.gauges import Gauges
+from bert_infer.devices.readings import Reading
 from bert_infer.graphs import Eager, Graph
 from bert_infer.operators import attention, linears, scaled
 from bert_infer.records import Computed, Outputs
@@ -219,9 +219,9 @@ class Device(DeviceChoice):
         """Return the most device memory in use since the reset, in bytes; unknown is None."""
         return None
 
-    def gauges(self) -> Gauges:
-        """Return what tells of its state."""
-        return Gauges()
+    def reading(self) -> Reading:
+        """Return what it tells of its state now."""
+        return Reading()
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the device."""

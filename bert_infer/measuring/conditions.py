@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bert_infer.cgroup import Periods
     from bert_infer.devices import Device
-    from bert_infer.devices.counters import Counters
+    from bert_infer.devices.readings import Reading
 
 BUSY, STOLEN = 0.05, 0.01
 """Fractions of the processor's time that others may have before timings are not to be trusted."""
@@ -38,11 +38,7 @@ class Snapshot:
         quota: periods of the control group's quota of processor time.
         swapped_bytes: bytes moved to or from swap space since the machine started.
         cpu_mhz: the processor's clock, averaged over cores.
-        accelerator: clock, temperature and the like, by the device's own names.
-        accelerator_processes: other processes that use the device.
-        throttled: why the device holds its clock down.
-        throttled_s: seconds for which it has been held down so far, by reason.
-        counters: what the device has counted.
+        device: what the device tells.
     """
 
     load_average: float | None
@@ -54,17 +50,15 @@ class Snapshot:
     quota: Periods | None
     swapped_bytes: float | None
     cpu_mhz: float | None
-    accelerator: dict[str, float]
-    accelerator_processes: tuple[int, ...]
-    throttled: tuple[str, ...]
-    throttled_s: dict[str, float]
-    counters: Counters | None
+    device: Reading
 
     def without(self, begun: Snapshot, ended: Snapshot) -> Snapshot:
         """Return the snapshot as if nothing had been counted from ``begun`` to ``ended``."""
         held_down = {
-            reason: seconds - ended.throttled_s.get(reason, 0) + begun.throttled_s.get(reason, 0)
-            for reason, seconds in self.throttled_s.items()
+            reason: seconds
+            - ended.device.throttled_s.get(reason, 0)
+            + begun.device.throttled_s.get(reason, 0)
+            for reason, seconds in self.device.throttled_s.items()
         }
         return replace(
             self,
@@ -79,7 +73,7 @@ class Snapshot:
             swapped_bytes=_grown(
                 _grown(begun.swapped_bytes, ended.swapped_bytes), self.swapped_bytes
             ),
-            throttled_s=held_down,
+            device=replace(self.device, throttled_s=held_down),
         )
 
 
@@ -149,7 +143,6 @@ def snapshot(device: Device) -> Snapshot:
     # The kernel counts a guest's time in user time as well.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     own = psutil.Process().cpu_times()
-    gauges = device.gauges()
     return Snapshot(
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         cores=cores,
@@ -160,11 +153,7 @@ def snapshot(device: Device) -> Snapshot:
         quota=cgroup.periods(),
         swapped_bytes=_swapped_bytes(),
         cpu_mhz=_cpu_mhz(),
-        accelerator=gauges.readings(),
-        accelerator_processes=gauges.other_processes(),
-        throttled=gauges.throttle_reasons(),
-        throttled_s=gauges.throttled_s(),
-        counters=gauges.counters(),
+        device=device.reading(),
     )
 
 
@@ -176,8 +165,8 @@ def between(
         after = after.without(begun, ended)
     longer = (
         reason
-        for reason, seconds in after.throttled_s.items()
-        if seconds > before.throttled_s.get(reason, seconds) + _HELD_DOWN_S
+        for reason, seconds in after.device.throttled_s.items()
+        if seconds > before.device.throttled_s.get(reason, seconds) + _HELD_DOWN_S
     )
     total = after.total_s - before.total_s
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
@@ -191,12 +180,12 @@ def between(
         quota_used_up=after.quota and after.quota.used_up_since(before.quota),
         swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),
         cpu_mhz=(before.cpu_mhz, after.cpu_mhz),
-        accelerator=(before.accelerator, after.accelerator),
+        accelerator=(before.device.gauges, after.device.gauges),
         # Those for which it paused are among them, and cannot be told from strangers.
         accelerator_processes=()
         if pauses
-        else tuple(sorted({*before.accelerator_processes, *after.accelerator_processes})),
-        throttled=tuple(sorted({*before.throttled, *after.throttled, *longer})),
+        else tuple(sorted({*before.device.processes, *after.device.processes})),
+        throttled=tuple(sorted({*before.device.throttled, *after.device.throttled, *longer})),
         is_alone=not pauses,
     )
 

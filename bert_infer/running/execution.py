@@ -83,7 +83,7 @@ def _executed(
     record.emulated = device.emulates(prepared.dtype.matmuls())
     with torch.inference_mode(), device.active():
         record.environment = environment.describe(device)
-        memory, begun = PeakMemory(device), device.gauges().counters()
+        memory, begun = PeakMemory(device), device.reading().counters
         with record.phases("load"):
             loaded = weights.load(prepared.source, architecture)
             record.weights = dict(loaded.provenance)
@@ -117,7 +117,7 @@ def _executed(
                     lambda: progress(len(record.forwards), total),
                 )
             later = conditions.snapshot(device)
-            counted = Counted(begun, earlier.counters, later.counters)
+            counted = Counted(begun, earlier.device.counters, later.device.counters)
             record.peak_host_bytes, record.peak_device_bytes = memory.bytes()
             record.conditions = conditions.between(earlier, later, pauses.spans)
             if is_alone:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from bert_infer.batching.layouts import Batch
     from bert_infer.devices import Function
+    from bert_infer.devices.readings import Reading
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
@@ -278,18 +279,18 @@ class Cuda(Device):
             "cuda": torch.version.cuda,
             "fuses": self.compiles_regions,
             "driver": driver.version(),
-            "power_limit_w": self.gauges().power_limit_w(),
+            "power_limit_w": nvml.power_limit_w(str(properties.uuid)),
         }
 
     def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
         """Yield warnings of CUDA's own variables."""
         return overruling.warnings(dtype, variables)
 
-    def gauges(self) -> nvml.Card:
+    def reading(self) -> Reading:
         """Return what NVML tells of the card."""
         import torch
 
-        return nvml.Card(str(torch.cuda.get_device_properties(self.index).uuid))
+        return nvml.reading(str(torch.cuda.get_device_properties(self.index).uuid))
 
     def memory_bytes(self) -> int | None:
         """Return the memory of the machine's largest card: only CUDA knows which card this is."""

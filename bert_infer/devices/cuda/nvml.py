@@ -4,116 +4,58 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pynvml
 
 from bert_infer.devices.counters import Counters
-from bert_infer.devices.gauges import Gauges
+from bert_infer.devices.readings import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-T = TypeVar("T")
+    from collections.abc import Callable, Iterator, Mapping
 
 _SILENT = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second is no kind of the first
 _LARGEST_PID = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Card(Gauges):
-    """A card's; nothing where the library or the driver is missing, or the card cannot tell.
+def reading(uuid: str) -> Reading:
+    """Return what a card tells now; nothing where the library or the driver is missing.
 
-    Attributes:
+    Args:
         uuid: the card's, from CUDA, whose indices differ from NVML's where CUDA_VISIBLE_DEVICES is
             set.
     """
+    with suppress(*_SILENT), _library():
+        card = _handle(uuid)
+        clock = partial(pynvml.nvmlDeviceGetClockInfo, card)
+        gauges: dict[str, Callable[[], float]] = {
+            "sm_clock_mhz": lambda: clock(pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": lambda: clock(pynvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(
+                card, pynvml.NVML_TEMPERATURE_GPU
+            ),
+            "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
+        }
+        return Reading(
+            _told(gauges),
+            _other_processes(card),
+            _throttled(card),
+            _told({name: partial(_held_down_s, card, limit) for name, limit in _LIMITS.items()}),
+            _counters(card),
+        )
+    return Reading()
 
-    uuid: str
 
-    def readings(self) -> dict[str, float]:
-        """Return clocks, temperature and power, units in the names, as far as it tells them."""
+def power_limit_w(uuid: str) -> float | None:
+    """Return the watts that a card is held to, by its maker or its owner.
 
-        def read(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
-            reads: dict[str, Callable[[], float]] = {
-                "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM),
-                "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(
-                    card, pynvml.NVML_CLOCK_MEM
-                ),
-                "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(
-                    card, pynvml.NVML_TEMPERATURE_GPU
-                ),
-                "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(card) / 1e3,
-            }
-            found = {}
-            for name, figure in reads.items():
-                with suppress(pynvml.NVMLError):  # a MIG part of a card has no power of its own
-                    found[name] = float(figure())
-            return found
-
-        return self._asked(read, {})
-
-    def other_processes(self) -> tuple[int, ...]:
-        """Return the ids of other processes that compute on the card.
-
-        In a container they may be the host's ids, among which this process does not know its own.
-        As it is on the card itself, a single process that does not exist here is this one. Drivers
-        before 535.154 fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue
-        75).
-        """
-        running: list[Any] = self._asked(pynvml.nvmlDeviceGetComputeRunningProcesses, [])
-        listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
-        strange = {pid for pid in listed if not psutil.pid_exists(pid)}
-        ourselves = {os.getpid()}
-        if not listed & ourselves and len(strange) == 1:
-            ourselves = strange
-        return tuple(sorted(listed - ourselves))
-
-    def throttle_reasons(self) -> tuple[str, ...]:
-        """Return the reasons for which the clock is lower than the load calls for."""
-
-        def read(card: Any) -> int:  # noqa: ANN401  an untyped handle
-            try:
-                return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(card))
-            except pynvml.NVMLError_FunctionNotFound:  # its name before driver 535
-                return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(card))
-
-        active = self._asked(read, 0)
-        return tuple(name for name, bit in _REASONS.items() if active & bit)
-
-    def throttled_s(self) -> dict[str, float]:
-        """Return for how many seconds so far each limit has held the clocks down."""
-
-        def read(card: Any) -> dict[str, float]:  # noqa: ANN401  an untyped handle
-            found = {}
-            for name, policy in _LIMITS.items():
-                with suppress(pynvml.NVMLError):
-                    status = pynvml.nvmlDeviceGetViolationStatus(card, policy)
-                    found[name] = status.violationTime / 1e9  # nanoseconds
-            return found
-
-        return self._asked(read, {})
-
-    def counters(self) -> Counters | None:
-        """Return the energy that the card has taken since its driver was loaded."""
-        millijoules = self._asked(pynvml.nvmlDeviceGetTotalEnergyConsumption, None)
-        return None if millijoules is None else Counters(energy_j=millijoules / 1e3)
-
-    def power_limit_w(self) -> float | None:
-        """Return the watts that the card is held to, by its maker or its owner.
-
-        Not the enforced limit, which moves on boards that share power with others.
-        """
-        milliwatts = self._asked(pynvml.nvmlDeviceGetPowerManagementLimit, None)
-        return None if milliwatts is None else milliwatts / 1e3
-
-    def _asked(self, read: Callable[[Any], T], unknown: T) -> T:
-        """Return what ``read`` finds with NVML's handle of the card, else ``unknown``."""
-        with suppress(*_SILENT), _library():
-            return read(_handle(self.uuid))
-        return unknown
+    Not the enforced limit, which moves on boards that share power with others.
+    """
+    with suppress(*_SILENT), _library():
+        return float(pynvml.nvmlDeviceGetPowerManagementLimit(_handle(uuid)) / 1e3)
+    return None
 
 
 def largest_memory_bytes() -> int | None:
@@ -152,6 +94,56 @@ def _handle(uuid: str) -> Any:  # noqa: ANN401  an untyped handle
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except pynvml.NVMLError:  # not found; or of the whole card nothing may be known
         return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+
+
+def _told(figures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Return those that the card tells: a MIG part of one has no power of its own."""
+    found = {}
+    for name, figure in figures.items():
+        with suppress(*_SILENT):
+            found[name] = float(figure())
+    return found
+
+
+def _other_processes(card: Any) -> tuple[int, ...]:  # noqa: ANN401  an untyped handle
+    """Return the ids of other processes that compute on the card.
+
+    In a container they may be the host's ids, among which this process does not know its own.
+    As it is on the card itself, a single process that does not exist here is this one. Drivers
+    before 535.154 fill a list of several with numbers that are no ids (NVIDIA/go-nvml issue 75).
+    """
+    listed = set()
+    with suppress(*_SILENT):
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
+        listed = {process.pid for process in running if 0 < process.pid <= _LARGEST_PID}
+    strange = {pid for pid in listed if not psutil.pid_exists(pid)}
+    ourselves = {os.getpid()}
+    if not listed & ourselves and len(strange) == 1:
+        ourselves = strange
+    return tuple(sorted(listed - ourselves))
+
+
+def _throttled(card: Any) -> tuple[str, ...]:  # noqa: ANN401  an untyped handle
+    """Return the reasons for which the clock is lower than the load calls for."""
+    with suppress(*_SILENT):
+        try:
+            active = int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(card))
+        except pynvml.NVMLError_FunctionNotFound:  # its name before driver 535
+            active = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(card))
+        return tuple(name for name, bit in _REASONS.items() if active & bit)
+    return ()
+
+
+def _held_down_s(card: Any, limit: int) -> float:  # noqa: ANN401  an untyped handle
+    """Return for how many seconds so far a limit has held the clocks down."""
+    return float(pynvml.nvmlDeviceGetViolationStatus(card, limit).violationTime / 1e9)
+
+
+def _counters(card: Any) -> Counters | None:  # noqa: ANN401  an untyped handle
+    """Return the energy that the card has taken since its driver was loaded."""
+    with suppress(*_SILENT):
+        return Counters(energy_j=pynvml.nvmlDeviceGetTotalEnergyConsumption(card) / 1e3)
+    return None
 
 
 @contextmanager

@@ -10,13 +10,12 @@ import math
 import os
 import sys
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.batching.layouts import PackedBatch
 from bert_infer.devices import Device, variables
 from bert_infer.devices.hpu import hlml, host, modes, plugin
-from bert_infer.devices.hpu.gauges import CardGauges
 from bert_infer.devices.overlap import kept
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs.hpu_graphs import HpuGraphs
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bert_infer.batching.layouts import Batch
-    from bert_infer.devices.gauges import Gauges
     from bert_infer.devices.overlap import Overlap
+    from bert_infer.devices.readings import Reading
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
     from bert_infer.graphs import CompileMode, GraphPlan
@@ -224,9 +223,10 @@ class Hpu(Device):
         """Return the most memory that tensors took, in bytes; None if unknown."""
         return plugin.memory("MaxInUse")
 
-    def gauges(self) -> Gauges:
-        """Return the card's power and the like, and the plugin's metrics."""
-        return CardGauges()
+    def reading(self) -> Reading:
+        """Return the power and the like of this process' card, and the plugin's metrics."""
+        of_card = hlml.reading(host.own_card())
+        return replace(of_card, counters=plugin.counters(of_card.gauges.get("energy_j")))
 
     def describe(self) -> dict[str, Any]:
         """Return the card's name and generation, versions, mode, and its variables."""

@@ -7,22 +7,25 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bert_infer.devices.readings import Reading
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-_ON_CHIP, _POWER, _HEAT = 0, 1, 2  # a sensor and two bits of a mask, unnamed in older releases
+# A sensor and bits of a mask, unnamed in older releases.
+_ON_CHIP, _REASONS = 0, {"power cap": 1, "temperature": 2}
 
 
-def readings(card: str | None) -> dict[str, float]:
-    """Return the figures that a card reports, units in the names.
+def reading(card: str | None) -> Reading:
+    """Return the figures that a card reports, and why it holds its clock down.
 
     Args:
-        card: its PCI address; None gives no figures.
+        card: its PCI address; None gives nothing.
     """
 
-    def read(hlml: Any) -> dict[str, float]:  # noqa: ANN401  an untyped module
+    def read(hlml: Any) -> Reading:  # noqa: ANN401  an untyped module
         handle = hlml.hlmlDeviceGetHandleByPCIBusID(card)
         figures: dict[str, Callable[[], float]] = {
             "power_w": lambda: hlml.hlmlDeviceGetPowerUsage(handle) / 1e3,
@@ -31,25 +34,15 @@ def readings(card: str | None) -> dict[str, float]:
             "clock_mhz": lambda: float(hlml.hlmlDeviceGetClockInfo(handle)),
             "utilisation": lambda: hlml.hlmlDeviceGetUtilizationRates(handle).aip / 100,
         }
-        found = {}
+        found, active = {}, 0
         for name, figure in figures.items():
             with contextlib.suppress(hlml.hlml_error.HLMLError):  # this card lacks it
                 found[name] = figure()
-        return found
+        with contextlib.suppress(hlml.hlml_error.HLMLError):
+            active = hlml.hlmlDeviceGetCurrentClocksThrottleReasons(handle)
+        return Reading(found, throttled=tuple(why for why, bit in _REASONS.items() if active & bit))
 
-    return _asked(read, {}) if card else {}
-
-
-def throttle_reasons(card: str | None) -> tuple[str, ...]:
-    """Return why the card of that PCI address holds its clock down now."""
-
-    def read(hlml: Any) -> tuple[str, ...]:  # noqa: ANN401  an untyped module
-        handle = hlml.hlmlDeviceGetHandleByPCIBusID(card)
-        active = hlml.hlmlDeviceGetCurrentClocksThrottleReasons(handle)
-        reasons = {"power cap": _POWER, "temperature": _HEAT}
-        return tuple(name for name, bit in reasons.items() if active & bit)
-
-    return _asked(read, ()) if card else ()
+    return _asked(read, Reading()) if card else Reading()
 
 
 def driver_version() -> str | None:

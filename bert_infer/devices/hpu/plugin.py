@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bert_infer.devices.counters import Counters
 from bert_infer.devices.overlap import Overlap
 
 if TYPE_CHECKING:
@@ -88,7 +89,22 @@ def reset_peak_memory() -> None:
     hthpu.reset_peak_memory_stats()
 
 
-def metric(name: str) -> dict[str, Any]:
+def counters(energy_j: float | None) -> Counters:
+    """Return the plugin's metrics, and the card's energy, which it does not count."""
+    compilations = _metric("graph_compilation")
+    cache, fallbacks = _metric("recipe_cache"), _metric("cpu_fallback")
+    microseconds = compilations.get("TotalTime")
+    return Counters(
+        compilations=compilations.get("TotalNumber"),
+        compilation_s=None if microseconds is None else microseconds / 1e6,
+        recipe_cache_hits=cache.get("TotalHit"),
+        recipe_cache_misses=cache.get("TotalMiss"),
+        cpu_fallbacks=fallbacks.get("FallbackOps"),
+        energy_j=energy_j,
+    )
+
+
+def _metric(name: str) -> dict[str, Any]:
     """Return a copy of a metric's statistics; none where the plugin does not keep it."""
     from habana_frameworks.torch.hpu.metrics import metric_global
 
