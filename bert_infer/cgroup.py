@@ -7,32 +7,13 @@ scheduler/sched-bwc.rst. Where there are none, nothing is limited.
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TABLE, ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60  # version 1 writes the largest number of pages instead
-
-
-class Periods(NamedTuple):
-    """How often the quota of processor time was handed out, and how often it was used up."""
-
-    passed: int
-    used_up: int
-
-    def without(self, earlier: Periods, later: Periods) -> Periods:
-        """Return the periods as if there had been none from ``earlier`` to ``later``."""
-        return Periods(
-            self.passed - (later.passed - earlier.passed),
-            self.used_up - (later.used_up - earlier.used_up),
-        )
-
-    def used_up_since(self, earlier: Periods | None) -> float | None:
-        """Return the fraction that was used up of those since then; None if there was none."""
-        passed = self.passed - earlier.passed if earlier else 0
-        return (self.used_up - earlier.used_up) / passed if earlier and passed else None
 
 
 def cores() -> float | None:
@@ -51,16 +32,14 @@ def whole_cores() -> int | None:
     return None if quota is None else max(1, int(quota))
 
 
-def periods() -> Periods | None:
-    """Return the periods of the quota so far; None where there is none."""
+def periods() -> dict[str, int]:
+    """Return how often the quota was handed out so far, and how often it was used up.
+
+    That is ``nr_periods`` and ``nr_throttled``, the kernel's names; nothing where there is none.
+    """
     quota = _quota()
-    if quota is None:
-        return None
-    counted = dict(line.split() for line in _lines(quota[1] / "cpu.stat"))
-    try:
-        return Periods(int(counted["nr_periods"]), int(counted["nr_throttled"]))
-    except KeyError:
-        return None
+    counted = dict(line.split() for line in _lines(quota[1] / "cpu.stat")) if quota else {}
+    return {name: int(counted[name]) for name in ("nr_periods", "nr_throttled") if name in counted}
 
 
 def memory_bytes() -> int | None:

@@ -14,7 +14,6 @@ from bert_infer import cgroup, machine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bert_infer.cgroup import Periods
     from bert_infer.devices import Device
     from bert_infer.devices.readings import Reading
 
@@ -26,55 +25,23 @@ _HELD_DOWN_S = 1e-6  # less is what rounding leaves
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counters of the machine at one moment; what cannot be read is None.
+    """The machine at one moment; what cannot be read is None, or missing from the totals.
 
     Attributes:
         load_average: runnable tasks, averaged over the last minute.
         cores: how many this process may run on; the times are theirs.
-        busy_s: seconds of processor time spent by all processes.
-        own_s: seconds of it spent by this process.
-        stolen_s: seconds of processor time taken by other virtual machines.
-        total_s: seconds of all processor time, idle time included.
-        quota: periods of the control group's quota of processor time.
-        swapped_bytes: bytes moved to or from swap space since the machine started.
         cpu_mhz: the processor's clock, averaged over cores.
         device: what the device tells.
+        totals: what only grows. Seconds of processor time: all of it (``total_s``), spent by all
+            processes (``busy_s``), by this one (``own_s``), taken by other virtual machines
+            (``stolen_s``); ``swapped_bytes`` to or from swap space; and ``cgroup.periods``.
     """
 
     load_average: float | None
     cores: int
-    busy_s: float
-    own_s: float
-    stolen_s: float | None
-    total_s: float
-    quota: Periods | None
-    swapped_bytes: float | None
     cpu_mhz: float | None
     device: Reading
-
-    def without(self, begun: Snapshot, ended: Snapshot) -> Snapshot:
-        """Return the snapshot as if nothing had been counted from ``begun`` to ``ended``."""
-        held_down = {
-            reason: seconds
-            - ended.device.throttled_s.get(reason, 0)
-            + begun.device.throttled_s.get(reason, 0)
-            for reason, seconds in self.device.throttled_s.items()
-        }
-        return replace(
-            self,
-            busy_s=self.busy_s - (ended.busy_s - begun.busy_s),
-            own_s=self.own_s - (ended.own_s - begun.own_s),
-            stolen_s=_grown(_grown(begun.stolen_s, ended.stolen_s), self.stolen_s),
-            total_s=self.total_s - (ended.total_s - begun.total_s),
-            quota=self.quota
-            and begun.quota
-            and ended.quota
-            and self.quota.without(begun.quota, ended.quota),
-            swapped_bytes=_grown(
-                _grown(begun.swapped_bytes, ended.swapped_bytes), self.swapped_bytes
-            ),
-            device=replace(self.device, throttled_s=held_down),
-        )
+    totals: dict[str, float]
 
 
 class Pauses:
@@ -139,21 +106,23 @@ def snapshot(device: Device) -> Snapshot:
     """Read the counters now."""
     cores, times = _own_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    stolen = getattr(times, "steal", None)
+    stolen = {"stolen_s": times.steal} if hasattr(times, "steal") else {}
     # The kernel counts a guest's time in user time as well.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     own = psutil.Process().cpu_times()
     return Snapshot(
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         cores=cores,
-        busy_s=total - idle - (stolen or 0.0),
-        own_s=own.user + own.system,
-        stolen_s=stolen,
-        total_s=total,
-        quota=cgroup.periods(),
-        swapped_bytes=_swapped_bytes(),
         cpu_mhz=_cpu_mhz(),
         device=device.reading(),
+        totals={
+            "total_s": total,
+            "busy_s": total - idle - sum(stolen.values()),
+            "own_s": own.user + own.system,
+            **stolen,
+            **_swapped(),
+            **cgroup.periods(),
+        },
     )
 
 
@@ -161,24 +130,23 @@ def between(
     before: Snapshot, after: Snapshot, pauses: Sequence[tuple[Snapshot, Snapshot]] = ()
 ) -> Conditions:
     """Return what happened from one snapshot to the other, and not in ``pauses``."""
-    for begun, ended in pauses:
-        after = after.without(begun, ended)
-    longer = (
-        reason
-        for reason, seconds in after.device.throttled_s.items()
-        if seconds > before.device.throttled_s.get(reason, seconds) + _HELD_DOWN_S
-    )
-    total = after.total_s - before.total_s
-    others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    grown = _grown(before, after)
+    for pause in pauses:
+        meanwhile = _grown(*pause)
+        grown = {name: grown[name] - meanwhile[name] for name in grown.keys() & meanwhile.keys()}
+    total, stolen = grown["total_s"], grown.get("stolen_s")
+    others = grown["busy_s"] - grown["own_s"]
     # The kernel counts each core in hundredths of a second: a share of only a few means nothing.
     counted = total > after.cores * _LEAST_S
+    periods, used_up = grown.get("nr_periods"), grown.get("nr_throttled")
+    longer = (why for why in after.device.throttled_s if grown.get(why, 0) > _HELD_DOWN_S)
     return Conditions(
         load_average=after.load_average,
         cores=os.cpu_count() or 1,
         other_processes=max(0.0, others / total) if counted else None,
-        stolen=_grown(before.stolen_s, after.stolen_s, 1 / total) if counted else None,
-        quota_used_up=after.quota and after.quota.used_up_since(before.quota),
-        swapped_bytes=_grown(before.swapped_bytes, after.swapped_bytes),
+        stolen=stolen / total if counted and stolen is not None else None,
+        quota_used_up=used_up / periods if periods and used_up is not None else None,
+        swapped_bytes=grown.get("swapped_bytes"),
         cpu_mhz=(before.cpu_mhz, after.cpu_mhz),
         accelerator=(before.device.gauges, after.device.gauges),
         # Those for which it paused are among them, and cannot be told from strangers.
@@ -211,8 +179,10 @@ def _own_times() -> tuple[int, Any]:
     return len(times), type(times[0])(*map(sum, zip(*times, strict=True)))
 
 
-def _grown(before: float | None, after: float | None, scale: float = 1) -> float | None:
-    return None if before is None or after is None else (after - before) * scale
+def _grown(before: Snapshot, after: Snapshot) -> dict[str, float]:
+    """Return by how much each total has grown, throttling's included, if it was read both times."""
+    first, last = (moment.totals | moment.device.throttled_s for moment in (before, after))
+    return {name: last[name] - first[name] for name in first.keys() & last.keys()}
 
 
 def _cpu_mhz() -> float | None:
@@ -223,9 +193,9 @@ def _cpu_mhz() -> float | None:
     return (frequency and frequency.current) or None
 
 
-def _swapped_bytes() -> int | None:
+def _swapped() -> dict[str, float]:
     try:
         swap = psutil.swap_memory()
     except (OSError, RuntimeError):
-        return None
-    return int(swap.sin + swap.sout)
+        return {}
+    return {"swapped_bytes": swap.sin + swap.sout}
