@@ -10,11 +10,11 @@ from test_metrics import ARCHITECTURE
 
 from bert_infer import compose
 from bert_infer.batching import ByLength, Packed, Padded, TokenBudget
-from bert_infer.batching.extents import TokenCounts, Widths
 from bert_infer.batching.groups import Group
 from bert_infer.batching.layouts import PackedBatch, PaddedBatch
 from bert_infer.errors import RefusedError
-from bert_infer.graphs import Work, buckets
+from bert_infer.graphs import Work
+from bert_infer.graphs.buckets import Buckets
 from bert_infer.graphs.cuda_graphs import CudaGraphs
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.models.architecture import Architecture
@@ -47,7 +47,7 @@ def test_every_batch_of_a_bucket_has_one_shape_and_its_own_sequences(
     assume(not (policy.layout is PackedBatch and layout is PaddedBatch))
     tokens = tokens_of(lengths)
     groups = list(policy.plan(lengths, batch, 64))
-    found = buckets.of(groups, lengths, layout.extents, edges)
+    found = Buckets.of(groups, lengths, layout, edges)
     shapes = set()
     for group in groups:
         filled = found.fill(group, lengths)
@@ -110,10 +110,10 @@ def test_a_packed_bucket_has_no_more_rows_than_it_needs():
     """One of its forwards has three sequences, the other one, and 17 tokens to be filled with."""
     lengths = np.array([10, 10, 7, 10])
     groups = [Group(np.array([0, 1, 2]), 10), Group(np.array([3]), 10)]
-    size = TokenCounts.size(32, groups, lengths)
+    size = PackedBatch.size_of(32, groups, lengths)
     assert (size.width, size.slots, size.rows) == (10, 27, 3)
-    assert TokenCounts.size(32, groups[::-1], np.array([4, 4, 4, 5])).rows == 3
-    assert TokenCounts.size(32, groups, np.array([10, 10, 10, 7])).rows == 4
+    assert PackedBatch.size_of(32, groups[::-1], np.array([4, 4, 4, 5])).rows == 3
+    assert PackedBatch.size_of(32, groups, np.array([10, 10, 10, 7])).rows == 4
 
 
 def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
@@ -128,7 +128,7 @@ def test_full_forwards_share_a_bucket_and_the_last_is_not_filled_up_to_theirs():
 @given(LENGTHS, st.integers(1, 6))
 def test_edges_that_fit_hold_every_width_and_are_not_too_many(lengths, most):
     groups = list(TokenBudget(64, 100).plan(lengths, 1, 64))
-    edges = Widths.fitting_edges(groups, lengths, most, limit=64)
+    edges = PaddedBatch.fitting_edges(groups, lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert lengths.max() <= edges[-1] <= 64
@@ -137,7 +137,7 @@ def test_edges_that_fit_hold_every_width_and_are_not_too_many(lengths, most):
 @given(LENGTHS, POLICIES, st.integers(1, 8), st.integers(1, 6))
 def test_even_edges_hold_every_forward_and_are_not_too_many(lengths, policy, batch, most):
     groups = list(policy.plan(lengths, batch, 64))
-    edges = TokenCounts.fitting_edges(groups, lengths, most, limit=64)
+    edges = PackedBatch.fitting_edges(groups, lengths, most, limit=64)
     assert edges == sorted(set(edges))
     assert len(edges) <= most
     assert edges[-1] == max(lengths[group.sequences].sum() for group in groups)

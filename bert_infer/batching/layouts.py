@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from bert_infer.batching.extents import Extents, TokenCounts, Widths
-from bert_infer.batching.groups import Group, Shape
+from bert_infer.batching.groups import Group, Shape, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     import torch
     from numpy.typing import NDArray
 
     from bert_infer.records import Tokens
+
+
+_EDGE_MULTIPLE = 32
 
 
 class Kept(Enum):
@@ -35,15 +39,17 @@ class Kept(Enum):
 class Batch(ABC):
     """What one forward pass takes.
 
+    So that there are few shapes, one extent of a batch can be rounded up to edges.
+
     Attributes:
         sequences: ``int64 [sequences]``, which sequences of the pass these are.
         lengths: ``int64 [sequences]``, real tokens of each.
         token_ids: ``int32``, laid out as the class says.
-        extents: what of a batch can be rounded up.
+        extents: what the extents are, in words.
         kept: which of a sequence's tokens have final states.
     """
 
-    extents: ClassVar[type[Extents]]
+    extents: ClassVar[str]
     kept: ClassVar[Kept] = Kept.all
 
     sequences: NDArray[np.int64]
@@ -59,6 +65,35 @@ class Batch(ABC):
     @abstractmethod
     def shape_of(group: Group, lengths: NDArray[np.int64]) -> Shape:
         """Return the shape of ``group``'s batch, given ``lengths`` of all sequences."""
+
+    @staticmethod
+    @abstractmethod
+    def extent_of(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return the extent of ``group``'s batch, given ``lengths`` of all sequences."""
+
+    @staticmethod
+    @abstractmethod
+    def size_of(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return the size to which all ``groups`` with this rounded ``extent`` are filled up."""
+
+    @staticmethod
+    @abstractmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return edges that suit ``groups``, ascending.
+
+        Args:
+            groups: those of one pass.
+            lengths: ``int64 [sequences]``, real tokens of each.
+            most: how many edges, at most.
+            limit: the widest that the model takes.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return the edges to use, given those ``asked`` for, ascending, perhaps none."""
 
     @abstractmethod
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
@@ -79,7 +114,7 @@ class Batch(ABC):
 class PaddedBatch(Batch):
     """Sequences as the rows of a rectangle, padded on the right: ``token_ids [rows, width]``."""
 
-    extents: ClassVar[type[Extents]] = Widths
+    extents: ClassVar[str] = "widths"
 
     @classmethod
     def of(cls, group: Group, tokens: Tokens, pad_token_id: int) -> Self:
@@ -96,6 +131,35 @@ class PaddedBatch(Batch):
         rows = max(len(group.sequences), group.rows)
         slots = rows * group.width
         return Shape(rows, slots, slots > int(lengths[group.sequences].sum()))
+
+    @staticmethod
+    def extent_of(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return the width."""
+        del lengths
+        return group.width
+
+    @staticmethod
+    def size_of(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return as many rows as the fullest group has."""
+        del lengths
+        return Size(extent, max(len(group.sequences) for group in groups))
+
+    @staticmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return quantiles of the rows' widths, rounded up to a multiple that suits devices."""
+        del lengths
+        widths = [group.width for group in groups for _ in group.sequences]
+        quantiles = np.quantile(widths, np.linspace(0, 1, most + 1)[1:], method="higher")
+        multiples = -(-quantiles.astype(np.int64) // _EDGE_MULTIPLE) * _EDGE_MULTIPLE
+        return [int(edge) for edge in np.unique(np.minimum(multiples, limit))]
+
+    @staticmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return only those asked for: wider means more padding, which is batching's choice."""
+        del fitting
+        return sorted({min(edge, limit) for edge in asked})
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a row's real part; ``hidden_states [rows, width, hidden]``."""
@@ -128,7 +192,7 @@ class PackedBatch(Batch):
         width: tokens of a filling sequence.
     """
 
-    extents: ClassVar[type[Extents]] = TokenCounts
+    extents: ClassVar[str] = "token counts"
 
     rows: int = 0
     width: int = 0
@@ -147,6 +211,46 @@ class PackedBatch(Batch):
         tokens = int(lengths[group.sequences].sum())
         rows, slots = max(len(group.sequences), group.rows), max(tokens, group.slots)
         return Shape(rows, slots, has_padding=slots > tokens)
+
+    @staticmethod
+    def extent_of(group: Group, lengths: NDArray[np.int64]) -> int:
+        """Return the number of tokens."""
+        return int(lengths[group.sequences].sum())
+
+    @staticmethod
+    def size_of(extent: int, groups: Iterable[Group], lengths: NDArray[np.int64]) -> Size:
+        """Return the fullest group's tokens, and rows for the sequences that fill up the others.
+
+        No filling sequence is longer than the longest real one: if all filling tokens were one
+        sequence, its attention would take longest of all.
+        """
+        del extent
+        all_of_one = [lengths[group.sequences] for group in groups]
+        longest = max(int(of_one.max()) for of_one in all_of_one)
+        slots = max(int(of_one.sum()) for of_one in all_of_one)
+        rows = max(
+            len(of_one) + -(-(slots - int(of_one.sum())) // longest) for of_one in all_of_one
+        )
+        return Size(longest, rows, slots)
+
+    @staticmethod
+    def fitting_edges(
+        groups: Iterable[Group], lengths: NDArray[np.int64], most: int, limit: int
+    ) -> list[int]:
+        """Return evenly spaced token counts, up to the largest.
+
+        Groups have similar token counts, except for the last one.
+        """
+        del limit
+        largest = max(PackedBatch.extent_of(group, lengths) for group in groups)
+        step = -(-largest // most)
+        return [*range(step, largest, step), largest]
+
+    @staticmethod
+    def edges(asked: Collection[int], fitting: list[int], limit: int) -> list[int]:
+        """Return ``fitting`` where none are asked for: nearly every group has its own count."""
+        del limit
+        return list(asked) or fitting
 
     def states(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """Return a view of a sequence's part of ``hidden_states [tokens, hidden]``."""

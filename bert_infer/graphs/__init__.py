@@ -98,7 +98,7 @@ class Graph(GraphPlan):
 
     def settled(self, work: Work) -> tuple[Graph, Buckets]:
         """Return itself, which leaves groups as they are."""
-        return self, Buckets(work.layout.extents)
+        return self, Buckets(work.layout)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""

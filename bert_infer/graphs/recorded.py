@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.errors import OptionError, RefusedError
-from bert_infer.graphs import Graph, buckets, distinct
+from bert_infer.graphs import Graph, distinct
+from bert_infer.graphs.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bert_infer.batching.groups import Shape
     from bert_infer.devices import Device
     from bert_infer.graphs import Work
-    from bert_infer.graphs.buckets import Buckets
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,17 @@ class Recorded(Graph):
 
     def settled(self, work: Work) -> tuple[Graph, Buckets]:
         """Return a bucket for each extent, if there are not too many to record."""
-        groups, lengths = work.groups, work.lengths
-        extents, limit = work.layout.extents, work.architecture.max_length
-        fitting = extents.fitting_edges(groups, lengths, self.max_buckets, limit)
-        edges = extents.edges(self.edges, fitting, limit)
-        found = buckets.of(groups, lengths, extents, edges)
+        groups, lengths, layout = work.groups, work.lengths, work.layout
+        limit = work.architecture.max_length
+        fitting = layout.fitting_edges(groups, lengths, self.max_buckets, limit)
+        found = Buckets.of(groups, lengths, layout, layout.edges(self.edges, fitting, limit))
         if len(found) > self.max_buckets:
             raise RefusedError(
                 f"graph={self.name} is refused: batching={work.batching.name} makes {len(found)} "
-                f"{extents.name} of this input, and each has to be recorded; graph.max_buckets="
+                f"{layout.extents} of this input, and each has to be recorded; graph.max_buckets="
                 f"{self.max_buckets} is the warm-up's budget.",
                 f"Set graph={self.name} graph.edges=[{','.join(map(str, fitting))}], to which "
-                f"{extents.name} are rounded up, or raise graph.max_buckets (a large model takes "
+                f"{layout.extents} are rounded up, or raise graph.max_buckets (a large model takes "
                 "many seconds a bucket).",
             )
         return self, found
