@@ -19,7 +19,7 @@ from bert_infer.devices.cuda import Cuda, recording
 from bert_infer.devices.hpu import Hpu
 from bert_infer.errors import RefusedError, UnrecordableError
 from bert_infer.graphs import Compile, CompileMode
-from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
+from bert_infer.graphs.cuda_graphs import CudaGraphs, CudaGraphsIfFaster
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 from bert_infer.operators import attention, linears
 
@@ -365,4 +365,4 @@ def test_auto_takes_graphs_where_asking_takes_longest(overrides, graph):
 
 def test_auto_elsewhere_is_what_it_was():
     assert compose(["model=tiny", "device=cpu"]).prepare().graph.name == "eager"
-    assert isinstance(Cuda().preferred_graph(), ByShape)
+    assert isinstance(Cuda().preferred_graph(), CudaGraphsIfFaster)

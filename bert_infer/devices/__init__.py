@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, GraphPlan
+    from bert_infer.graphs import CompileMode, Graph
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
@@ -99,7 +99,7 @@ class Device(DeviceChoice):
             RefusedError: naming the key to change.
         """
 
-    def variables(self, graph: GraphPlan) -> Mapping[str, str]:
+    def variables(self, graph: Graph) -> Mapping[str, str]:
         """Return the environment variables that ``graph`` needs before torch is imported."""
         del graph
         return {}
@@ -157,14 +157,14 @@ class Device(DeviceChoice):
     def synchronize(self) -> None:
         """Wait until the device has done all submitted work."""
 
-    def check_graph(self, graph: GraphPlan) -> None:
+    def check_graph(self, graph: Graph) -> None:
         """Refuse a graph mode that this device's own settings rule out.
 
         Raises:
             RefusedError: naming the key to change.
         """
 
-    def preferred_graph(self) -> GraphPlan:
+    def preferred_graph(self) -> Graph:
         """Return the graph mode that ``graph=auto`` means here."""
         return Eager()
 

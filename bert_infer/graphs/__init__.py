@@ -53,14 +53,21 @@ class GraphChoice(ABC):
     name: str
 
     @abstractmethod
-    def resolve(self, device: Device) -> GraphPlan:
-        """Return what is known of the choice once the device is."""
+    def resolve(self, device: Device) -> Graph:
+        """Return the mode that is meant on ``device``."""
 
 
-class GraphPlan(GraphChoice):
-    """A graph mode, or a rule that picks one by what a pass holds."""
+class Graph(GraphChoice):
+    """A graph mode.
 
-    def resolve(self, device: Device) -> GraphPlan:
+    Attributes:
+        keeps_mask: the attention mask is passed even when it masks nothing, since a recording of
+            a batch without padding is replayed for one with padding.
+    """
+
+    keeps_mask: ClassVar[bool] = False
+
+    def resolve(self, device: Device) -> Graph:
         """Return itself."""
         del device
         return self
@@ -72,33 +79,20 @@ class GraphPlan(GraphChoice):
             RefusedError: naming ``graph``.
         """
 
-    @abstractmethod
     def settled(self, work: Work) -> tuple[Graph, Buckets]:
         """Return the mode that will be used for ``work``, and how it has groups filled up.
+
+        Unless a mode says otherwise it is itself, and leaves groups as they are.
 
         Raises:
             RefusedError: they have more shapes than this mode may record.
         """
-
-
-class Graph(GraphPlan):
-    """A graph mode.
-
-    Attributes:
-        keeps_mask: the attention mask is passed even when it masks nothing, since a recording of
-            a batch without padding is replayed for one with padding.
-    """
-
-    keeps_mask: ClassVar[bool] = False
+        return self, Buckets(work.layout)
 
     @property
     def first_forwards(self) -> int:
         """How many forwards of a shape also compile or record."""
         return 0
-
-    def settled(self, work: Work) -> tuple[Graph, Buckets]:
-        """Return itself, which leaves groups as they are."""
-        return self, Buckets(work.layout)
 
     def without_graph(self, shapes: Collection[Shape]) -> int:
         """Return how many of ``shapes`` run operator by operator in spite of this mode."""
@@ -183,7 +177,7 @@ class Auto(GraphChoice):
 
     name = "auto"
 
-    def resolve(self, device: Device) -> GraphPlan:
+    def resolve(self, device: Device) -> Graph:
         """Ask the device."""
         return device.preferred_graph()
 

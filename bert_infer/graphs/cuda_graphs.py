@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bert_infer.errors import RefusedError
-from bert_infer.graphs import Eager, Graph, GraphPlan, Work
+from bert_infer.graphs import Eager, Graph, Work
 from bert_infer.graphs.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -44,17 +45,13 @@ class CudaGraphs(Recorded):
 
 
 @dataclass(frozen=True)
-class ByShape(GraphPlan):
+class CudaGraphsIfFaster(CudaGraphs):
     """CUDA graphs where the host takes longer to launch a pass than the card to compute it."""
-
-    name = "auto"
 
     def settled(self, work: Work) -> tuple[Graph, Buckets]:
         """Compare the two times for ``work``; eager also where it has too many shapes."""
         host_s = len(work.groups) * work.architecture.layers * LAYER_S
-        if host_s < work.architecture.useful_flop(work.lengths) / FLOP_PER_S:
-            return Eager().settled(work)
-        try:
-            return CudaGraphs().settled(work)
-        except RefusedError:
-            return Eager().settled(work)
+        if host_s >= work.architecture.useful_flop(work.lengths) / FLOP_PER_S:
+            with suppress(RefusedError):
+                return super().settled(work)
+        return Eager().settled(work)

@@ -22,7 +22,7 @@ from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluIn
 from bert_infer.devices.overlap import Overlap
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Compile
-from bert_infer.graphs.cuda_graphs import ByShape, CudaGraphs
+from bert_infer.graphs.cuda_graphs import CudaGraphs, CudaGraphsIfFaster
 from bert_infer.operators import linears, scaled
 from bert_infer.records import Outputs
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, GraphPlan
+    from bert_infer.graphs import CompileMode, Graph
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
@@ -154,7 +154,7 @@ class Cuda(Device):
 
         torch.cuda.synchronize(self.index)
 
-    def check_graph(self, graph: GraphPlan) -> None:
+    def check_graph(self, graph: Graph) -> None:
         """Refuse torch.compile where inductor would."""
         if isinstance(graph, Compile) and not self._can_fuse():
             raise RefusedError(
@@ -162,9 +162,9 @@ class Cuda(Device):
                 "Use graph=cuda_graphs or graph=eager.",
             )
 
-    def preferred_graph(self) -> GraphPlan:
+    def preferred_graph(self) -> Graph:
         """Return CUDA graphs where they pay, eager elsewhere."""
-        return ByShape()
+        return CudaGraphsIfFaster()
 
     def compile(self, encode: Encode, shapes: int, mode: CompileMode) -> Encode:
         """Return ``encode`` compiled; in every mode, no later forward overwrites its results."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bert_infer.devices.readings import Reading
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, GraphPlan
+    from bert_infer.graphs import CompileMode, Graph
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
 
@@ -122,12 +122,12 @@ class Hpu(Device):
                 "device.module.",
             )
 
-    def check_graph(self, graph: GraphPlan) -> None:
+    def check_graph(self, graph: Graph) -> None:
         """Refuse a mode that contradicts ``lazy``, the environment, or the torch installed."""
         modes.check(graph, asked=self.lazy)
         variables.check(self.variables(graph))
 
-    def variables(self, graph: GraphPlan) -> Mapping[str, str]:
+    def variables(self, graph: Graph) -> Mapping[str, str]:
         """Return variables for the mode, the card, autocast's lists, and the plugin's own needs."""
         wanted = {modes.VARIABLE: str(int(modes.is_lazy(graph, asked=self.lazy)))}
         if self.module is not None:
@@ -191,7 +191,7 @@ class Hpu(Device):
         """Send off what lazy mode has gathered, and wait for the card."""
         plugin.synchronize()
 
-    def preferred_graph(self) -> GraphPlan:
+    def preferred_graph(self) -> Graph:
         """Return HPU graphs."""
         return HpuGraphs()
 

@@ -14,12 +14,12 @@ from bert_infer.graphs import Compile, CompileMode
 from bert_infer.graphs.hpu_graphs import HpuGraphs
 
 if TYPE_CHECKING:
-    from bert_infer.graphs import GraphPlan
+    from bert_infer.graphs import Graph
 
 VARIABLE = "PT_HPU_LAZY_MODE"
 
 
-def is_lazy(graph: GraphPlan, *, asked: bool | None) -> bool:
+def is_lazy(graph: Graph, *, asked: bool | None) -> bool:
     """Tell whether ``graph`` runs in lazy mode; one that can run in either does as ``asked``."""
     needs = _needed(graph)
     return bool(asked) if needs is None else needs
@@ -30,7 +30,7 @@ def is_lazy_now() -> bool:
     return os.environ.get(VARIABLE) != "0"
 
 
-def check(graph: GraphPlan, *, asked: bool | None) -> None:
+def check(graph: Graph, *, asked: bool | None) -> None:
     """Refuse a graph mode that does not exist in the mode ``asked``, or with the torch installed.
 
     Raises:
@@ -56,7 +56,7 @@ def check(graph: GraphPlan, *, asked: bool | None) -> None:
         )
 
 
-def _needed(graph: GraphPlan) -> bool | None:
+def _needed(graph: Graph) -> bool | None:
     """Return the mode that ``graph`` needs; None where it runs in both."""
     if isinstance(graph, HpuGraphs):
         return True
