@@ -639,7 +639,7 @@ def test_layers_are_compiled_where_that_is_possible(
     assert (OnCpu().region(Layer.__call__) is not Layer.__call__) == is_possible
     assert OnCpu(fuses=False).region(Layer.__call__) is Layer.__call__
     monkeypatch.setattr("bert_infer.devices.cuda.driver.check", lambda: None)
-    monkeypatch.setattr("bert_infer.devices.cuda.driver.check_card", lambda _index: None)
+    monkeypatch.setattr("bert_infer.devices.cuda.driver.without_kernels", lambda _index: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     OnCpu().check()
     if is_possible:

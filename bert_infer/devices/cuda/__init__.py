@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bert_infer.devices import Device
-from bert_infer.devices.cuda import driver, fusing, nvml, overruling
+from bert_infer.devices.cuda import driver, fusing, nvml
 from bert_infer.devices.cuda.attention import (
     Blocked,
     Efficient,
@@ -20,11 +20,12 @@ from bert_infer.devices.cuda.attention import (
 )
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.overlap import Overlap
+from bert_infer.dtypes import Tf32
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Compile
 from bert_infer.graphs.cuda_graphs import CudaGraphs, CudaGraphsIfFaster
 from bert_infer.operators import linears, scaled
-from bert_infer.records import Outputs
+from bert_infer.records import Caveat, Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
-    from bert_infer.records import Caveat
 
 _AMPERE, _ADA, _CLEARS_IN_ORDER = (8, 0), (8, 9), "2.12"
 _SINCE = {"fp32": (0, 0), "fp16": (0, 0), "tf32": _AMPERE, "bf16": _AMPERE, "fp8": _ADA}
@@ -99,7 +99,8 @@ class Cuda(Device):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             among = f"with CUDA_VISIBLE_DEVICES={visible}" if visible else "on this machine"
             raise OptionError("device.index", self.index, f"0 to {last} {among}")
-        driver.check_card(self.index)
+        if complaint := driver.without_kernels(self.index):
+            raise complaint.as_error()
         if self.fuses and not self._can_fuse():
             raise OptionError(
                 "device.fuses",
@@ -284,7 +285,20 @@ class Cuda(Device):
 
     def overruled(self, dtype: Dtype, variables: Mapping[str, str]) -> Iterator[Caveat]:
         """Yield warnings of CUDA's own variables."""
-        return overruling.warnings(dtype, variables)
+        if variables.get("CUDA_LAUNCH_BLOCKING", "") not in {"", "0"}:
+            yield Caveat(
+                "launch_blocking",
+                "CUDA_LAUNCH_BLOCKING is set: each kernel was waited for before the next was "
+                "launched.",
+                "Unset it to measure.",
+            )
+        if isinstance(dtype, Tf32) and variables.get("NVIDIA_TF32_OVERRIDE") == "0":
+            yield Caveat(
+                "tf32_overruled",
+                "NVIDIA_TF32_OVERRIDE=0 is set: NVIDIA's libraries multiplied without "
+                "TensorFloat-32.",
+                "Unset it, or choose dtype=fp32, which this was.",
+            )
 
     def reading(self) -> Reading:
         """Return what NVML tells of the card."""

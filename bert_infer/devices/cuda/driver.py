@@ -32,16 +32,6 @@ def check() -> None:
         raise complaint.as_error()
 
 
-def check_card(index: int) -> None:
-    """Refuse a card that torch has no kernels for: the first one launched would fail.
-
-    Raises:
-        RefusedError: naming ``device``.
-    """
-    if complaint := without_kernels(index):
-        raise complaint.as_error()
-
-
 class Complaint(NamedTuple):
     """Why a GPU cannot be used.
 
@@ -92,7 +82,7 @@ def unusable() -> Complaint | None:
 
 
 def without_kernels(index: int) -> Complaint | None:
-    """Return that torch has no kernels for the card; None if it has."""
+    """Return that torch has no kernels for the card, so that the first would fail; else None."""
     import torch
 
     capability, built_for = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
