@@ -29,10 +29,11 @@ from bert_infer.devices import Device
 from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
 from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, PaddedHeads
+from bert_infer.devices.cuda.fp8 import ByRow
 from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
 from bert_infer.devices.readings import Reading
 from bert_infer.dtypes import Bf16, Fp32, Tf32
-from bert_infer.dtypes.fp8 import ByRow, Fp8
+from bert_infer.dtypes.fp8 import Fp8
 from bert_infer.engines.fused import Fused, Layer
 from bert_infer.engines.fused_cls import FusedCls
 from bert_infer.errors import OptionError, RefusedError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bert_infer.devices.readings import Reading
 from bert_infer.graphs import Eager, Graph
-from bert_infer.operators import attention, linears, scaled
+from bert_infer.operators import attention, linears
 from bert_infer.records import Computed, Outputs
 
 if TYPE_CHECKING:
@@ -235,10 +235,6 @@ class Device(DeviceChoice):
     def fp8(self, asked: Fp8) -> Fp8:
         """Return how this device multiplies 8-bit floating point; its check says if it cannot."""
         return asked
-
-    def fp8_linear(self) -> MakeLinear:
-        """Return the Linear that quantises to 8-bit floating point, and multiplies the codes."""
-        return scaled.Scaled
 
     def attention(self, dtype: torch.dtype, architecture: Architecture) -> Attention:
         """Return the mechanism by which packed sequences in ``dtype`` attend, each to itself."""

@@ -7,13 +7,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from bert_infer.dtypes import Bf16
-from bert_infer.errors import RefusedError
 
 if TYPE_CHECKING:
-    import torch
-
     from bert_infer.devices import Device
-    from bert_infer.operators.linears import MakeLinear
 
 
 class Step(Enum):
@@ -27,7 +23,7 @@ class Step(Enum):
 class Fp8(Bf16):
     """Linear layers multiply in E4M3, everything else is bfloat16.
 
-    The fields are Gaudi's (``devices.hpu.fp8``).
+    The fields are Gaudi's (``devices.hpu.fp8``); GPUs have ``devices.cuda.fp8``.
 
     Attributes:
         step: measure first, then convert.
@@ -56,32 +52,3 @@ class Fp8(Bf16):
     def resolve(self, device: Device) -> Fp8:
         """Return the device's own variant."""
         return device.fp8(self)
-
-
-@dataclass(frozen=True)
-class ByRow(Fp8):
-    """A scale for each token, computed as it comes, and one for each output channel."""
-
-    multiple: ClassVar[int] = 16
-
-    def check(self, device: Device) -> None:
-        """Refuse a device without the format, and fields that only Gaudi uses."""
-        super().check(device)
-        without = Fp8()
-        for key in (part.name for part in fields(Fp8)):
-            if getattr(self, key) != getattr(without, key):
-                raise RefusedError(
-                    f"dtype.{key} is refused on device={device.name}: nothing is measured there, "
-                    "scales are found as tokens come.",
-                    f"Leave dtype.{key} out.",
-                )
-
-    def matmuls(self) -> torch.dtype:
-        """Return E4M3."""
-        import torch
-
-        return torch.float8_e4m3fn
-
-    def linear(self, device: Device) -> MakeLinear:
-        """Return the Linear that multiplies codes."""
-        return device.fp8_linear()

@@ -207,7 +207,7 @@ class Cuda(Device):
         """
         import torch
 
-        from bert_infer.dtypes.fp8 import ByRow
+        from bert_infer.devices.cuda.fp8 import ByRow
 
         if self.capability() == _ADA and torch.__version__ < _CLEARS_IN_ORDER:
             raise RefusedError(
