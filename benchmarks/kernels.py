@@ -17,8 +17,8 @@ import torch
 from bert_infer import compose
 from bert_infer.devices.cuda import Cuda, driver
 from bert_infer.devices.cuda.attention import Blocked, Flash
-from bert_infer.devices.cuda.linears import ScaledGelu, ScaledGeluInside
-from bert_infer.operators.scaled import Scaled
+from bert_infer.devices.cuda.linears import Fp8Gelu, Fp8GeluInside
+from bert_infer.operators.fp8 import Fp8Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +68,8 @@ def gelu_and_codes() -> None:
     )
     weight = torch.randn(INTERMEDIATE, HIDDEN, dtype=torch.bfloat16, device=DEVICE) * 0.03
     bias = torch.randn(INTERMEDIATE, dtype=torch.bfloat16, device=DEVICE)
-    plain = Scaled(weight, bias)
-    by_kernel, inside = (make(weight, bias).gelu for make in (ScaledGelu, ScaledGeluInside))
+    plain = Fp8Linear(weight, bias)
+    by_kernel, inside = (make(weight, bias).gelu for make in (Fp8Gelu, Fp8GeluInside))
     for rows in ROWS:
         x = torch.randn(rows, HIDDEN, dtype=torch.bfloat16, device=DEVICE)
         operand = plain.operand(x)
@@ -88,7 +88,7 @@ def main() -> None:
     )
     parser.parse_args()
     is_usable = driver.is_here() and torch.cuda.is_available()
-    if not is_usable or Cuda().fp8_linear() is not ScaledGeluInside:
+    if not is_usable or Cuda().fp8_linear() is not Fp8GeluInside:
         parser.error("This takes a Hopper GPU that torch can use, Triton and a C compiler.")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     with torch.inference_mode():

@@ -26,12 +26,12 @@ from torch.nn import functional
 from bert_infer import compose
 from bert_infer.devices.cuda import Cuda
 from bert_infer.devices.cuda.attention import Blocked
-from bert_infer.devices.cuda.linears import ScaledGelu, ScaledGeluInside
+from bert_infer.devices.cuda.linears import Fp8Gelu, Fp8GeluInside
 from bert_infer.errors import BertInferError, RefusedError
 from bert_infer.models.architecture import Architecture
-from bert_infer.operators import scaled
+from bert_infer.operators import fp8
 from bert_infer.operators.attention import BySdpa
-from bert_infer.operators.scaled import Scaled
+from bert_infer.operators.fp8 import Fp8Linear
 from bert_infer.outputs import Sink
 from bert_infer.processes.worker import carry_out
 from bert_infer.running.execution import execute
@@ -86,10 +86,10 @@ with_codes = pytest.mark.skipif(
 GELU_AND_CODES = pytest.mark.parametrize(
     "make",
     [
-        pytest.param(Scaled, marks=with_codes),
-        pytest.param(ScaledGelu, marks=[with_codes, compiling]),
+        pytest.param(Fp8Linear, marks=with_codes),
+        pytest.param(Fp8Gelu, marks=[with_codes, compiling]),
         pytest.param(
-            ScaledGeluInside,
+            Fp8GeluInside,
             marks=[
                 compiling,
                 pytest.mark.skipif(
@@ -447,7 +447,7 @@ def test_gelu_and_codes_in_one_kernel_are_those_of_the_product(make, rows):
     linear = make(weight, bias)
     operand = linear.operand(x)
     found = linear.gelu(operand)
-    numbers, scale = scaled.codes_of_weight(weight)
+    numbers, scale = fp8.codes_of_weight(weight)
     product = (operand.values.double() * operand.scale) @ (numbers.double() * scale).t() + bias
     expected = functional.gelu(product)
     error = (found.values.double() * found.scale - expected).norm(dim=1) / expected.norm(dim=1)

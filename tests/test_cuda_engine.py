@@ -30,7 +30,7 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.devices.cuda import Cuda, fusing
 from bert_infer.devices.cuda.attention import Blocked, Efficient, Flash, PaddedHeads
 from bert_infer.devices.cuda.fp8 import ByRow
-from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
+from bert_infer.devices.cuda.linears import Fp8Gelu, Fp8GeluInside, GeluInside
 from bert_infer.devices.readings import Reading
 from bert_infer.dtypes import Bf16, Fp32, Tf32
 from bert_infer.dtypes.fp8 import Fp8
@@ -41,10 +41,10 @@ from bert_infer.graphs import Compile, CompileMode
 from bert_infer.measuring import ceiling, warmup
 from bert_infer.models import weights
 from bert_infer.models.architecture import Architecture
-from bert_infer.operators import linears, scaled
+from bert_infer.operators import fp8, linears
 from bert_infer.operators.attention import BySdpa
+from bert_infer.operators.fp8 import Fp8Linear
 from bert_infer.operators.opaque import Opaque
-from bert_infer.operators.scaled import Scaled
 from bert_infer.records import Weights
 from bert_infer.running.execution import execute
 
@@ -130,7 +130,7 @@ class Compiling(OnCpu):
         return Flash(architecture.max_length) if isinstance(found, Blocked) else found
 
     def fp8_linear(self):
-        return Scaled
+        return Fp8Linear
 
     def region(self, function):
         return fusing.compiled(function)
@@ -427,7 +427,7 @@ def test_a_forward_reads_no_value_on_the_host(dtype, kernel):
 
 @pytest.mark.parametrize(
     ("make", "dtype"),
-    [(linears.Plain, torch.float32), (GeluInside, torch.bfloat16), (Scaled, torch.bfloat16)],
+    [(linears.Plain, torch.float32), (GeluInside, torch.bfloat16), (Fp8Linear, torch.bfloat16)],
 )
 def test_cuda_takes_what_its_operators_are_given(make, dtype):
     """What PyTorch checks of devices, formats, strides and sizes before it calls a kernel."""
@@ -443,9 +443,9 @@ def test_cuda_takes_what_its_operators_are_given(make, dtype):
         for found in (linear(operand), linear.plus(operand, residual)):
             assert (found.shape, found.dtype) == ((7, 4096), dtype)
         activated = linear.gelu(operand)
-        of_numbers = activated[0] if make is Scaled else activated
+        of_numbers = activated[0] if make is Fp8Linear else activated
         assert of_numbers.shape == (7, 4096)
-        assert of_numbers.dtype == (torch.float8_e4m3fn if make is Scaled else dtype)
+        assert of_numbers.dtype == (torch.float8_e4m3fn if make is Fp8Linear else dtype)
         back = make(torch.empty(1024, 4096, dtype=dtype, device="cuda"), None)
         assert back(activated).shape == (7, 1024)
         assert (attend(qkv, ends).shape, qkv.device.type) == ((7, 1024), "cuda")
@@ -453,7 +453,7 @@ def test_cuda_takes_what_its_operators_are_given(make, dtype):
 
 def test_8_bit_kernels_want_sizes_of_16():
     with FakeTensorMode():
-        linear = Scaled(torch.empty(64, 40, device="cuda"), None)
+        linear = Fp8Linear(torch.empty(64, 40, device="cuda"), None)
         x = torch.empty(3, 40, device="cuda")
         with pytest.raises(RuntimeError, match="16"):
             linear(linear.operand(x))
@@ -484,7 +484,7 @@ def test_fp8_error_of_a_product_is_that_of_three_bits_of_mantissa():
         torch.randn(48),
     )
     x, weight = x.bfloat16(), weight.bfloat16()
-    linear = Scaled(weight, bias)
+    linear = Fp8Linear(weight, bias)
     expected = functional.linear(x.float(), weight.float(), bias)
     found = linear(linear.operand(x))
     error = (found.float() - expected).norm(dim=1) / (expected - bias).norm(dim=1)
@@ -494,7 +494,7 @@ def test_fp8_error_of_a_product_is_that_of_three_bits_of_mantissa():
 
 def test_codes_fill_their_range_and_round_by_half_a_step():
     x = torch.randn(33, 80).bfloat16() * torch.logspace(-6, 6, 33)[:, None].bfloat16()
-    codes, scale = scaled.codes(x)
+    codes, scale = fp8.codes(x)
     assert (codes.float().abs().amax(1) == 448).all()
     assert scale.shape == (33, 1)
     error = (codes.float() * scale - x.float()).abs()
@@ -508,15 +508,15 @@ def test_a_weights_scale_is_the_one_that_errs_least():
     def errors(codes):
         return (codes.values.float() * codes.scale - weight).norm(dim=1)
 
-    plain, found = scaled.codes(weight), scaled.codes_of_weight(weight)
+    plain, found = fp8.codes(weight), fp8.codes_of_weight(weight)
     assert (errors(found) <= errors(plain)).all()
     assert errors(found).sum() < 0.95 * errors(plain).sum()
-    assert (errors(found) <= errors(scaled.codes(weight, 1.5)) * 1.01).all()
+    assert (errors(found) <= errors(fp8.codes(weight, 1.5)) * 1.01).all()
     assert errors(found)[7] == 0
 
 
 def test_rows_without_numbers():
-    linear = Scaled(torch.randn(16, 32).bfloat16(), torch.ones(16))
+    linear = Fp8Linear(torch.randn(16, 32).bfloat16(), torch.ones(16))
     zeros, broken = torch.zeros(2, 32).bfloat16(), torch.ones(3, 32).bfloat16()
     assert torch.equal(linear(linear.operand(zeros)), torch.ones(2, 16).bfloat16())
     broken[1, 5], broken[2, 5] = torch.inf, torch.nan
@@ -533,7 +533,7 @@ def test_rows_without_numbers():
         [([5], 2), ([63], 4), ([1], 6), ([64], 7), ([3, 4], 7), ([130], 7), ([2], 7)],
     ],
 )
-@pytest.mark.parametrize("linear", [Scaled, ScaledGeluInside])
+@pytest.mark.parametrize("linear", [Fp8Linear, Fp8GeluInside])
 @pytest.mark.usefixtures("gelu_of_codes")
 def test_one_compilation_serves_every_layer_and_a_second_nearly_every_shape(
     encoders, forwards, linear
@@ -670,7 +670,7 @@ def test_a_card_has_larger_batches_than_a_processor_unless_asked(policy):
 @pytest.mark.usefixtures("card")
 def test_the_ceiling_of_fp8_is_that_of_codes_alone():
     found = ceiling.search(Cuda(), ByRow(), 64, 256)
-    assert found.make is scaled.ScaledMatmul
+    assert found.make is fp8.ScaledMatmul
     assert ceiling.rate(found, Cuda(), ByRow(), 0.0) > 0
 
 
@@ -697,7 +697,7 @@ def test_the_benchmarks_ceiling_of_fp8_is_that_of_codes_too(monkeypatch, minilm)
     pipe = SimpleNamespace(send=answers.append, recv=iter(["measure"]).__next__)
     with pytest.raises(StopIteration):
         answer(pipe, Files(minilm, minilm, device="cuda"), "fp8")
-    assert set(made) == {scaled.ScaledMatmul}
+    assert set(made) == {fp8.ScaledMatmul}
     assert answers[0] is None
     assert answers[1].flop_per_s > 0
     assert answers[1].throttled == ("power cap",)
@@ -728,10 +728,10 @@ def test_attention_is_by_what_the_card_has(monkeypatch, head_dim, capability, dt
 @pytest.mark.parametrize(
     ("capability", "fuses", "kind"),
     [
-        (HOPPER, True, ScaledGeluInside),
-        ((10, 0), True, ScaledGelu),
-        (ADA, True, ScaledGelu),
-        (HOPPER, False, Scaled),
+        (HOPPER, True, Fp8GeluInside),
+        ((10, 0), True, Fp8Gelu),
+        (ADA, True, Fp8Gelu),
+        (HOPPER, False, Fp8Linear),
     ],
 )
 def test_fp8_is_multiplied_by_what_the_card_has(monkeypatch, capability, fuses, kind):

@@ -18,13 +18,14 @@ from bert_infer.devices.cuda.attention import (
     has_flash,
     width_of,
 )
-from bert_infer.devices.cuda.linears import GeluInside, ScaledGelu, ScaledGeluInside
+from bert_infer.devices.cuda.linears import Fp8Gelu, Fp8GeluInside, GeluInside
 from bert_infer.devices.overlap import Overlap
 from bert_infer.dtypes import Tf32
 from bert_infer.errors import OptionError, RefusedError
 from bert_infer.graphs import Compile
 from bert_infer.graphs.cuda_graphs import CudaGraphs, CudaGraphsIfFaster
-from bert_infer.operators import linears, scaled
+from bert_infer.operators import linears
+from bert_infer.operators.fp8 import Fp8Linear, ScaledMatmul
 from bert_infer.records import Caveat, Outputs
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Cuda(Device):
         import torch
 
         if dtype is torch.float8_e4m3fn:
-            return (scaled.ScaledMatmul,)
+            return (ScaledMatmul,)
         # Its GELU is by tanh: the error is below bfloat16's rounding, and above float16's.
         return (GeluInside if dtype is torch.bfloat16 else linears.Plain,)
 
@@ -242,9 +243,9 @@ class Cuda(Device):
     def fp8_linear(self) -> MakeLinear:
         """Return a Linear whose kernels fuse GELU and quantising, if Triton can compile them."""
         if not self.compiles_regions:
-            return scaled.Scaled
+            return Fp8Linear
         is_hopper = (9, 0) <= self.capability() < (10, 0)
-        return ScaledGeluInside if is_hopper else ScaledGelu
+        return Fp8GeluInside if is_hopper else Fp8Gelu
 
     def region(self, function: Function) -> Function:
         """Return ``function`` compiled by inductor, if ``compiles_regions``."""

@@ -12,7 +12,7 @@ import triton
 from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from bert_infer.operators.scaled import LEAST, MOST
+from bert_infer.operators.fp8 import LEAST, MOST
 
 _LOG2_E = math.log2(math.e)
 _QUERIES, _KEYS = 64, 32
@@ -63,7 +63,7 @@ def attention(qkv: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
 def gelu_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return GELU of ``x [rows, columns]`` as E4M3 codes and a scale ``float32 [rows, 1]``.
 
-    GELU is by tanh (Hendrycks and Gimpel, 2016), in float32; codes as ``scaled.codes`` makes them.
+    GELU is by tanh (Hendrycks and Gimpel, 2016), in float32; codes as by ``operators.fp8.codes``.
     A row stays in registers from its GELU to its codes, so that it is read once.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bert_infer.operators.fp8 import LEAST, MOST, Codes, Fp8Linear
 from bert_infer.operators.linears import Plain
-from bert_infer.operators.scaled import LEAST, MOST, Codes, Scaled
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class GeluInside(Plain):
         return apply(self._bias, x, self._weight.t(), use_gelu=True)  # type: ignore[no-any-return]
 
 
-class ScaledGelu(Scaled):
+class Fp8Gelu(Fp8Linear):
     """GELU of the product, and its codes, by one kernel that reads each row once.
 
     GELU is by tanh too: the difference vanishes beside three bits of mantissa.
@@ -41,7 +41,7 @@ class ScaledGelu(Scaled):
         return Codes(*kernels.gelu_codes(self(x)))
 
 
-class ScaledGeluInside(Scaled):
+class Fp8GeluInside(Fp8Linear):
     """GELU, by tanh, and its codes are computed while the product is written.
 
     The codes' scale must be known by then, so it comes from an upper bound: for any row x and

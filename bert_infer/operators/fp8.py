@@ -63,7 +63,7 @@ class Codes(NamedTuple):
     scale: torch.Tensor
 
 
-class Scaled(Linear):
+class Fp8Linear(Linear):
     """A Linear for bfloat16 activations that multiplies codes."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
