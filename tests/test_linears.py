@@ -13,8 +13,8 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Fp32, Int8
 from bert_infer.errors import RefusedError
 from bert_infer.measuring import ceiling
-from bert_infer.operators import attention, linears, quantised
-from bert_infer.operators.quantised import Quantised
+from bert_infer.operators import attention, int8, linears
+from bert_infer.operators.int8 import Int8Linear
 from bert_infer.running.execution import execute
 
 FLOATS = [torch.float32, torch.bfloat16]
@@ -79,7 +79,7 @@ def test_where_packing_does_not_work_plain_linears_compute_the_same(monkeypatch)
 def test_sums_of_codes_are_exact_at_their_largest(shape, rows):
     """Without care, pairs of products overflow 16 bits on processors without VNNI."""
     weight = torch.randn(*shape).sign() * (1 + torch.rand(*shape) / 10)
-    codes, scale = quantised.codes(weight)
+    codes, scale = int8.codes(weight)
     assert codes.abs().max() >= 63
     x = torch.full((rows, shape[1]), 255, dtype=torch.uint8)
     found = linears.OneDnnInt8(codes, None)(x)
@@ -92,8 +92,8 @@ def test_sums_of_codes_are_exact_at_their_largest(shape, rows):
 @pytest.mark.parametrize("adds_in_32_bits", [True, False])
 def test_codes_are_as_large_as_a_processor_adds_them_up(monkeypatch, inputs, adds_in_32_bits):
     """Mutations of this had survived: the processor of the tests adds in 32 bits."""
-    monkeypatch.setattr(quantised, "_adds_in_32_bits", lambda: adds_in_32_bits)
-    codes, scale = quantised.codes(torch.randn(64, inputs))
+    monkeypatch.setattr(int8, "_adds_in_32_bits", lambda: adds_in_32_bits)
+    codes, scale = int8.codes(torch.randn(64, inputs))
     of_pairs = functional.pad(codes.abs().int(), (0, inputs % 2)).view(64, -1, 2).sum(2)
     if adds_in_32_bits:
         assert (codes.abs().amax(1) == 127).all()
@@ -107,7 +107,7 @@ def test_codes_are_as_large_as_a_processor_adds_them_up(monkeypatch, inputs, add
 def test_quantised_rows_are_near_and_do_not_depend_on_each_other(rows):
     weight, bias = torch.randn(48, 64), torch.randn(48)
     x = torch.randn(rows, 64) * torch.rand(rows, 1) * 100  # of very different scales
-    linear = Quantised(weight, bias)
+    linear = Int8Linear(weight, bias)
     found, expected = linear(x), functional.linear(x, weight, bias)
     assert found.shape == expected.shape
     if rows:
@@ -121,13 +121,13 @@ def test_quantised_rows_are_near_and_do_not_depend_on_each_other(rows):
 def test_rows_of_any_width_are_quantised(rows, inputs):
     """Seen to fail: a single row of 78, whose scale lies at no multiple of 4 bytes."""
     weight, x = torch.randn(16, inputs), torch.randn(rows, inputs)
-    found, expected = Quantised(weight, None)(x), x @ weight.T
+    found, expected = Int8Linear(weight, None)(x), x @ weight.T
     assert (found - expected).norm() < 0.03 * expected.norm()
 
 
 def test_a_row_of_zeros_gives_the_bias_and_one_that_is_no_number_gives_none():
     weight, bias = torch.randn(3, 8), torch.randn(3)
-    linear = Quantised(weight, bias)
+    linear = Int8Linear(weight, bias)
     assert torch.equal(linear(torch.zeros(2, 8)), bias.expand(2, 3))
     broken = linear(torch.full((1, 8), torch.nan))
     assert not broken.isfinite().any()
@@ -150,7 +150,7 @@ def test_int8_is_refused_where_pytorch_cannot_code_rows(monkeypatch):
     def lacking(_x):
         raise AttributeError
 
-    monkeypatch.setattr(quantised, "codes_of_rows", lacking)
+    monkeypatch.setattr(int8, "codes_of_rows", lacking)
     linears.multiplies_int8_exactly.cache_clear()
     with pytest.raises(RefusedError) as refused:
         Int8().linear(Cpu())

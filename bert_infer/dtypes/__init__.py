@@ -220,8 +220,8 @@ class Int8(Fp32):
         Raises:
             RefusedError: a trial shows that sums are wrong here, or that PyTorch lacks the kernel.
         """
+        from bert_infer.operators.int8 import Int8Linear
         from bert_infer.operators.linears import multiplies_int8_exactly
-        from bert_infer.operators.quantised import Quantised
 
         if not multiplies_int8_exactly():
             raise RefusedError(
@@ -229,4 +229,4 @@ class Int8(Fp32):
                 f"on this {device.name} failed or gave wrong sums.",
                 "Use dtype=bf16 or dtype=fp32, or another version of torch.",
             )
-        return Quantised
+        return Int8Linear

@@ -113,7 +113,7 @@ class OneDnnPacked(Opaque, Linear):
 class OneDnnInt8(Linear):
     """oneDNN's 8-bit integer matmul: ``x`` is unsigned, ``weight`` signed, the result float32.
 
-    What the integers stand for is the caller's concern (``quantised``); ``scale [outputs]`` is
+    What the integers stand for is the caller's concern (``operators.int8``); ``scale [outputs]`` is
     multiplied in.
     """
 
@@ -155,20 +155,20 @@ def can_pack(dtype: torch.dtype) -> bool:
 def multiplies_int8_exactly() -> bool:
     """Tell whether ``OneDnnInt8`` is there and adds up the largest products without overflow.
 
-    The weights are made by ``quantised.codes``, for this processor, the rows by
-    ``quantised.codes_of_rows``.
+    The weights are made by ``int8.codes``, for this processor, the rows by
+    ``int8.codes_of_rows``.
     """
     import torch
 
-    from bert_infer.operators import quantised
+    from bert_infer.operators import int8
 
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(33, 65, generator=generator).sign()
     weight[::2, ::3] *= 0.1
     either = torch.randint(0, 2, (17, 65), generator=generator)
-    codes, _ = quantised.codes(weight)
+    codes, _ = int8.codes(weight)
     try:
-        x, _, _ = quantised.codes_of_rows(either.float())
+        x, _, _ = int8.codes_of_rows(either.float())
         found = OneDnnInt8(codes, None)(x)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False

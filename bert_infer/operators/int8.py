@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 1024  # more, and what is written between two steps no longer st
 _SCALE_AND_LEAST = 8  # bytes: two floats at the end of a row
 
 
-class Quantised(Opaque, Linear):
+class Int8Linear(Opaque, Linear):
     """A Linear for float32 activations that multiplies codes."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
