@@ -37,7 +37,7 @@ class Snapshot:
             (``stolen_s``); ``swapped_bytes`` to or from swap space; and ``cgroup.periods``.
     """
 
-    load_average: float | None
+    load_average: float
     cores: int
     cpu_mhz: float | None
     device: Reading
@@ -111,7 +111,7 @@ def snapshot(device: Device) -> Snapshot:
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     own = psutil.Process().cpu_times()
     return Snapshot(
-        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load_average=os.getloadavg()[0],
         cores=cores,
         cpu_mhz=_cpu_mhz(),
         device=device.reading(),

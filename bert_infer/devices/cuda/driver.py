@@ -110,7 +110,7 @@ def _serves(built: str, capability: tuple[int, int]) -> bool:
 def is_here() -> bool:
     """Tell, without importing torch, whether there is a driver: CUDA needs one."""
     try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
     return True
