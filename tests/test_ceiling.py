@@ -14,8 +14,16 @@ from bert_infer import compose
 from bert_infer.devices.cpu import Cpu
 from bert_infer.dtypes import Bf16, Fp32, Int8
 from bert_infer.measuring import ceiling, conditions, measure
-from bert_infer.measuring.ceiling import Ceiling, Matmul
+from bert_infer.measuring.ceiling import ROWS, Ceiling, Matmul
 from bert_infer.operators import linears
+
+
+@pytest.fixture(autouse=True)
+def _with_time(monkeypatch, _brief_ceilings):
+    """Search as the product does."""
+    monkeypatch.setattr(ceiling, "ROWS", ROWS)
+    monkeypatch.setattr(ceiling, "_SEARCH_S", 1.0)
+    monkeypatch.setattr(ceiling, "_FINAL_S", 0.1)
 
 
 class Paced(Cpu):
