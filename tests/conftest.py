@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -174,6 +175,24 @@ class Command:
 @pytest.fixture
 def command(tmp_path):
     return Command(tmp_path)
+
+
+@pytest.fixture
+def main(command, monkeypatch, capsys):
+    """The front door in this process, which imports nothing anew: for what makes no run."""
+    from bert_infer import cli
+
+    monkeypatch.chdir(command.directory)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def called(*arguments):
+        code = cli.main(arguments, "python run.py")
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    yield called
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 TEXTS = [

@@ -130,11 +130,20 @@ def test_checking_a_request_does_not_import_torch():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-REFUSED = [
+REFUSED_BY_A_PROCESS = [
     (["dtype=bf61"], "Did you mean bf16?"),
     (["--multirun", "model=tiny", "dtype=fp32,bf61"], "Did you mean bf16?"),
-    (["model=tiny", "--multirun", "batch=1,0"], "batch=0"),  # flags may stand between overrides
     (["dtype=bf61", "--cfg", "job"], "bf16"),
+    (["input=lines", "input.path=-"], "no text to process"),
+    (["model=tiny", "batch=2147483647", "batching=token_budget"], "in this machine's memory"),
+    (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
+    (["--shell-completion", "install=tcsh"], "install=bash"),
+    (["model=tiny", "hydra.run.dir=/proc/here"], "cannot be written"),
+    (["compare", "nowhere"], "no run or sweep"),
+    (["duel", "dtype=bf61", "dtype=fp32"], "Did you mean bf16?"),
+]
+REFUSED = [
+    (["model=tiny", "--multirun", "batch=1,0"], "batch=0"),  # flags may stand between overrides
     (["batch=1,2"], "--multirun"),
     (["max_length=1000"], "at most 512"),
     (["input=lines", "input.path=missing.txt"], "existing file"),
@@ -142,7 +151,6 @@ REFUSED = [
     (["input=lines", f"input.path={'text' * 80}"], "file name too long"),
     ([f"model.checkpoint={'text' * 80}"], "file name too long"),
     ([f"model.name={'text' * 80}"], "Check the name"),
-    (["input=lines", "input.path=-"], "no text to process"),
     (["device=hpu"], "habanalabs-installer.sh"),
     (["dtype=tf32", "device=cpu"], "Use dtype=fp32"),
     (["-m", "model=tiny", "batch=1,0"], "resume=DIR"),
@@ -159,7 +167,6 @@ REFUSED = [
     (["model.checkpoint=."], "directory"),
     (["model=tiny", "batch=1000000000000"], "batch=1000000000000"),
     (["model=tiny", "batch=30000000000"], "from 1 to 2147483647"),
-    (["model=tiny", "batch=2147483647", "batching=token_budget"], "in this machine's memory"),
     (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=same"], "same directory"),
     (["-m", "model=tiny", "batch=1,2", "hydra.sweep.subdir=of/${batch}"], "subdir=of/1 is no name"),
     (["-m", "model=tiny", "batch=1", "hydra.sweep.subdir='..'"], "subdir=.. is no name"),
@@ -193,16 +200,13 @@ REFUSED = [
     (["--cfg", "job", "hydra.mode=foo"], "one of RUN, MULTIRUN"),
     (["--info", "config", "until={foo:3}"], "until.max_s"),
     (["-m", "--cfg", "job", "batch=1,2"], "--multirun and --cfg exclude each other"),
-    (["--mulitrun", "batch=1,2"], "Did you mean --multirun?"),
     (["--dtype", "bf16"], "Write dtype=VALUE"),
     (["--batch=12"], "Write batch=VALUE"),
     (["--resolve", "model=tiny"], "--resolve belongs to --cfg"),
-    (["--shell-completion", "install=tcsh"], "install=bash"),
     (["--experimental-rerun", "nowhere"], "not supported"),
     (["--multirun", "--config-name", "nope", "batch=1,2"], "--config-name is not supported"),
     (["-m", "model=tiny", "timeout_s=inf"], "up to 2000000"),
     (["model.checkpoint=/dev/zero"], "pipe or device"),
-    (["model=tiny", "hydra.run.dir=/proc/here"], "cannot be written"),
     (["model=tiny", "--config-dir", "nowhere"], "no such directory"),
     (["duel", "batch=1", "batch=2", "--config-dir", "nowhere"], "no such directory"),
     (["model=tiny", "batch=1,2"], "asks for several runs"),
@@ -210,10 +214,8 @@ REFUSED = [
     (["duel", "batch=1,2", "batch=3", "model=tiny"], "Give each key one value."),
     (["duel", "batch=1", "batch=3", "model=tiny", "seed=1,2"], "asks for several runs"),
     (["comapre", "nowhere"], "Did you mean compare?"),
-    (["compare", "nowhere"], "no run or sweep"),
     (["compare"], "directories"),
     (["duel", "dtype=bf16"], "A B"),
-    (["duel", "dtype=bf61", "dtype=fp32"], "Did you mean bf16?"),
     (["duel", "model=tiny", "model=minilm"], "A is model=tiny. B is"),
     (["duel", "text=one", "text=two", "model=tiny"], "their input differs. A is"),
     (["duel", "model=tiny", "model=tiny", "--rounds", "1"], "--rounds=1"),
@@ -229,19 +231,32 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"), REFUSED, ids=lambda a: " ".join(a) if isinstance(a, list) else "says"
-)
-def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments, says):
-    (command.directory / "file.txt").write_text("here")
-    (command.directory / "latin1.txt").write_bytes(b"ok\ncaf\xe9\n")
-    done = command(*arguments)
+def of_refusals(refused):
+    """Parametrize with what is asked, and what is said of it."""
+    shown = [" ".join(arguments) for arguments, _ in refused]
+    return pytest.mark.parametrize(("arguments", "says"), refused, ids=shown)
+
+
+def check_refused(directory, refused, arguments, says):
+    (directory / "file.txt").write_text("here")
+    (directory / "latin1.txt").write_bytes(b"ok\ncaf\xe9\n")
+    done = refused(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 3
-    assert {p.name for p in command.directory.iterdir()} == {"file.txt", "latin1.txt"}
+    assert {p.name for p in directory.iterdir()} == {"file.txt", "latin1.txt"}
+
+
+@of_refusals(REFUSED_BY_A_PROCESS)
+def test_a_refused_request_is_one_message_and_leaves_nothing(command, arguments, says):
+    check_refused(command.directory, command, arguments, says)
+
+
+@of_refusals(REFUSED)
+def test_whatever_is_refused_is_one_message_and_leaves_nothing(tmp_path, main, arguments, says):
+    check_refused(tmp_path, main, arguments, says)
 
 
 @pytest.mark.skipif(

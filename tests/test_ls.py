@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import pytest
 from conftest import Command, break_off, edit
@@ -29,6 +30,12 @@ def outputs(made_sweep, tmp_path_factory):
         )
     (root / "2026-01-04").mkdir()
     return command
+
+
+@pytest.fixture
+def listed(outputs, main, monkeypatch):
+    monkeypatch.chdir(outputs.directory)
+    return partial(main, "ls")
 
 
 def paths(done):
@@ -64,16 +71,16 @@ def test_everything_is_listed_once_the_newest_first(outputs):
         (["multirun_outputs/2026-01-02", "status=ok"], ["2026-01-02/single"]),
     ],
 )
-def test_filters_are_resolved_choices_statuses_and_overrides(outputs, words, expected):
-    done = outputs("ls", *words)
+def test_filters_are_resolved_choices_statuses_and_overrides(listed, words, expected):
+    done = listed(*words)
     assert done.returncode == 0, done.stderr
     assert [path.removeprefix("multirun_outputs/") for path in paths(done)] == expected
     if not expected:
         assert "Nothing like that" in done.stdout
 
 
-def test_of_a_sweep_the_runs_that_fit_are_counted(outputs):
-    assert "sweep (4 of 8)" in outputs("ls", "dtype=bf16").stdout
+def test_of_a_sweep_the_runs_that_fit_are_counted(listed):
+    assert "sweep (4 of 8)" in listed("dtype=bf16").stdout
 
 
 @pytest.mark.parametrize(
@@ -84,15 +91,15 @@ def test_of_a_sweep_the_runs_that_fit_are_counted(outputs):
         (["nowhere"], "nowhere is no directory"),
     ],
 )
-def test_a_wrong_filter_is_refused(outputs, words, says):
-    done = outputs("ls", *words)
+def test_a_wrong_filter_is_refused(listed, words, says):
+    done = listed(*words)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
 
 
-def test_where_nothing_is_it_says_so(command):
-    done = command("ls")
+def test_where_nothing_is_it_says_so(main):
+    done = main("ls")
     assert (done.returncode, done.stderr) == (0, "")
     assert "No run lies below multirun_outputs" in done.stdout

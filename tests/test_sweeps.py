@@ -604,21 +604,21 @@ def test_a_sweep_leaves_another_commands_run_beside_it_alone(command):
         (["--multirun", "+hydra.job.env_set.X=1,2"], "cannot be swept"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(command, arguments, says):
-    done = command("model=tiny", *arguments)
+def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, main, arguments, says):
+    done = main("model=tiny", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(command.directory.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
-def test_every_bad_combination_of_a_sweep_is_listed(command):
-    done = command("--multirun", "model=tiny", "dtype=fp32,tf32", "batch=1,0", "device=cpu")
+def test_every_bad_combination_of_a_sweep_is_listed(tmp_path, main):
+    done = main("--multirun", "model=tiny", "dtype=fp32,tf32", "batch=1,0", "device=cpu")
     assert done.returncode == 2
     assert "3 of 4 runs are refused" in done.stderr
     for combination in ("dtype=fp32 batch=0", "dtype=tf32 batch=1", "dtype=tf32 batch=0"):
         assert f"in {combination}" in done.stderr
-    assert not list(command.directory.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_belongs_to_one_process(command):
@@ -716,17 +716,17 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_description_that_a_crash_damaged_is_one_message(sweep, command, content):
+def test_a_description_that_a_crash_damaged_is_one_message(sweep, main, content):
     """Seen to fail: a traceback for each."""
     (sweep / "multirun.yaml").write_text(content)
-    resumed = command("--multirun", f"resume={sweep}")
+    resumed = main("--multirun", f"resume={sweep}")
     assert (resumed.returncode, "Traceback" in resumed.stderr) == (2, False)
     assert f"{sweep}/multirun.yaml is damaged: " in resumed.stderr
     assert f"resume={sweep} KEY=VALUE" in resumed.stderr
     for file in ("config.yaml", "hydra.yaml"):
         before = (sweep / "0/.hydra" / file).read_text()
         (sweep / "0/.hydra" / file).write_text(content)
-        again = command("rerun", str(sweep / "0"))
+        again = main("rerun", str(sweep / "0"))
         assert (again.returncode, "Traceback" in again.stderr) == (2, False)
         assert f".hydra/{file} is damaged: " in again.stderr
         assert "overrides" in again.stderr
