@@ -50,6 +50,8 @@ POLICIES = [
     ("fused", "packed", ["batching.max_tokens=24"]),
     ("fused_cls", "packed", ["batching.max_tokens=24"]),
 ]
+ONCE = ["warmup=0", "drift.texts=0"]
+"""Of a run whose outputs and counters alone are looked at; every shape is recorded all the same."""
 
 
 def runner(*overrides, device="hpu"):
@@ -92,7 +94,7 @@ def test_outputs_are_the_cpus_whatever_the_batching_and_engine(engine, batching,
     token types left to BertModel, which gathers 64-bit integers.
     """
     chosen = [f"engine={engine}", f"batching={batching}", "graph=hpu_graphs", "iterations=2"]
-    chosen_runner = runner(*chosen, *more)
+    chosen_runner = runner(*chosen, *more, *ONCE)
     result = chosen_runner.run(TEXTS)
     kept = chosen_runner.engine.layout.kept
     for found, expected in zip(result.hidden_states, on_cpu.hidden_states, strict=True):
@@ -109,7 +111,7 @@ def test_outputs_are_the_cpus_whatever_the_batching_and_engine(engine, batching,
 def test_two_forwards_in_flight_compute_the_same(engine, on_cpu):
     """Seen to fail: ``copy_in`` and ``copy_out`` exchanged in ``Overlap``."""
     chosen = ["batching=padded", "graph=hpu_graphs", "graph.asynchronous=true", "iterations=2"]
-    result = runner(f"engine={engine}", *chosen, "device.in_flight=2").run(TEXTS)
+    result = runner(f"engine={engine}", *chosen, "device.in_flight=2", *ONCE).run(TEXTS)
     for found, expected in zip(result.hidden_states, on_cpu.hidden_states, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(result.pooled, on_cpu.pooled, rtol=0, atol=2e-6)
@@ -127,7 +129,7 @@ def test_plain_sdpa_is_a_switch_away(engine, graph, on_cpu):
     kernels.seen.clear()
     lazy = "device.lazy=true"
     chosen = [f"engine={engine}", f"graph={graph}", lazy, "device.fused_attention=false"]
-    result = runner(*chosen).run(TEXTS)
+    result = runner(*chosen, *ONCE).run(TEXTS)
     assert not kernels.seen
     torch.testing.assert_close(result.pooled, on_cpu.pooled, rtol=0, atol=2e-6)
 
@@ -351,9 +353,9 @@ def test_a_device_that_mixes_with_the_cpu_is_refused_by_the_card():
 def test_what_max_graphs_leaves_out_is_warned_of():
     """Seen to fail: ``without_graph`` 0, as the plugin says nothing."""
     chosen = ["batching=by_length", "batching.edges=[8,32]", "max_length=32", "graph=hpu_graphs"]
-    few = runner(*chosen, "graph.max_graphs=1").run(TEXTS)
+    few = runner(*chosen, "graph.max_graphs=1", *ONCE).run(TEXTS)
     assert "1 of the batch shapes" in codes(few)["without_graph"]
-    assert "without_graph" not in codes(runner(*chosen).run(TEXTS))
+    assert "without_graph" not in codes(runner(*chosen, *ONCE).run(TEXTS))
 
 
 def test_a_compilation_in_the_measured_passes_is_warned_of():
@@ -370,9 +372,10 @@ def test_a_compilation_in_the_measured_passes_is_warned_of():
 def test_operators_that_fall_back_are_named(card):
     """Seen to fail: a fallback's count alone."""
     card.missing = {"aten::gelu_", "aten::add_.Tensor"}  # which are not asked for
-    assert runner("engine=fused").run(TEXTS).record["accelerator"]["cpu_fallbacks"] == {}
+    fused = runner("engine=fused", *ONCE).run(TEXTS)
+    assert fused.record["accelerator"]["cpu_fallbacks"] == {}
     card.missing = {"aten::gelu"}
-    lazy = runner("graph=eager", "device.lazy=true").run(TEXTS)
+    lazy = runner("graph=eager", "device.lazy=true", *ONCE).run(TEXTS)
     assert lazy.record["accelerator"]["cpu_fallbacks"]["aten::gelu"] > 0
     assert "aten::gelu" in codes(lazy)["cpu_fallback"]
     with pytest.raises(RuntimeError, match="CPU fallback of aten::gelu"):
@@ -383,7 +386,7 @@ def test_the_plugin_is_prepared_and_weights_marked_in_the_vendors_order():
     from habana_frameworks.torch.core import calls
 
     calls.clear()
-    runner().run(["a"])
+    runner(*ONCE).run(["a"])
     assert calls == [
         ("hpu_set_inference_env", None),
         ("hpu_inference_initialize", False),
@@ -399,7 +402,7 @@ def test_the_plugin_is_prepared_by_the_name_that_its_release_has(monkeypatch):
     monkeypatch.setattr(core, "hpu_inference_set_env", core.hpu_set_inference_env, raising=False)
     monkeypatch.delattr(core, "hpu_set_inference_env")
     monkeypatch.delattr(core, "hpu_teardown_inference_env")
-    runner().run(["a"])
+    runner(*ONCE).run(["a"])
     assert [name for name, _ in core.calls] == ["hpu_set_inference_env", "hpu_inference_initialize"]
 
 
@@ -494,7 +497,7 @@ def test_too_many_shapes_are_refused_with_edges_that_fit():
         runner(*chosen, "graph.max_buckets=3").run(texts)
     assert re.search(r"makes \d\d widths", str(refused.value))
     edges = str(refused.value).partition("graph.edges=[")[2].partition("]")[0]
-    done = runner(*chosen, "graph.max_buckets=3", f"graph.edges=[{edges}]").run(texts)
+    done = runner(*chosen, *ONCE, "graph.max_buckets=3", f"graph.edges=[{edges}]").run(texts)
     assert done.record["accelerator"]["measured_compilations"] == 0
     assert len(done.hidden_states) == 29
 
@@ -523,7 +526,7 @@ def test_a_second_run_is_told_who_has_the_card(card, capsys, tmp_path, monkeypat
     monkeypatch.setattr(host, "PROCESSES", here)
     card.taken = True  # by another user's process
     with pytest.raises(RefusedError, match="cannot be had"):
-        runner().run(["a"])
+        runner(*ONCE).run(["a"])
 
 
 @pytest.mark.parametrize(
