@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from conftest import PLUGIN, WITH_PLUGIN
+from conftest import PLUGIN, QUICK, WITH_PLUGIN
 
 from bert_infer import compose
 from bert_infer.batching import Padded
@@ -233,7 +233,7 @@ def test_what_is_sure_not_to_fit_the_card_is_refused():
 def test_it_happens_in_a_process_of_its_own_too(command):
     done = command(
         *("--config-dir", str(PLUGIN / "conf"), "device=small", "device.slots=20"),
-        *("model=tiny", "drift.texts=0", "batch=8", "isolation=process"),
+        *(*QUICK, "batch=8", "isolation=process"),
         env=WITH_PLUGIN,
     )
     assert done.returncode == 1, done.stderr

@@ -235,5 +235,5 @@ def test_an_emulated_format_is_told_by_the_processors_features(
     monkeypatch, features, dtype, is_emulated
 ):
     monkeypatch.setattr("bert_infer.devices.cpu.cpu_flags", lambda: frozenset(features))
-    found = codes([f"dtype={dtype}", "device=cpu", "drift.texts=0"], ["a"])
+    found = codes(["model=tiny", f"dtype={dtype}", "device=cpu", "drift.texts=0"], ["a"])
     assert ("emulated_dtype" in found) == is_emulated

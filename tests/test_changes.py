@@ -7,7 +7,7 @@ import pytest
 
 from bert_infer.measuring import changes
 
-RUNS = 500
+RUNS = 200
 
 
 def timings(generator, count, spread):

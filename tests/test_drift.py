@@ -179,7 +179,7 @@ def test_other_weights_have_another_reference(tmp_path, minilm):
 
 
 def test_a_gate_fails_the_run_and_keeps_its_figures(command):
-    done = command("model=minilm", "dtype=bf16", "drift.min_cosine=0.9999999")
+    done = command("model=tiny", "dtype=bf16", "drift.min_cosine=0.9999999")
     assert done.returncode == 1
     assert "DriftExceeded" in done.stderr
     assert "sequences/s" in done.stdout

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
+from conftest import QUICK
 from reference import OUTPUTS_ALONE
 from safetensors.torch import load_file, save_file
 
@@ -335,6 +336,7 @@ def test_the_hub_cache_is_used_offline_and_its_commit_recorded(command, minilm):
         "model=minilm",
         "model.name=somebody/small-bert",
         "model.weights=pretrained",
+        *QUICK[1:],
         env={"HF_HOME": str(command.directory / "home")},
     )
     assert done.returncode == 0, done.stderr
@@ -470,7 +472,7 @@ def test_what_the_hub_gives_is_used_at_once_and_from_its_cache_after_that(comman
     asked = []
     with serving(hub_of(published, asked), command.directory / "home") as environment:
         for _ in range(2):
-            done = command("model=tiny", "model.weights=auto", env=environment)
+            done = command(*QUICK, "model.weights=auto", env=environment)
             assert done.returncode == 0, done.stderr
     assert asked.count("model.safetensors") == 1
     first, second = command.metrics()
@@ -490,7 +492,8 @@ def test_weights_that_are_not_asked_for_are_not_fetched(command, published, cach
         shutil.copy(published / name, there)
         hub_cache(home, there, name="some--model")
     with serving(hub_of(published, asked), home) as environment:
-        done = command("model.name=some/model", "model.weights=random", env=environment)
+        named = ("model.name=some/model", "model.weights=random")
+        done = command(*QUICK[1:], *named, env=environment)
     assert done.returncode == 0, done.stderr
     assert "tokenizer.json" in asked
     assert "model.safetensors" not in asked

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import venv
 
-from conftest import ROOT
+from conftest import QUICK, ROOT
 
 
 def test_the_wheel_runs_outside_the_repository(tmp_path):
@@ -31,7 +31,7 @@ def test_the_wheel_runs_outside_the_repository(tmp_path):
     elsewhere.mkdir()
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
-        [bin_ / "bert-infer", "model=tiny", "batch=2"],
+        [bin_ / "bert-infer", *QUICK, "batch=2"],
         cwd=elsewhere,
         capture_output=True,
         text=True,
