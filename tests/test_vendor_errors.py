@@ -86,6 +86,9 @@ def test_the_graph_mode_recorded_is_the_one_used(graph):
     record = compose(["model=tiny", f"graph={graph}"]).run(["Hello"]).record
     assert record["choice"]["graph"] == {"auto": "eager"}.get(graph, graph)
     assert (record["phases_s"]["compile"] is not None) == (graph == "compile")
+    drift = record["drift"]
+    assert (drift is not None) == (graph == "compile"), "An eager one is the reference."
+    assert drift is None or (drift["texts"] == 1 and drift["min_cosine"] > 0.999999)
 
 
 def test_padding_never_changes_with_the_neighbours():
