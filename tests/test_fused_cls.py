@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import edit
 from reference import BATCHINGS, OUTPUTS_ALONE, PACKED, largest_difference
 from safetensors.torch import load_file
 
@@ -14,6 +15,8 @@ from bert_infer.devices.cpu import Cpu
 from bert_infer.engines.fused import Layer
 from bert_infer.errors import RefusedError
 from bert_infer.operators.attention import ByMatmul
+from bert_infer.processes import worker
+from bert_infer.report import summary, terminal
 
 FIRSTS = ["model=minilm", "engine=fused_cls"]
 PACKED_FIRSTS = [*FIRSTS, PACKED[0]]
@@ -124,22 +127,23 @@ def test_what_takes_every_token_is_refused(choices, says):
     assert ("output.pooling=pooler" in refused.value.remedy) == ("mean" in choices[0])
 
 
-def test_a_report_says_whose_cosines_they_are(command):
-    engines = ["engine=fused,fused_cls", "model=minilm", "dtype=bf16"]
-    done = command("--multirun", *engines, "text=Good morning BERT!", "hydra.sweep.dir=sweep")
-    assert done.returncode == 0, done.stderr
-    lines = {line.split()[1]: line for line in done.stdout.splitlines() if " ok " in line}
-    assert "(first)" in lines["fused_cls"]
-    assert "(first)" not in lines["fused"]
-    assert "(first): of each text's first token alone." in done.stdout
+def test_a_report_says_whose_cosines_they_are(sweep, capsys):
+    edit(sweep / "5", drift__tokens="first")
+    terminal.show(summary.of(sweep, None))
+    shown = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in shown.splitlines() if " ok " in line}
+    assert "(first)" in lines["5"]
+    assert "(first)" not in lines["4"]
+    assert "(first): of each text's first token alone." in shown
 
 
-def test_pooled_outputs_are_saved_in_input_order(command, prose, minilm_reference):
-    (command.directory / "texts.txt").write_text("\n".join(["", *prose]), "utf-8")
-    texts = ["input=lines", "input.path=texts.txt", "output.save=pooled", "output.pooling=cls"]
-    done = command(*PACKED_FIRSTS, *texts, *OUTPUTS_ALONE, "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    saved = load_file(command.directory / "run" / "pooled.safetensors")
+def test_pooled_outputs_are_saved_in_input_order(tmp_path, prose, minilm_reference):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(["", *prose]), "utf-8")
+    saved = ["output.save=pooled", "output.pooling=cls"]
+    chosen = [*PACKED_FIRSTS, "input=lines", f"input.path={texts}", *saved, *OUTPUTS_ALONE]
+    assert worker.carry_out(lambda: compose(chosen), tmp_path).metrics["status"] == "ok"
+    saved = load_file(tmp_path / "pooled.safetensors")
     assert saved["positions"].tolist() == list(range(1, len(prose) + 1))
     for row, (states, _) in zip(saved["pooled"], minilm_reference, strict=True):
         assert (row - states[0]).abs().max() <= 2e-5

@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel
 from bert_infer import compose
 from bert_infer.models.architecture import Architecture
 from bert_infer.models.weights import make
+from bert_infer.processes import worker
 
 BRIEF = 11
 """How many texts BERT-Large encodes here, of up to 90 words: MiniLM has the long ones."""
@@ -109,22 +110,37 @@ def test_poolings(pooling, choices, prose, minilm_reference):
         assert (row - expected).abs().max() <= 2e-5
 
 
-@pytest.mark.parametrize("batching", [BATCHINGS[1], PACKED], ids=lambda b: b[0])
-def test_saved_outputs_are_in_input_order_and_without_padding(
-    command, batching, prose, minilm_reference
-):
-    (command.directory / "texts.txt").write_text("\n".join(["", *prose]), "utf-8")
-    texts = ["input=lines", "input.path=texts.txt"]
-    common = ["model=minilm", *texts, *batching, *OUTPUTS_ALONE]
-    done = command("--multirun", *common, "output.save=hidden_states,pooled", "hydra.sweep.dir=.")
-    assert done.returncode == 0, done.stderr
-    states = load_file(command.directory / "0" / "hidden_states.safetensors")
-    for position, (theirs, _) in enumerate(minilm_reference, start=1):  # line 0 is empty
+@pytest.fixture
+def of_lines(tmp_path, prose):
+    """Options of runs on a file of texts, the first of which is empty."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(["", *prose]), "utf-8")
+    return ["model=minilm", "input=lines", f"input.path={path}", *OUTPUTS_ALONE]
+
+
+def check_saved(with_states, with_pooled, reference):
+    states = load_file(with_states / "hidden_states.safetensors")
+    for position, (theirs, _) in enumerate(reference, start=1):
         assert (states[str(position)] - theirs).abs().max() <= 2e-5
-    assert len(states) == len(prose)
-    saved = load_file(command.directory / "1" / "pooled.safetensors")
-    assert saved["positions"].tolist() == list(range(1, len(prose) + 1))
-    files = [command.directory / "1" / name for name in ("pooled.safetensors", "metrics.json")]
+    assert len(states) == len(reference)
+    saved = load_file(with_pooled / "pooled.safetensors")
+    assert saved["positions"].tolist() == list(range(1, len(reference) + 1))
+    files = [with_pooled / name for name in ("pooled.safetensors", "metrics.json")]
     assert len({path.stat().st_mode for path in files}) == 1, "Others may read the one alone."
-    for row, (_, pooled) in zip(saved["pooled"], minilm_reference, strict=True):
+    for row, (_, pooled) in zip(saved["pooled"], reference, strict=True):
         assert (row - pooled).abs().max() <= 2e-5
+
+
+def test_saved_outputs_are_in_input_order_and_without_padding(command, of_lines, minilm_reference):
+    saved = ["output.save=hidden_states,pooled", "hydra.sweep.dir=."]
+    done = command("--multirun", *of_lines, *BATCHINGS[1], *saved)
+    assert done.returncode == 0, done.stderr
+    check_saved(command.directory / "0", command.directory / "1", minilm_reference)
+
+
+def test_saved_outputs_of_packed_texts_are_in_input_order(tmp_path, of_lines, minilm_reference):
+    for name in ("hidden_states", "pooled"):
+        (tmp_path / name).mkdir()
+        chosen = [*of_lines, *PACKED, f"output.save={name}"]
+        worker.carry_out(lambda chosen=chosen: compose(chosen), tmp_path / name)
+    check_saved(tmp_path / "hidden_states", tmp_path / "pooled", minilm_reference)
