@@ -80,7 +80,7 @@ def test_whatever_ends_a_run_the_next_one_starts(command):
         "engine.after=400",
         "iterations=500",
         "warmup=1",
-        "timeout_s=15",  # of which importing torch takes half on a busy machine
+        "timeout_s=10",
         env=WITH_PLUGIN,
     )
     assert done.returncode == 1, done.stderr

@@ -87,7 +87,8 @@ class Child(NamedTuple):
             finished: what it sent when it finished by itself; None if it did not.
             cause: why not, if the caller ended it; None: its exit code tells.
         """
-        self.process.join(_TIME_TO_END_S)
+        if cause is None:  # else it has had its time
+            self.process.join(_TIME_TO_END_S)
         self._kill()
         if finished is None:
             cause = cause or _cause(self.process.exitcode or 0, directory / "run.log")
