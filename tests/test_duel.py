@@ -164,10 +164,9 @@ def test_each_pair_is_loaded_anew_and_leaves_its_records(command):
     assert "6 ok" in command("ls").stdout
 
 
-def test_two_batch_sizes_measured_in_turn(command):
-    done = command(
-        "duel", "batch=1", "batch=8", "model=minilm", "text=Good morning BERT!", "--rounds", "3"
-    )
+def test_two_batch_sizes_are_measured_in_turn_and_a_side_is_made_again(command):
+    text = "text=Good morning BERT!"
+    done = command("duel", "batch=1", "batch=8", *QUICK, text, "--rounds", "3")
     assert done.returncode == 0, done.stderr
     assert "99 % interval" in done.stdout
     assert done.stderr == ""
@@ -195,12 +194,16 @@ def test_two_batch_sizes_measured_in_turn(command):
         refused = command(*asked)
         assert refused.returncode == 2
         assert outcome["verdict"] in refused.stderr
+    again = command("rerun", f"{directory}/b")
+    assert again.returncode == 0, again.stderr
+    assert "ratio" in again.stdout
 
 
 def test_a_side_that_fails_ends_the_duel_with_its_reason(command):
-    full = "engine=deadly engine.deed=allocate engine.after=1"
+    full = "engine=deadly engine.deed=accelerator_is_full engine.after=1"
     own = ("--config-dir", str(PLUGIN / "conf"))
-    done = command("duel", "batch=1", full, "model=tiny", "drift.texts=0", *own, env=WITH_PLUGIN)
+    both = ("model=tiny", "drift.texts=0")
+    done = command("duel", "engine=fused", full, *both, *own, env=WITH_PLUGIN)
     assert done.returncode == 1
     assert f"{full} failed" in done.stderr
     assert "Lower batch" in done.stderr
@@ -234,11 +237,11 @@ def test_an_interruption_ends_both_sides_and_leaves_their_records(command):
 
 @contextmanager
 def measuring(command):
-    """Yield a duel's process, and the processes of its sides while one measures without end."""
+    """Yield a duel's process, and those of its sides; A measures without end and has noted it."""
     with command.running("duel", "batch=1", "batch=2", *QUICK, "iterations=9000000") as duel:
         wait_for(lambda: sorted(statuses(command)) == ["a", "b"])
         wait_for(lambda: {status["phase"] for status in statuses(command).values()} == {"measure"})
-        time.sleep(2)
+        wait_for(lambda: statuses(command)["a"]["metrics"]["latency_ms"].get("samples"))
         yield duel, {name: status["pid"] for name, status in statuses(command).items()}
 
 
