@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bert_infer.dtypes import Dtype
     from bert_infer.dtypes.fp8 import Fp8
     from bert_infer.engines import Encode
-    from bert_infer.graphs import CompileMode, Graph
+    from bert_infer.graphs import CompileMode
     from bert_infer.models.architecture import Architecture
     from bert_infer.operators.attention import Attention
     from bert_infer.operators.linears import MakeLinear
