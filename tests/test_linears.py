@@ -161,11 +161,16 @@ def test_int8_is_refused_where_pytorch_cannot_code_rows(monkeypatch):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     "attend",
-    [attention.ByMatmul(), attention.BySdpa(), attention.ByCopyAndMatmul(torch.bfloat16)],
+    [
+        attention.ByMatmul(),
+        attention.BySdpa(),
+        attention.ByCopyAndMatmul(torch.bfloat16),
+        attention.BySdpaIn(torch.bfloat16),
+    ],
     ids=lambda attend: type(attend).__name__,
 )
 def test_every_way_of_attending_attends_to_ones_own_sequence(attend, dtype):
-    """The last one by copies in bfloat16, whatever it is given, for more than a few tokens."""
+    """The last two in bfloat16, whatever they are given, for more than a few tokens."""
     lengths, heads, head_dim = [3, 1, 47], 2, 8
     qkv = torch.randn(sum(lengths), 3, heads, head_dim).to(dtype)
     cu_seqlens = torch.tensor([0, 3, 4, 51], dtype=torch.int32)

@@ -90,13 +90,16 @@ class Cpu(Device):
         """Return plain matrix multiplications, faster at these lengths than SDPA's own kernel.
 
         Not for an emulated format: batched matmuls convert one number at a time. In float32 they
-        are MKL's, which take strided tensors as they are; in others oneDNN's.
+        are MKL's, which take strided tensors as they are; in others oneDNN's. With AMX, SDPA's
+        kernel multiplies bfloat16 in tiles, and overtakes them.
         """
         import torch
 
         del architecture
         if self.emulates(dtype):
             return attention.BySdpa()
+        if dtype is torch.bfloat16 and "amx_bf16" in cpu_flags():
+            return attention.BySdpaIn(dtype)
         return attention.ByMatmul() if dtype is torch.float32 else attention.ByCopyAndMatmul(dtype)
 
     def emulates(self, dtype: torch.dtype) -> bool:

@@ -177,9 +177,8 @@ class ByCopyAndMatmul(ByMatmul):
 
     def by_head(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the copies; those of a few tokens are in float32."""
-        if len(rows) <= _FEW:
-            return super().by_head(rows.float())
-        return super().by_head(rows.to(self._dtype)).contiguous()
+        by_head = super().by_head(_narrowed(rows, self._dtype))
+        return by_head if len(rows) <= _FEW else by_head.contiguous()
 
 
 class BySdpa(BySequence):
@@ -191,3 +190,20 @@ class BySdpa(BySequence):
 
         attended = functional.scaled_dot_product_attention(q[None], k[None], v[None])
         return attended[0]
+
+
+class BySdpaIn(BySdpa):
+    """The same in ``dtype``, whatever the rest of a layer is in; a few tokens are in float32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return them converted."""
+        return super().by_head(_narrowed(rows, self._dtype))
+
+
+def _narrowed(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return ``rows`` in ``dtype``; a few, which take less time so, in float32."""
+    return rows.float() if len(rows) <= _FEW else rows.to(dtype)
