@@ -242,6 +242,18 @@ def sweep(made_sweep, tmp_path):
     return shutil.copytree(made_sweep, tmp_path / "sweep")
 
 
+JUNK = (None, "x", [], {}, -1, [1], True, 1e400, 1e308, int("9" * 309))
+"""What may stand at a key of a record that somebody has edited."""
+
+
+def leaves(tree, path=()):
+    """Yield the path of every key of a record, also of those that hold others."""
+    for key, value in tree.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+
+
 def edit(run, /, **values):
     """Change values of a run's record, whose dotted keys are written with ``__``."""
     path = run / "metrics.json"

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from conftest import break_off, edit
+from conftest import JUNK, break_off, edit, leaves
 
 from bert_infer.errors import RefusedError
 from bert_infer.measuring.intervals import Interval, of_ratio, verdict
@@ -154,14 +154,7 @@ def test_a_failure_is_refused_in_its_own_words(run):
     assert refusal(run).endswith("(failed): Out of memory.\n  Mend it.")
 
 
-def leaves(tree, path=()):
-    for key, value in tree.items():
-        yield (*path, key)
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, key))
-
-
-@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400, 1e308, int("9" * 309)])
+@pytest.mark.parametrize("junk", JUNK)
 def test_whatever_a_record_holds_it_is_compared_or_left_out(made_sweep, tmp_path, junk, capsys):
     names = ("metrics.json", "forwards.csv", "environment.json")
     paths = list(leaves(json.loads((made_sweep / "4" / "metrics.json").read_text())))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from conftest import QUICK, Command, break_off, edit
+from conftest import JUNK, QUICK, Command, break_off, edit, leaves
 from omegaconf import OmegaConf
 
 from bert_infer import compose, console, report
@@ -523,14 +523,7 @@ def test_where_no_run_is_there_is_nothing_to_report(tmp_path, missing):
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def leaves(tree, path=()):
-    for key, value in tree.items():
-        yield (*path, key)
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, key))
-
-
-@pytest.mark.parametrize("junk", [None, "x", [], {}, -1, [1], True, 1e400, 1e308, int("9" * 309)])
+@pytest.mark.parametrize("junk", JUNK)
 def test_whatever_a_record_holds_there_is_a_row(made_sweep, tmp_path, junk):
     paths = list(leaves(metrics(made_sweep / "4")))
     for number, keys in enumerate(paths):
